@@ -1,0 +1,242 @@
+r"""Gradient attacks in a ball: FGSM, FGM and PGD.
+
+With J the cross entropy of the true label y and x_0 a point of the ball B around the clean image x,
+
+    x_{t+1} = clip(project(x_t + step_size * direction(grad J(x_t, y)))),    t = 0..T-1,
+
+    norm    direction(g)    ball                     start
+    Linf    sign(g)         ||x' - x||_inf <= eps    uniform in the cube
+    L2      g / ||g||_2     ||x' - x||_2   <= eps    uniform in the ball
+
+(each the steepest ascent in its norm). FGSM (Linf) and FGM (L2) are T = 1, x_0 = x, step_size = eps.
+
+Of x_0..x_T the best is kept, sample by sample: success first, then the larger loss. For a stochastic model, where one
+success may be one lucky draw, the larger mean loss alone decides. Restarts are merged, success first, then loss.
+
+Axes: n samples, c channels, (h, w) pixels.
+
+References
+----------
+.. [1] Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
+.. [2] Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+.. [3] Rice, Wong, Kolter, "Overfitting in adversarially robust deep learning", ICML 2020, for PGD in L2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+from ..arrays import Array
+from ..checks import check_choice, check_count, check_number
+from .oracle import START, AttackResult, Model, Oracle, Verdict, costlier, select, stronger
+
+NORMS = ("linf", "l2")
+
+# Gets the number of an evaluation, counted on through the restarts, and the loss there, an array of shape (n,).
+Record = Callable[[int, Array], None]
+
+
+class Ball:
+    """What an attack may do to images: a norm's ball around them, cut with [0, 1].
+
+    Parameters
+    ----------
+    ops : module
+        The backend.
+    centre : array of shape (n, c, h, w)
+        Clean images.
+    eps : float
+        Radius, in pixel units, >= 0.
+    norm : {"linf", "l2"}
+        Which ball.
+
+    Raises
+    ------
+    InputError
+        If a setting is out of range.
+    """
+
+    def __init__(self, ops: ModuleType, centre: Array, *, eps: float, norm: str) -> None:
+        self.ops = ops
+        self.centre = centre
+        self.eps = check_number("eps", eps, minimum=0)
+        self.norm = check_choice("norm", norm, NORMS)
+
+    def start(self, *, key: tuple[int, int], sample_index: Array) -> Array:
+        """Draw a point uniformly from the ball, then clip it to [0, 1].
+
+        Parameters
+        ----------
+        key : tuple of two int
+            Of the random numbers, from ``ops.derive_key``.
+        sample_index : array of shape (n,), integer
+            Numbers of the samples in their data set.
+
+        Returns
+        -------
+        array of the centre's shape and dtype
+            Starting points.
+        """
+        ops, shape, dtype = self.ops, self.centre.shape[1:], str(self.centre.dtype)
+        if self.norm == "linf":
+            uniform = ops.uniform(shape, key=key, sample_index=sample_index, dtype=dtype)
+            return ops.random_start_linf(self.centre, uniform, eps=self.eps)
+        direction = ops.normal(shape, key=key, sample_index=sample_index, dtype=dtype)
+        radius = ops.uniform((), key=key, sample_index=sample_index, step=1, dtype=dtype)
+        return ops.random_start_l2(self.centre, direction, radius, eps=self.eps)
+
+    def step(self, x: Array, gradient: Array, *, step_size: float) -> Array:
+        """Make a step of steepest ascent, back into the ball, and clip to [0, 1].
+
+        Parameters
+        ----------
+        x, gradient : array of the centre's shape and dtype
+            Position, and gradient of the loss there.
+        step_size : float
+            Length of the step in this norm, in pixel units.
+
+        Returns
+        -------
+        array of the centre's shape and dtype
+            New position.
+        """
+        ops = self.ops
+        if self.norm == "linf":
+            return ops.project_linf(ops.sign_step(x, gradient, step_size=step_size), self.centre, eps=self.eps)
+        return ops.project_l2(ops.normalised_step(x, gradient, step_size=step_size), self.centre, eps=self.eps)
+
+    def distance(self, x: Array) -> Array:
+        """Distance of each image from its centre, (n,) float64."""
+        return self.ops.distance_linf(x, self.centre) if self.norm == "linf" else self.ops.distance_l2(x, self.centre)
+
+
+def pgd(
+    model: Model,
+    x: Array,
+    y: Array,
+    *,
+    eps: float = 0.3,
+    step_size: float = 0.01,
+    num_steps: int = 100,
+    norm: str = "linf",
+    num_restarts: int = 1,
+    random_start: bool = True,
+    mode: str = "exact",
+    num_draws: int = 1,
+    num_judge_draws: int = 10,
+    seed: int = 0,
+    sample_index: Array | None = None,
+    record: Record | None = None,
+) -> AttackResult:
+    """Projected gradient ascent on the cross entropy (PGD).
+
+    Parameters
+    ----------
+    model : Model
+        What is attacked: a `Network`, a `MALADE`, or anything with their methods.
+    x : array of shape (n, c, h, w)
+        Clean images, pixels in [0, 1], of the model's dtype.
+    y : array of shape (n,), integer
+        True labels.
+    eps : float
+        Radius of the ball, in pixel units, >= 0.
+    step_size : float
+        Length of a step in the ball's norm, in pixel units, >= 0.
+    num_steps : int
+        Steps of one restart.
+    norm : {"linf", "l2"}
+        Which ball.
+    num_restarts : int
+        How often to start anew. The first k restarts are the same for every larger number.
+    random_start : bool
+        Whether to start at a random point of the ball, or at the clean image.
+    mode : {"exact", "bpda"}
+        For a stochastic model: gradient through all of it, or with its purification replaced by the identity.
+    num_draws : int
+        For a stochastic model: draws of noise at each evaluation, over which loss and gradient are averaged.
+    num_judge_draws : int
+        For a stochastic model: draws of noise, not seen by the search, by which clean images and the best iterate of
+        each restart are judged.
+    seed : int
+        Of the attacker's random numbers, in [0, 2^64).
+    sample_index : array of shape (n,), integer, optional
+        Numbers of the samples in their data set; 0..n-1 by default. A sample's random numbers depend on its own.
+    record : callable, optional
+        Called with (number of the evaluation, losses of shape (n,)) at x_0..x_T of each restart, counted on from one
+        restart to the next: for plots of the loss against iterations.
+
+    Returns
+    -------
+    AttackResult
+        With ``num_queries`` = 1 + num_restarts (num_steps + 1) and ``num_gradients`` = num_restarts num_steps for a
+        deterministic model: the clean image, each iterate, and the last one without a gradient. For a stochastic one
+        num_judge_draws + num_restarts ((num_steps + 1) num_draws + num_judge_draws), and
+        num_restarts num_steps num_draws. Every sample is charged for every evaluation of its batch.
+
+    Raises
+    ------
+    InputError
+        If images, labels or a setting are not as expected.
+
+    Notes
+    -----
+    Deviations from Madry et al.: the best iterate is returned, not the last one, and the last one is evaluated too; a
+    wrongly classified image is returned as it is. A stochastic model must be wrong on every judging draw for that:
+    otherwise the attack would stop where most draws, but not all, are wrong, and leave the rest to the defence. Such an
+    image counts as a success in any case.
+
+    The best of several restarts is chosen by the same judging draws that are reported, so with few of them the result
+    is still a little too good. What a stochastic defence is worth is measured on fresh draws, not here.
+
+    Samples never influence each other. In L2, projecting and then clipping is not the projection onto the ball cut with
+    [0, 1], so near the edge of [0, 1] the fixed point is off the optimum by a term of the order of the step.
+
+    References
+    ----------
+    .. [1] Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from malade_ref.network import mlp
+    >>> model = mlp((1, 2, 2), 3)
+    >>> x, y = np.full((5, 1, 2, 2), 0.5, dtype="float32"), np.array([0, 1, 2, 0, 1])
+    >>> result = pgd(model, x, y, eps=0.1, num_steps=20)
+    >>> bool((abs(result.x_adv - x) <= 0.1).all())
+    True
+    """
+    oracle = Oracle(
+        model,
+        x,
+        y,
+        mode=mode,
+        num_draws=num_draws,
+        num_judge_draws=num_judge_draws,
+        seed=seed,
+        sample_index=sample_index,
+    )
+    ops = model.ops
+    ball = Ball(ops, x, eps=eps, norm=norm)
+    check_number("step_size", step_size, minimum=0)
+    check_count("num_steps", num_steps)
+    check_count("num_restarts", num_restarts)
+
+    keep = costlier if model.stochastic else stronger
+    clean, always_wrong = oracle.judge(x)
+    best, evaluation = clean, 0
+    for restart in range(num_restarts):
+        start = x
+        if random_start:
+            start = ball.start(key=ops.derive_key(seed, START, restart), sample_index=oracle.sample_index)
+        found = None
+        for iterate in _iterates(oracle, ball, start, step_size=step_size, num_steps=num_steps):
+            found = iterate if found is None else keep(ops, iterate, found)
+            if record is not None:
+                record(evaluation, iterate.loss)
+            evaluation += 1
+        assert_found = found
+        best = stronger(ops, found, best)
+    best = select(ops, always_wrong, clean, best)
+    return oracle.result(best, ball.distance(best.x))

@@ -1,0 +1,333 @@
+r"""What an attacker may ask of a model, and how the answers are judged.
+
+For a model whose logits z(x, w) depend on its own noise w, an attack works with means over draws w_1..w_D of the
+*attacker's* noise:
+
+    loss     (1/D) sum_d J(z(x, w_d), y),        J the cross entropy (expectation over transformation, EOT),
+    success  argmax_k (1/D) sum_d z_k(x, w_d) != y.
+
+Two streams of noise are kept apart. The *search* takes new draws at every evaluation. The verdict that is reported is
+given on *judging* draws that had no part in the search: the best of many noisy losses overestimates its mean (the
+winner's curse). All candidates face the same judging draws (common random numbers), so a further candidate can only
+improve the result. For a deterministic model one evaluation says everything.
+
+Axes: n samples, k classes.
+
+References
+----------
+.. [1] Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", ICML 2018.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
+
+from ..arrays import Array
+from ..checks import InputError, check_choice, check_count, check_integer, check_ndim, check_shape
+from ..defence import MODES
+from ..network import LossGradient, Shape
+from ..sampling import Stream
+
+SEARCH, JUDGE, START = "attack-search", "attack-judge", "attack-start"
+
+
+class AttackResult(NamedTuple):
+    """What an attack found, one entry a sample.
+
+    Attributes
+    ----------
+    x_adv : array of shape (n, c, h, w), the images' dtype
+        Adversarial images, in the ball and in [0, 1].
+    success : array of shape (n,), bool
+        Whether the model is wrong about x_adv; for a stochastic model, by the mean logits of the judging draws.
+    loss : array of shape (n,)
+        Cross entropy at x_adv, in nats; for a stochastic model, the mean over the judging draws.
+    distance : array of shape (n,), float64
+        Distance of x_adv from the clean image in the attack's norm, in pixel units.
+    num_queries : array of shape (n,), int64
+        Evaluations of the whole model spent, each draw counted, those for gradients included.
+    num_gradients : array of shape (n,), int64
+        Gradients of the whole model spent, each draw counted.
+    """
+
+    x_adv: Array
+    success: Array
+    loss: Array
+    distance: Array
+    num_queries: Array
+    num_gradients: Array
+
+
+class Model(Protocol):
+    """What can be attacked: a `Network`, a `MALADE`, or anything with their attributes and methods."""
+
+    @property
+    def ops(self) -> ModuleType:
+        """Backend."""
+
+    @property
+    def dtype(self) -> str:
+        """Type of the images."""
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape (c, h, w) of one image."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the methods draw noise, and take what says whose and which (mode, draws, stream)."""
+
+    def logits(self, *args: Any, **kwargs: Any) -> Array:
+        """Class scores, as in `Network` or `MALADE`."""
+
+    def loss_and_gradient(self, *args: Any, **kwargs: Any) -> LossGradient:
+        """Losses, logits and gradients, as in `Network` or `MALADE`."""
+
+
+class Verdict(NamedTuple):
+    """Images and what the model makes of them.
+
+    Attributes
+    ----------
+    x : array of shape (n, c, h, w)
+        Images.
+    success : array of shape (n,), bool
+        Whether the mean logits are wrong.
+    loss : array of shape (n,)
+        Mean cross entropy, in nats.
+    """
+
+    x: Array
+    success: Array
+    loss: Array
+
+
+class Oracle:
+    """A model with the true labels, the attacker's noise, and a count of what was asked.
+
+    Parameters
+    ----------
+    model : Model
+        What is attacked.
+    x : array of shape (n, c, h, w)
+        Clean images, pixels in [0, 1], of the model's dtype. Checked here, once for the whole attack.
+    y : array of shape (n,), integer
+        True labels.
+    mode : {"exact", "bpda"}
+        Which gradient a stochastic model gives.
+    num_draws : int
+        Draws of a stochastic model's noise at each evaluation of the search.
+    num_judge_draws : int
+        Draws of a stochastic model's noise for a verdict.
+    seed : int
+        Of the attacker's noise.
+    sample_index : array of shape (n,), integer, optional
+        Numbers of the samples in their data set; 0..n-1 by default.
+
+    Raises
+    ------
+    InputError
+        If images, labels or a setting are not as expected.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        x: Array,
+        y: Array,
+        *,
+        mode: str = "exact",
+        num_draws: int = 1,
+        num_judge_draws: int = 10,
+        seed: int = 0,
+        sample_index: Array | None = None,
+    ) -> None:
+        ops = model.ops
+        ops.check_images("x", x, model.input_shape)
+        if str(x.dtype) != model.dtype:
+            raise InputError(f"x: expected {model.dtype} (the model's dtype), got {x.dtype}; convert one of them")
+        ops.check_labels("y", y, len(x), model.num_classes)
+        if sample_index is not None:
+            check_ndim("sample_index", sample_index, 1, "(n,)")
+            check_shape("sample_index", sample_index, (len(x),))
+            check_integer("sample_index", sample_index)
+        check_choice("mode", mode, MODES)
+        check_count("num_draws", num_draws)
+        check_count("num_judge_draws", num_judge_draws)
+        ops.derive_key(seed, START)  # complains about a seed out of range
+        self.model = model
+        self.ops = ops
+        self.y = y
+        self.mode = mode
+        self.seed = seed
+        self.sample_index = ops.arange(len(x)) if sample_index is None else sample_index
+        self.num_draws = num_draws if model.stochastic else 1
+        self.num_judge_draws = num_judge_draws if model.stochastic else 1
+        self.num_queries = 0
+        self.num_gradients = 0
+        self._next_draw = 0
+
+    def gradient(self, x: Array) -> tuple[Verdict, Array]:
+        """Judge images on the next draws of the search, with the gradient of the mean loss.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images.
+
+        Returns
+        -------
+        verdict : Verdict
+            Of these draws.
+        gradient : array of shape (n, c, h, w)
+            Of each sample's mean loss with respect to its own image.
+        """
+        result = self.model.loss_and_gradient(
+            x,
+            self.y,
+            mode=self.mode,
+            num_draws=self.num_draws,
+            first_draw=self._search_draws(),
+            sample_index=self.sample_index,
+            stream=Stream(self.seed, SEARCH),
+        )
+        self.num_queries += self.num_draws
+        self.num_gradients += self.num_draws
+        return Verdict(x, self.ops.argmax(result.logits) != self.y, result.loss), result.gradient
+
+    def query(self, x: Array) -> Verdict:
+        """Judge images on the next draws of the search.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images.
+
+        Returns
+        -------
+        Verdict
+            Of these draws.
+        """
+        return self._ask(x, SEARCH, self._search_draws(), self.num_draws)[0]
+
+    def judge(self, x: Array) -> tuple[Verdict, Array]:
+        """Judge images on the judging draws, the same at every call.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images.
+
+        Returns
+        -------
+        verdict : Verdict
+            Of these draws.
+        always : array of shape (n,), bool
+            Whether the model is wrong on every single draw.
+        """
+        return self._ask(x, JUDGE, 0, self.num_judge_draws)
+
+    def _ask(self, x: Array, stream_name: str, first_draw: int, num_draws: int) -> tuple[Verdict, Array]:
+        ops, y = self.ops, self.y
+        logits = [self._logits(x, stream_name, first_draw + number) for number in range(num_draws)]
+        loss = ops.softmax_cross_entropy(logits[0], y)
+        always = ops.argmax(logits[0]) != y
+        for of_draw in logits[1:]:
+            loss = loss + ops.softmax_cross_entropy(of_draw, y)
+            always = always & (ops.argmax(of_draw) != y)
+        mean_logits = sum(logits[1:], logits[0]) / num_draws
+        self.num_queries += num_draws
+        return Verdict(x, ops.argmax(mean_logits) != y, loss / num_draws), always
+
+    def _logits(self, x: Array, stream_name: str, draw: int) -> Array:
+        if not self.model.stochastic:
+            return self.model.logits(x)
+        stream = Stream(self.seed, stream_name)
+        return self.model.logits(x, first_draw=draw, sample_index=self.sample_index, stream=stream)
+
+    def _search_draws(self) -> int:
+        """Number of the first of the next draws; none is used twice."""
+        first = self._next_draw
+        self._next_draw += self.num_draws
+        return first
+
+    def result(self, verdict: Verdict, distance: Array) -> AttackResult:
+        """Put together what an attack returns.
+
+        Parameters
+        ----------
+        verdict : Verdict
+            The adversarial images, judged.
+        distance : array of shape (n,), float64
+            Their distances from the clean images.
+
+        Returns
+        -------
+        AttackResult
+            With the evaluations counted so far.
+        """
+        none = self.ops.zeros((len(self.y),), "int64")
+        return AttackResult(
+            verdict.x, verdict.success, verdict.loss, distance, none + self.num_queries, none + self.num_gradients
+        )
+
+
+def select(ops: ModuleType, condition: Array, new: Verdict, old: Verdict) -> Verdict:
+    """Choose between two verdicts, sample by sample.
+
+    Parameters
+    ----------
+    ops : module
+        The backend.
+    condition : array of shape (n,), bool
+        Where to take the new one.
+    new, old : Verdict
+        The alternatives.
+
+    Returns
+    -------
+    Verdict
+        The selection.
+    """
+    return Verdict(*(ops.select(condition, *pair) for pair in zip(new, old, strict=True)))
+
+
+def stronger(ops: ModuleType, new: Verdict, old: Verdict) -> Verdict:
+    """Return the better of two attacks on each sample: success first, then the larger loss; the old one in a tie.
+
+    Parameters
+    ----------
+    ops : module
+        The backend.
+    new, old : Verdict
+        The alternatives.
+
+    Returns
+    -------
+    Verdict
+        The better ones.
+    """
+    return select(ops, ops.better(new.success, new.loss, old.success, old.loss), new, old)
+
+
+def costlier(ops: ModuleType, new: Verdict, old: Verdict) -> Verdict:
+    """Return the one with the larger loss on each sample, whether or not it succeeds; the old one in a tie.
+
+    Parameters
+    ----------
+    ops : module
+        The backend.
+    new, old : Verdict
+        The alternatives.
+
+    Returns
+    -------
+    Verdict
+        The costlier ones.
+    """
+    return select(ops, ops.better(old.success, new.loss, old.success, old.loss), new, old)

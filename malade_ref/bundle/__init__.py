@@ -1,0 +1,7 @@
+"""Result bundles: the folder that an experiment leaves, complete or ready to be gone on with."""
+
+from malade_ref.bundle.environment import describe_environment
+from malade_ref.bundle.folder import Bundle
+from malade_ref.bundle.manifest import verify
+
+__all__ = ["Bundle", "describe_environment", "verify"]

@@ -1,0 +1,115 @@
+"""Networks and training states on the disk, as records of HDF5 (see :mod:`malade_ref.storage`).
+
+A network's file holds its parameters as ``params/<name>``, and its architecture and metadata as JSON. Nothing
+in it is ever executed, and an architecture from a stranger's file passes through the same checks as one from
+a program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from malade_ref.checks import InputError
+from malade_ref.network import Network
+from malade_ref.storage import Record, load_record, save_record
+
+_PREFIX = "params/"
+
+
+def save(network: Network, path: str | Path) -> None:
+    """Write a network to a file, atomically; equal networks give equal bytes.
+
+    Parameters
+    ----------
+    network : Network
+        Its parameters may live on any device.
+    path : path
+        The file, by custom ``*.h5``; its folder must exist.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written; what was there is untouched.
+    """
+    arrays = {_PREFIX + name: network.ops.to_host(array) for name, array in network.params.items()}
+    meta = {"architecture": network.architecture(), "metadata": network.metadata}
+    save_record(path, arrays, meta, kind="network")
+
+
+def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
+    """Read a network from a file.
+
+    Parameters
+    ----------
+    path : path
+        A file written by :func:`save`.
+    ops : module, optional
+        The arithmetic to compute with, by default :mod:`malade_ref.ops`; the parameters go to its device.
+
+    Returns
+    -------
+    Network
+        Its parameters have the bits that were saved.
+
+    Raises
+    ------
+    InputError
+        If the file is truncated, damaged, foreign, or describes no network.
+    """
+    arrays, meta = load_record(path, kind="network")
+    params = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
+    if len(params) != len(arrays):
+        raise InputError(f"{path}: holds arrays besides {_PREFIX}; it is no network of malade's, choose another")
+    architecture, metadata = meta.get("architecture"), meta.get("metadata")
+    if not isinstance(architecture, dict) or not isinstance(metadata, dict):
+        raise InputError(f"{path}: has no architecture; it is no network of malade's, choose another")
+    try:
+        return Network.from_architecture(architecture, params, metadata=metadata, ops=ops)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def save_state(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    """Write the state of a computation that may be interrupted, such as a training, atomically.
+
+    Parameters
+    ----------
+    path : path
+        The file; its folder must exist.
+    arrays : mapping of str to ndarray
+        Host arrays: booleans, integers or floats of at most 8 bytes.
+    meta : mapping
+        JSON-able, of finite numbers.
+
+    Raises
+    ------
+    InputError
+        If something cannot be stored, or the file cannot be written; what was there is untouched.
+    """
+    save_record(path, arrays, meta, kind="state")
+
+
+def load_state(path: str | Path) -> Record:
+    """Read what :func:`save_state` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    Record
+        The pair (arrays, meta).
+
+    Raises
+    ------
+    InputError
+        If the file is truncated, damaged or foreign.
+    """
+    return load_record(path, kind="state", mend="delete it to begin this step again")

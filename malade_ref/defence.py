@@ -1,0 +1,364 @@
+r"""MALADE: a classifier behind a Langevin chain.
+
+The image is relaxed towards the data by N Langevin steps driven by a denoiser and only then classified:
+
+    logits(x) = f(x_N),    x_0 = x,    x_{t+1} = clip(x_t + a (r(x_t) - x_t) + delta z_t).
+
+The result is random through z. Two gradients of its loss are offered to attackers:
+
+- ``exact``: through all N steps for the given noise; averaged over draws it estimates the gradient of the expected loss
+  (expectation over transformation, EOT);
+- ``bpda``: the chain is replaced by the identity on the way back (backward pass differentiable approximation).
+
+References
+----------
+.. [1] Srinivasan et al., "Robustifying models against adversarial attacks by Langevin dynamics", 2021.
+.. [2] Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .arrays import Array
+from .checks import InputError, check_choice, check_count, check_number
+from .network import LossGradient, Network, join
+from .sampling import ChainSettings, Stream, run_chain, run_chain_vjp
+
+MODES = ("exact", "bpda")
+
+
+class MALADE:
+    """A classifier defended by Langevin relaxation.
+
+    Parameters
+    ----------
+    classifier : Network
+        f, from images to logits.
+    denoiser : Network
+        r, from images to images of the same shape.
+    num_steps : int
+        Steps of the chain, >= 0 (0 leaves the classifier undefended).
+    a : float
+        Step on the residual, alpha / sigma^2, > 0.
+    delta : float
+        Standard deviation of the injected noise, in pixel units, >= 0.
+    clip : bool
+        Whether the chain is clipped to [0, 1] after every step.
+    seed : int
+        Of the defender's noise.
+
+    Raises
+    ------
+    InputError
+        If the networks do not fit each other or a setting is out of range.
+
+    Notes
+    -----
+    Every method that draws takes `sample_index`, the samples' numbers in their data set (0..n-1 by default): sample i
+    gets the same noise in any batch. `draw` or `first_draw` selects among independent repetitions, and `stream`
+    replaces the defender's noise by somebody else's; an attacker never sees the defender's.
+    """
+
+    stochastic = True
+
+    def __init__(
+        self,
+        classifier: Network,
+        denoiser: Network,
+        *,
+        num_steps: int,
+        a: float,
+        delta: float,
+        clip: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if denoiser.output_shape != denoiser.input_shape or denoiser.input_shape != classifier.input_shape:
+            raise InputError(
+                f"denoiser: expected {classifier.input_shape} -> {classifier.input_shape} (the classifier's input), "
+                f"got {denoiser.input_shape} -> {denoiser.output_shape}"
+            )
+        if denoiser.dtype != classifier.dtype or denoiser.ops is not classifier.ops:
+            raise InputError("denoiser: expected the classifier's dtype and backend")
+        self.classifier = classifier
+        self.denoiser = denoiser
+        self.chain = ChainSettings(
+            check_count("num_steps", num_steps, minimum=0),
+            check_number("a", a, above=0),
+            check_number("delta", delta, minimum=0),
+            bool(clip),
+        )
+        self.stream = Stream(check_count("seed", seed, minimum=0), "defence")
+        self.ops = classifier.ops
+        self.dtype = classifier.dtype
+        self.input_shape = classifier.input_shape
+        self.num_classes = classifier.num_classes
+
+    def __repr__(self) -> str:
+        """Return the settings on one line."""
+        return f"MALADE({self.chain}, seed={self.stream.seed})"
+
+    def purify(
+        self, x: Array, *, sample_index: Array | None = None, stream: Stream | None = None, draw: int = 0
+    ) -> Array:
+        """Images after the chain.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images, pixels in [0, 1].
+        sample_index : array of shape (n,), integer, optional
+            Numbers of the samples in their data set; 0..n-1 by default.
+        stream : Stream, optional
+            Whose noise; the defender's by default.
+        draw : int
+            Which repetition.
+
+        Returns
+        -------
+        array of shape (n, c, h, w)
+            Purified images.
+
+        Raises
+        ------
+        InputError
+            If the images are not as expected.
+        """
+        key, index = self._noise(x, sample_index, stream, draw)
+
+        def of_slice(part: slice) -> Array:
+            return run_chain(x[part], self.denoiser, self.chain, key=key, sample_index=index[part])[-1]
+
+        return self.ops.concatenate(self.ops.map_slices(of_slice, len(x)))
+
+    def path(
+        self, x: Array, *, sample_index: Array | None = None, stream: Stream | None = None, draw: int = 0
+    ) -> list[Array]:
+        """All positions of the chain.
+
+        Parameters
+        ----------
+        x, sample_index, stream, draw
+            As in `purify`.
+
+        Returns
+        -------
+        list of arrays of shape (n, c, h, w)
+            num_steps + 1 positions, x first.
+
+        Raises
+        ------
+        InputError
+            If the images are not as expected.
+        """
+        key, index = self._noise(x, sample_index, stream, draw)
+        return run_chain(x, self.denoiser, self.chain, key=key, sample_index=index)
+
+    def logits(
+        self,
+        x: Array,
+        *,
+        num_draws: int = 1,
+        first_draw: int = 0,
+        sample_index: Array | None = None,
+        stream: Stream | None = None,
+    ) -> Array:
+        """Class scores after the chain, averaged over draws.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images, pixels in [0, 1].
+        num_draws, first_draw : int
+            How many repetitions, and the number of the first.
+        sample_index, stream
+            As in `purify`.
+
+        Returns
+        -------
+        array of shape (n, k)
+            Mean logits.
+
+        Raises
+        ------
+        InputError
+            If the images are not as expected.
+        """
+
+        def logits_of(draw: int) -> Array:
+            purified = self.purify(x, sample_index=sample_index, stream=stream, draw=draw)
+            return self.classifier.apply(purified)
+
+        return _mean(logits_of, first_draw, check_count("num_draws", num_draws))
+
+    def predict(
+        self,
+        x: Array,
+        *,
+        num_draws: int = 1,
+        first_draw: int = 0,
+        sample_index: Array | None = None,
+        stream: Stream | None = None,
+    ) -> Array:
+        """Most probable classes after the chain, by the mean logits of the draws.
+
+        Parameters
+        ----------
+        x, num_draws, first_draw, sample_index, stream
+            As in `logits`.
+
+        Returns
+        -------
+        array of shape (n,), int64
+            Classes.
+
+        Raises
+        ------
+        InputError
+            If the images are not as expected.
+        """
+        logits = self.logits(x, num_draws=num_draws, first_draw=first_draw, sample_index=sample_index, stream=stream)
+        return self.ops.argmax(logits)
+
+    def predict_draws(
+        self,
+        x: Array,
+        *,
+        num_draws: int,
+        first_draw: int = 0,
+        sample_index: Array | None = None,
+        stream: Stream | None = None,
+    ) -> Array:
+        """Classes predicted by each draw on its own.
+
+        Parameters
+        ----------
+        x, num_draws, first_draw, sample_index, stream
+            As in `logits`.
+
+        Returns
+        -------
+        array of shape (num_draws, n), int64
+            Classes.
+
+        Raises
+        ------
+        InputError
+            If the images are not as expected.
+        """
+        draws = range(first_draw, first_draw + check_count("num_draws", num_draws))
+        return self.ops.stack(
+            [self.predict(x, first_draw=draw, sample_index=sample_index, stream=stream) for draw in draws]
+        )
+
+    def loss_gradient(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        mode: str = "exact",
+        num_draws: int = 1,
+        first_draw: int = 0,
+        sample_index: Array | None = None,
+        stream: Stream | None = None,
+    ) -> Array:
+        """Gradient of the mean cross entropy over draws with respect to the images.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images, pixels in [0, 1].
+        y : array of shape (n,), integer
+            Labels.
+        mode : {"exact", "bpda"}
+            Through all steps, or with the chain replaced by the identity.
+        num_draws, first_draw : int
+            How many repetitions, and the number of the first.
+        sample_index, stream
+            As in `purify`.
+
+        Returns
+        -------
+        array of shape (n, c, h, w)
+            Gradient of each sample's loss with respect to its own image.
+
+        Raises
+        ------
+        InputError
+            If images, labels or a setting are not as expected.
+        """
+        check_choice("mode", mode, MODES)
+        check_count("num_draws", num_draws)
+        self._noise(x, sample_index, stream, first_draw)
+        self.ops.check_labels("y", y, len(x), self.num_classes)
+        return self.loss_and_gradient(
+            x,
+            y,
+            mode=mode,
+            num_draws=num_draws,
+            first_draw=first_draw,
+            sample_index=sample_index,
+            stream=stream,
+        ).gradient
+
+    def loss_and_gradient(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        mode: str = "exact",
+        num_draws: int = 1,
+        first_draw: int = 0,
+        sample_index: Array | None = None,
+        stream: Stream | None = None,
+    ) -> LossGradient:
+        """Losses, logits and gradients, means over draws, unchecked: what an attack needs at each iteration.
+
+        Parameters
+        ----------
+        x, y, mode, num_draws, first_draw, sample_index, stream
+            As in `loss_gradient`.
+
+        Returns
+        -------
+        LossGradient
+            Of each sample.
+        """
+        stream = self.stream if stream is None else stream
+        index = self.ops.arange(len(x)) if sample_index is None else sample_index
+
+        def of_slice(part: slice) -> LossGradient:
+            def of_draw(draw: int) -> LossGradient:
+                key = self.ops.derive_key(stream.seed, stream.name, draw)
+                noise = {"key": key, "sample_index": index[part]}
+                positions = run_chain(x[part], self.denoiser, self.chain, **noise)
+                result = self.classifier.loss_gradient_of(*self.classifier.forward(positions[-1]), y[part])
+                if mode == "bpda":
+                    return result
+                through_chain = run_chain_vjp(result.gradient, positions, self.denoiser, self.chain, **noise)
+                return result._replace(gradient=through_chain)
+
+            draws = [of_draw(first_draw + i) for i in range(num_draws)]
+            return LossGradient(*(sum(arrays[1:], arrays[0]) / num_draws for arrays in zip(*draws, strict=True)))
+
+        return join(self.ops, self.ops.map_slices(of_slice, len(x)))
+
+    def _noise(
+        self, x: Array, sample_index: Array | None, stream: Stream | None, draw: int
+    ) -> tuple[tuple[int, int], Array]:
+        """Check images and sample numbers; return the draw's key and the numbers."""
+        self.ops.check_images("x", x, self.input_shape)
+        if str(x.dtype) != self.dtype:
+            raise InputError(f"x: expected {self.dtype} (the networks' dtype), got {x.dtype}; convert one of them")
+        stream = self.stream if stream is None else stream
+        index = self.ops.arange(len(x)) if sample_index is None else sample_index
+        if tuple(index.shape) != (len(x),):
+            raise InputError(f"sample_index: expected one integer an image, shape ({len(x)},), got {index.shape}")
+        return self.ops.derive_key(stream.seed, stream.name, draw), index
+
+
+def _mean(values: Callable[[int], Array], first: int, count: int) -> Array:
+    total = values(first)
+    for number in range(first + 1, first + count):
+        total = total + values(number)
+    return total / count

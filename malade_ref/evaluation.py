@@ -1,0 +1,391 @@
+"""What survives: statistics of the outcomes of attacks, in two readings.
+
+The unit is the `Cell`: one defence under one attack at one eps, with the outcome of every sample in every draw of the
+defence. Draws are fresh: no attack saw them.
+
+Paper
+    Accuracy under each attack, in the first draw; the worst case is the smallest of these accuracies.
+Honest
+    The worst attack is chosen for each sample. A random defence is right with probability p_i: given are the mean of
+    p_i, majorities of K draws, and the survival of N submissions of the same image.
+
+`derive_results` turns cells into a JSON-able dictionary from which every figure of a report is taken. Arrays are host
+arrays, used through their methods; the arithmetic is in `malade_ref.statistics`.
+
+Axes: n samples, M draws.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from .arrays import Array
+from .checks import InputError, check_shape
+from .statistics import (
+    CONFIDENCE,
+    clopper_pearson,
+    common_rows,
+    majority,
+    mcnemar,
+    mean_interval,
+    paired_difference,
+    smallest_p,
+    survival,
+    worst_case,
+)
+
+CLEAN = "clean"
+NUM_VOTES = (1, 10, 128)
+NUM_SUBMISSIONS = (1, 10, 100)
+
+
+class Cell(NamedTuple):
+    """Outcomes of one defence under one attack at one eps.
+
+    Attributes
+    ----------
+    defence : str
+        Such as ``"cnn+malade"``: what stands before ``+`` is the bare classifier.
+    attack : str
+        Such as ``"pgd"``; ``"clean"`` for the images as they are.
+    eps : float
+        Size of the perturbation, 0 for clean images.
+    meta : dict
+        ``method``, ``norm``, ``settings`` (of the attack) and ``source``: ``"defence"``, or ``"classifier"`` if the
+        attack was made against the bare classifier.
+    arrays : dict of str to array
+        ``sample_index`` (n,), ``correct`` (n, M) bool; if known, ``success`` (n,) bool, ``distance``, ``num_queries``
+        and ``num_gradients`` (n,).
+    """
+
+    defence: str
+    attack: str
+    eps: float
+    meta: Mapping[str, Any]
+    arrays: Mapping[str, Array]
+
+    @property
+    def name(self) -> str:
+        """Name of the cell's outcomes."""
+        return f"{self.defence}/{self.attack}/{self.eps:g}"
+
+    @property
+    def threat(self) -> str:
+        """What the attack may do, such as ``"linf 0.3"``; cells of one threat can be compared."""
+        return threat(str(self.meta.get("norm", "")), self.eps) if self.attack != CLEAN else CLEAN
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings of the attack."""
+        settings = self.meta.get("settings", {})
+        return settings if isinstance(settings, Mapping) else {}
+
+    @property
+    def method(self) -> str:
+        """The attack's algorithm, such as ``"pgd"``."""
+        return str(self.meta.get("method", self.attack))
+
+    @property
+    def transferred(self) -> bool:
+        """Whether the attack was made against the bare classifier, ignoring the defence."""
+        return self.meta.get("source") == "classifier"
+
+    @property
+    def sample_index(self) -> Array:
+        """Numbers of the samples, (n,)."""
+        return self.arrays["sample_index"]
+
+    @property
+    def correct(self) -> Array:
+        """Whether the defence is right, (n, M)."""
+        return self.arrays["correct"]
+
+    @property
+    def p(self) -> Array:
+        """Share of right draws of each sample, (n,)."""
+        return self.correct.mean(axis=1)
+
+
+class Outcomes(NamedTuple):
+    """Right and wrong answers, sample by sample.
+
+    Attributes
+    ----------
+    sample_index : array of shape (n,), integer
+        Numbers of the samples.
+    correct : array of shape (n, M), bool
+        Whether the defence is right.
+    """
+
+    sample_index: Array
+    correct: Array
+
+
+def threat(norm: str, eps: float) -> str:
+    """Name what an attack may do.
+
+    Parameters
+    ----------
+    norm : str
+        ``"linf"`` or ``"l2"``.
+    eps : float
+        Radius of the ball.
+
+    Returns
+    -------
+    str
+        Such as ``"linf 0.3"``.
+    """
+    return f"{norm} {eps:g}".strip()
+
+
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Raise unless cells are complete and in themselves consistent.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        From a bundle.
+
+    Raises
+    ------
+    InputError
+        If there are none, one is there twice, or an array is missing or of the wrong shape.
+    """
+    if not cells:
+        raise InputError("outcomes: expected at least one cell (defence, attack, eps), got none")
+    for name, count in Counter(cell.name for cell in cells).items():
+        if count > 1:
+            raise InputError(f"outcomes {name}: there {count} times; names of attacks must differ")
+    for cell in cells:
+        where = f"outcomes {cell.name}"
+        for required in ("sample_index", "correct"):
+            if required not in cell.arrays:
+                raise InputError(f"{where}: has no array {required!r}; compute it again")
+        count = len(cell.sample_index)
+        if cell.correct.ndim != 2 or 0 in cell.correct.shape or len(set(cell.sample_index.tolist())) != count:
+            raise InputError(f"{where}: expected correct (n, M) of n >= 1 different samples, got {cell.correct.shape}")
+        for key, array in cell.arrays.items():
+            check_shape(f"{where}: {key}", array, (count, *array.shape[1:]))
+
+
+def join(cells: Iterable[Cell]) -> tuple[Array, list[Array]]:
+    """Outcomes of the samples that all cells have in common.
+
+    Parameters
+    ----------
+    cells : iterable of Cell
+        Of one or several defences.
+
+    Returns
+    -------
+    sample_index : array of shape (n,), integer
+        The samples.
+    correct : list of arrays of shape (n, M_j), bool
+        Outcomes in each cell.
+
+    Raises
+    ------
+    InputError
+        If no sample is in all of them.
+    """
+    cells = list(cells)
+    rows = common_rows([cell.sample_index for cell in cells])
+    if len(rows[0]) == 0:
+        raise InputError(f"outcomes {', '.join(cell.name for cell in cells)}: have no sample in common")
+    return cells[0].sample_index[rows[0]], [cell.correct[row] for cell, row in zip(cells, rows, strict=True)]
+
+
+def worst_outcomes(cells: Iterable[Cell]) -> Outcomes:
+    """Outcomes under the attack that is worst for each sample, over the samples that all attacks were given.
+
+    Parameters
+    ----------
+    cells : iterable of Cell
+        Of one defence and one threat; the clean images may be among them, as the perturbation 0.
+
+    Returns
+    -------
+    Outcomes
+        See `malade_ref.statistics.worst_case`.
+    """
+    sample_index, correct = join(cells)
+    return Outcomes(sample_index, worst_case(correct))
+
+
+def summary(correct: Array) -> dict[str, Any]:
+    """Both readings of one set of outcomes.
+
+    Parameters
+    ----------
+    correct : array of shape (n, M), bool
+        Whether the defence is right.
+
+    Returns
+    -------
+    dict
+        ``first_draw`` (Wilson) and ``clopper_pearson``, ``mean`` of p_i, ``vote`` by K and ``survival`` by N as far as
+        there are draws: each ``{"value", "low", "high"}``; and ``n``, ``draws``, ``count`` (right in the first draw).
+    """
+    num_samples, num_draws = correct.shape
+    first, counts = correct[:, 0], correct.sum(axis=1)
+    count = int(first.sum())
+    votes = [k for k in NUM_VOTES if k <= num_draws]
+    submissions = [k for k in NUM_SUBMISSIONS if k <= num_draws]
+    return {
+        "n": num_samples,
+        "draws": num_draws,
+        "count": count,
+        "first_draw": mean_interval(first)._asdict(),
+        "clopper_pearson": clopper_pearson(count, num_samples)._asdict(),
+        "mean": mean_interval(counts / num_draws, num_draws=num_draws)._asdict(),
+        "vote": {str(k): mean_interval(majority(counts, num_draws, k))._asdict() for k in votes},
+        "survival": {str(k): mean_interval(survival(counts, num_draws, k))._asdict() for k in submissions},
+    }
+
+
+def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every statistic of a set of outcomes.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        All outcomes of an experiment.
+    config : mapping
+        The experiment. ``config["report"]["norm"]`` and ``["eps"]`` name the threat that tables and verdict are about;
+        by default the one with the most cells, and of these the largest.
+
+    Returns
+    -------
+    dict
+        JSON-able and independent of the order of the cells: ``main`` (threat), ``cells`` by name, ``defences`` (clean,
+        and by threat both worst cases) and ``comparisons`` of defences on the same samples.
+
+    Raises
+    ------
+    InputError
+        If the cells are inconsistent.
+    """
+    check_cells(cells)
+    cells = sorted(cells, key=lambda cell: cell.name)
+    main = _main_threat(cells, config)
+    defences = sorted({cell.defence for cell in cells})
+    return {
+        "confidence": CONFIDENCE,
+        "main": main,
+        "cells": {cell.name: _of_cell(cell) for cell in cells},
+        "defences": {defence: _of_defence(defence, cells) for defence in defences},
+        "comparisons": _comparisons(defences, cells, main["threat"]),
+    }
+
+
+def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
+    """Attacks on one defence that may do the same.
+
+    Parameters
+    ----------
+    cells : iterable of Cell
+        To choose from.
+    defence : str
+        The defence.
+    name : str
+        A `Cell.threat`.
+
+    Returns
+    -------
+    list of Cell
+        Those of them.
+    """
+    return [cell for cell in cells if cell.defence == defence and cell.threat == name]
+
+
+def _main_threat(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str, Any]:
+    counts = Counter((str(cell.meta.get("norm", "")), cell.eps) for cell in cells if cell.attack != CLEAN)
+    wanted = config.get("report", {})
+    for key, position in (("norm", 0), ("eps", 1)):
+        if key in wanted:
+            counts = Counter({pair: count for pair, count in counts.items() if pair[position] == wanted[key]})
+    if not counts:
+        return {"norm": "", "eps": 0.0, "threat": CLEAN}
+    norm, eps = max(counts, key=lambda pair: (counts[pair], pair[1], pair[0]))
+    return {"norm": norm, "eps": eps, "threat": threat(norm, eps)}
+
+
+def _of_cell(cell: Cell) -> dict[str, Any]:
+    found = {
+        "defence": cell.defence,
+        "attack": cell.attack,
+        "eps": cell.eps,
+        "threat": cell.threat,
+        "method": cell.method,
+        "settings": dict(cell.settings),
+        "transferred": cell.transferred,
+        **summary(cell.correct),
+    }
+    if "success" in cell.arrays:
+        found["success"] = float(cell.arrays["success"].mean())
+    for key in ("num_queries", "num_gradients", "distance"):
+        if key in cell.arrays:
+            found[key] = float(cell.arrays[key].mean())
+    if "distance" in cell.arrays:
+        found["largest_distance"] = float(cell.arrays["distance"].max())
+    return found
+
+
+def _of_defence(defence: str, cells: Sequence[Cell]) -> dict[str, Any]:
+    own = [cell for cell in cells if cell.defence == defence]
+    threats = sorted({cell.threat for cell in own} - {CLEAN})
+    return {
+        "base": defence.partition("+")[0] if "+" in defence else None,
+        "stochastic": any(cell.correct.shape[1] > 1 for cell in own),
+        "clean": next((cell.name for cell in own if cell.attack == CLEAN), None),
+        "worst": {name: _worst(own, name) for name in threats},
+    }
+
+
+def _worst(own: Sequence[Cell], name: str) -> dict[str, Any]:
+    """Both worst cases of one defence and one threat."""
+    attacks = [cell for cell in own if cell.threat == name]
+    clean = [cell for cell in own if cell.attack == CLEAN]
+    by_first_draw = min(attacks, key=lambda cell: (float(cell.correct[:, 0].mean()), cell.attack))
+    by_mean = min(attacks, key=lambda cell: (float(cell.p.mean()), cell.attack))
+    _, correct = join(attacks + clean)
+    return {
+        "paper": {"attack": by_first_draw.attack, **mean_interval(by_first_draw.correct[:, 0])._asdict()},
+        "strongest": {"attack": by_mean.attack, **summary(by_mean.correct)["mean"]},
+        "honest": summary(worst_case(correct)),
+        "smallest_mean": float(smallest_p(correct).mean()),
+        "num_attacks": len(attacks),
+    }
+
+
+def _comparisons(defences: Sequence[str], cells: Sequence[Cell], main: str) -> list[dict[str, Any]]:
+    """Every two defences on the samples they have in common: clean, and under each one's worst attack."""
+    found = []
+    for on in (CLEAN, main) if main != CLEAN else (CLEAN,):
+        outcomes = {}
+        for defence in defences:
+            chosen = of_threat(cells, defence, on)
+            if chosen:
+                clean = of_threat(cells, defence, CLEAN) if on != CLEAN else []
+                outcomes[defence] = worst_outcomes(chosen + clean)
+        for first, second in combinations(outcomes, 2):
+            row = _compared(outcomes[first], outcomes[second])
+            if row is not None:
+                found.append({"on": on, "first": first, "second": second, **row})
+    return found
+
+
+def _compared(first: Outcomes, second: Outcomes) -> dict[str, Any] | None:
+    rows_first, rows_second = common_rows([first.sample_index, second.sample_index])
+    if len(rows_first) == 0:
+        return None
+    one, other = first.correct[rows_first], second.correct[rows_second]
+    return {
+        "n": len(rows_first),
+        "difference": paired_difference(one.mean(axis=1), other.mean(axis=1))._asdict(),
+        "mcnemar": mcnemar(one[:, 0], other[:, 0])._asdict(),
+    }

@@ -1,0 +1,1062 @@
+r"""Networks as sequences of layers, with forward and backward passes over the ops of a backend.
+
+A `Network` is a tuple of layer descriptions, a dictionary of parameters, and the ops to compute with. Nothing else: the
+forward pass returns what the backward pass will need (the *tape*), so a second call cannot spoil a first one.
+
+The two networks of the paper (its Tables 5 and 6) are `cnn` and `sdae`; the DAE and the sDAE share one architecture and
+differ in their training objective only.
+
+Axes: n images, c channels, (h, w) pixels, k classes; `dy` is the gradient of a scalar with respect to y.
+
+References
+----------
+.. [1] Srinivasan et al., "Robustifying models against adversarial attacks by Langevin dynamics", Tables 5 and 6.
+.. [2] Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
+.. [3] He et al., "Delving deep into rectifiers", ICCV 2015.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+from . import ops as reference_ops
+from .arrays import Array
+from .checks import InputError, check_choice, check_shape
+from .ops.geometry import Padding, conv_geometry, transpose_geometry
+
+Shape = tuple[int, ...]
+Parameters = dict[str, Array]
+
+
+class LossGradient(NamedTuple):
+    """What one gradient evaluation of an attack gives.
+
+    Attributes
+    ----------
+    loss : array of shape (n,)
+        Cross entropy of each sample, in nats.
+    logits : array of shape (n, k)
+        Class scores.
+    gradient : array of shape (n, c, h, w)
+        Gradient of each sample's loss with respect to its own image.
+    """
+
+    loss: Array
+    logits: Array
+    gradient: Array
+
+
+# Layers. `forward` returns (y, saved); `backward` turns saved and dy into (dx, gradients of the parameters).
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Description of a layer without parameters; the others extend it."""
+
+    kind: ClassVar[str] = ""
+    buffers: ClassVar[tuple[str, ...]] = ()
+    mixes_samples: ClassVar[bool] = False
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Return the shapes of the parameters by name."""
+        return {}
+
+    def fans(self) -> tuple[float, float]:
+        """Return the number of inputs of an output and the number of outputs of an input."""
+        return 1.0, 1.0
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of one output for one input of the given shape."""
+        return shape
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        """Output, and what `backward` needs.
+
+        Parameters
+        ----------
+        ops : module
+            The backend.
+        p : dict of str to array
+            The layer's parameters.
+        x : array of shape (n, ...)
+            Inputs.
+        training : bool
+            Whether statistics are those of the batch.
+
+        Returns
+        -------
+        y : array of shape (n, ...)
+            Outputs.
+        saved : object
+            For `backward`.
+        """
+        raise NotImplementedError
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        """Gradients with respect to the input and to the parameters.
+
+        Parameters
+        ----------
+        ops : module
+            The backend.
+        p : dict of str to array
+            The layer's parameters.
+        saved : object
+            From `forward`.
+        dy : array of the output's shape
+            Gradient with respect to the output.
+        need_dx, need_parameters : bool
+            Which gradients to compute.
+
+        Returns
+        -------
+        dx : array of the input's shape, or None
+            Gradient with respect to the input.
+        gradients : dict of str to array
+            Gradients with respect to the parameters, summed over samples.
+        """
+        raise NotImplementedError
+
+    def updated_buffers(self, p: Parameters, saved: Any) -> Parameters:
+        """New values of the parameters that no gradient trains.
+
+        Parameters
+        ----------
+        p : dict of str to array
+            The layer's parameters.
+        saved : object
+            From `forward` with ``training=True``.
+
+        Returns
+        -------
+        dict of str to array
+            New values, by name.
+        """
+        return {}
+
+
+@dataclass(frozen=True)
+class Conv2d(Layer):
+    """Convolution and bias.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels.
+    kernel_size, stride : tuple of two int
+        Rows and columns.
+    padding : str, int or pairs of int
+        As in the op.
+    """
+
+    kind: ClassVar[str] = "conv2d"
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: Padding = "same"
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {"weight": (self.out_channels, self.in_channels, *self.kernel_size), "bias": (self.out_channels,)}
+
+    def fans(self) -> tuple[float, float]:
+        area = math.prod(self.kernel_size)
+        return self.in_channels * area, self.out_channels * area / math.prod(self.stride)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _expect(self, shape, (self.in_channels, *shape[1:]), 3)
+        geometry = conv_geometry((shape[1], shape[2]), self.kernel_size, self.stride, self.padding)
+        return self.out_channels, *geometry.output
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        y = ops.conv2d(x, p["weight"], stride=self.stride, padding=self.padding)
+        return ops.add_bias(y, p["bias"]), x
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        dx, dweight = ops.conv2d_vjp(
+            dy,
+            saved,
+            p["weight"],
+            stride=self.stride,
+            padding=self.padding,
+            need_dx=need_dx,
+            need_dweight=need_parameters,
+        )
+        return dx, {"weight": dweight, "bias": ops.add_bias_vjp(dy)} if need_parameters else {}
+
+
+@dataclass(frozen=True)
+class ConvTranspose2d(Layer):
+    """Transposed convolution and bias.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels.
+    kernel_size, stride : tuple of two int
+        Rows and columns.
+    padding : str, int or pairs of int
+        As in the op.
+    output_padding : tuple of two int
+        Rows and columns added at the bottom and at the right.
+    """
+
+    kind: ClassVar[str] = "conv_transpose2d"
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: Padding = "same"
+    output_padding: tuple[int, int] = (0, 0)
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {"weight": (self.in_channels, self.out_channels, *self.kernel_size), "bias": (self.out_channels,)}
+
+    def fans(self) -> tuple[float, float]:
+        area = math.prod(self.kernel_size)
+        return self.in_channels * max(1.0, area / math.prod(self.stride)), self.out_channels * area
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _expect(self, shape, (self.in_channels, *shape[1:]), 3)
+        geometry = transpose_geometry(
+            (shape[1], shape[2]), self.kernel_size, self.stride, self.padding, self.output_padding
+        )
+        return self.out_channels, *geometry.size
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        y = ops.conv_transpose2d(x, p["weight"], **self._settings())
+        return ops.add_bias(y, p["bias"]), x
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        dx, dweight = ops.conv_transpose2d_vjp(
+            dy, saved, p["weight"], need_dx=need_dx, need_dweight=need_parameters, **self._settings()
+        )
+        return dx, {"weight": dweight, "bias": ops.add_bias_vjp(dy)} if need_parameters else {}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"stride": self.stride, "padding": self.padding, "output_padding": self.output_padding}
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """Matrix product and bias.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Widths.
+    """
+
+    kind: ClassVar[str] = "linear"
+    in_features: int
+    out_features: int
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {"weight": (self.out_features, self.in_features), "bias": (self.out_features,)}
+
+    def fans(self) -> tuple[float, float]:
+        return float(self.in_features), float(self.out_features)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _expect(self, shape, (self.in_features,), 1)
+        return (self.out_features,)
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        return ops.add_bias(ops.linear(x, p["weight"]), p["bias"]), x
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        dx, dweight = ops.linear_vjp(dy, saved, p["weight"], need_dx=need_dx, need_dweight=need_parameters)
+        return dx, {"weight": dweight, "bias": ops.add_bias_vjp(dy)} if need_parameters else {}
+
+
+@dataclass(frozen=True)
+class ReLU(Layer):
+    """Rectifier."""
+
+    kind: ClassVar[str] = "relu"
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        y = ops.relu(x)
+        return y, y
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        return (ops.relu_vjp(dy, saved) if need_dx else None), {}
+
+
+@dataclass(frozen=True)
+class Tanh(Layer):
+    """Hyperbolic tangent."""
+
+    kind: ClassVar[str] = "tanh"
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        y = ops.tanh(x)
+        return y, y
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        return (ops.tanh_vjp(dy, saved) if need_dx else None), {}
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """Image to vector, channel by channel."""
+
+    kind: ClassVar[str] = "flatten"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (math.prod(shape),)
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        return x.reshape(len(x), math.prod(x.shape[1:])), x.shape
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        return dy.reshape(saved), {}
+
+
+@dataclass(frozen=True)
+class Reshape(Layer):
+    """Vector to image, channel by channel.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape (c, h, w) of one output.
+    """
+
+    kind: ClassVar[str] = "reshape"
+    shape: tuple[int, ...]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if math.prod(shape) != math.prod(self.shape):
+            raise InputError(f"reshape: cannot make {self.shape} of {shape}")
+        return self.shape
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        return x.reshape(len(x), *self.shape), x.shape
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        return dy.reshape(saved), {}
+
+
+@dataclass(frozen=True)
+class AvgPool2d(Layer):
+    """Means over tiles of pixels.
+
+    Parameters
+    ----------
+    size : tuple of two int
+        Height and width of a tile.
+    """
+
+    kind: ClassVar[str] = "avg_pool2d"
+    size: tuple[int, int]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 3 or shape[1] < self.size[0] or shape[2] < self.size[1]:
+            raise InputError(f"avg_pool2d: tile {self.size} does not fit an input of shape {shape}")
+        return shape[0], shape[1] // self.size[0], shape[2] // self.size[1]
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        return ops.avg_pool2d(x, size=self.size), x.shape
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        return (ops.avg_pool2d_vjp(dy, saved, size=self.size) if need_dx else None), {}
+
+
+@dataclass(frozen=True)
+class BatchNorm(Layer):
+    """Batch normalisation: the batch's statistics in training, running averages otherwise.
+
+    Parameters
+    ----------
+    channels : int
+        Channels (or features).
+    epsilon : float
+        Added to the variance.
+    momentum : float
+        Weight of a new batch in the running averages.
+    """
+
+    kind: ClassVar[str] = "batch_norm"
+    buffers: ClassVar[tuple[str, ...]] = ("mean", "variance")
+    mixes_samples: ClassVar[bool] = True
+    channels: int
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return dict.fromkeys(("gain", "bias", "mean", "variance"), (self.channels,))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _expect(self, shape, (self.channels, *shape[1:]), len(shape))
+        return shape
+
+    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
+        if training:
+            y, mean, variance = ops.batch_norm(x, p["gain"], p["bias"], epsilon=self.epsilon)
+            return y, (x, mean, variance)
+        y = ops.batch_norm_inference(x, p["gain"], p["bias"], p["mean"], p["variance"], epsilon=self.epsilon)
+        return y, None
+
+    def backward(
+        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+    ) -> tuple[Array | None, Parameters]:
+        if saved is None:
+            if need_parameters:
+                raise InputError("batch_norm: gradients of the parameters need a forward pass with training=True")
+            return ops.batch_norm_inference_vjp(dy, p["gain"], p["variance"], epsilon=self.epsilon), {}
+        x, mean, variance = saved
+        dx, dgain, dbias = ops.batch_norm_vjp(dy, x, p["gain"], mean, variance, epsilon=self.epsilon)
+        return dx, {"gain": dgain, "bias": dbias}
+
+    def updated_buffers(self, p: Parameters, saved: Any) -> Parameters:
+        x, mean, variance = saved
+        count = math.prod(x.shape) // self.channels
+        unbiased = variance * (count / max(1, count - 1))
+        old, new = 1 - self.momentum, self.momentum
+        return {"mean": old * p["mean"] + new * mean, "variance": old * p["variance"] + new * unbiased}
+
+
+LAYERS: dict[str, type[Layer]] = {
+    layer.kind: layer for layer in (Conv2d, ConvTranspose2d, Linear, ReLU, Tanh, Flatten, Reshape, AvgPool2d, BatchNorm)
+}
+
+
+class Network:
+    """A sequence of layers with its parameters.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        What happens, in order.
+    params : dict of str to array
+        Parameters, named ``"<layer number>.<name>"``; float32 or float64, all alike.
+    input_shape : tuple of int
+        Shape (c, h, w) of one input.
+    metadata : dict, optional
+        Where the parameters come from; JSON-able, saved along.
+    ops : module, optional
+        The backend; the NumPy reference by default.
+
+    Raises
+    ------
+    InputError
+        If the layers do not fit each other or the parameters do not fit the layers.
+    """
+
+    stochastic = False
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        params: Mapping[str, Array],
+        input_shape: Sequence[int],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        ops: ModuleType | None = None,
+    ) -> None:
+        self.layers = tuple(layers)
+        self.input_shape: Shape = tuple(input_shape)
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.ops = reference_ops if ops is None else ops
+        shapes = _parameter_shapes(self.layers)
+        missing, unknown = sorted(shapes.keys() - params.keys()), sorted(params.keys() - shapes.keys())
+        if missing or unknown:
+            raise InputError(f"params: expected one array a layer's parameter; missing {missing}, unknown {unknown}")
+        for name, shape in shapes.items():
+            check_shape(f"params[{name!r}]", params[name], shape)
+        dtypes = sorted({str(value.dtype) for value in params.values()})
+        if len(dtypes) > 1 or not set(dtypes) <= {"float32", "float64"}:
+            raise InputError(f"params: expected all float32 or all float64, got {', '.join(dtypes)}")
+        self.params: Parameters = {name: params[name] for name in shapes}
+        self.dtype = dtypes[0] if dtypes else "float32"
+        self.output_shape: Shape = self.input_shape
+        for layer in self.layers:
+            self.output_shape = layer.output_shape(self.output_shape)
+
+    def __repr__(self) -> str:
+        """Return the layers on one line."""
+        kinds = ", ".join(layer.kind for layer in self.layers)
+        return f"Network({self.input_shape} -> {self.output_shape}: {kinds}; {self.num_parameters} parameters)"
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(math.prod(shape) for name, shape in _parameter_shapes(self.layers).items() if self.trains(name))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, for a classifier."""
+        return self.output_shape[0]
+
+    @property
+    def mixes_samples(self) -> bool:
+        """Whether a sample's output depends on the others of its batch during training."""
+        return any(layer.mixes_samples for layer in self.layers)
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter is trained by gradients, as opposed to a running average."""
+        number, _, parameter = name.partition(".")
+        return parameter not in self.layers[int(number)].buffers
+
+    # Passes over one batch, in one piece.
+
+    def forward(self, x: Array, *, training: bool = False) -> tuple[Array, list[Any]]:
+        """Output and tape.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Inputs, of the network's dtype. Not checked.
+        training : bool
+            Whether batch normalisation uses the batch's statistics.
+
+        Returns
+        -------
+        y : array of shape (n, ...)
+            Outputs.
+        tape : list
+            For `backward`.
+        """
+        tape = []
+        for number, layer in enumerate(self.layers):
+            x, saved = layer.forward(self.ops, self._of_layer(number), x, training)
+            tape.append(saved)
+        return x, tape
+
+    def backward(
+        self, tape: list[Any], dy: Array, *, need_dx: bool = True, need_parameters: bool = False
+    ) -> tuple[Array | None, Parameters]:
+        """Gradients with respect to the input and the parameters.
+
+        Parameters
+        ----------
+        tape : list
+            From `forward`; can be used again.
+        dy : array of the output's shape
+            Gradient with respect to the output.
+        need_dx, need_parameters : bool
+            Which gradients to compute.
+
+        Returns
+        -------
+        dx : array of the input's shape, or None
+            Gradient with respect to the input.
+        gradients : dict of str to array
+            Gradients with respect to the parameters, summed over samples.
+        """
+        gradients: Parameters = {}
+        for number in reversed(range(len(self.layers))):
+            needed = need_dx or (need_parameters and number > 0)
+            dy, of_layer = self.layers[number].backward(
+                self.ops, self._of_layer(number), tape[number], dy, needed, need_parameters
+            )
+            gradients.update({f"{number}.{name}": value for name, value in of_layer.items()})
+        return (dy if need_dx else None), gradients
+
+    def updated_buffers(self, tape: list[Any]) -> Parameters:
+        """New running averages after a forward pass with ``training=True``.
+
+        Parameters
+        ----------
+        tape : list
+            From `forward`.
+
+        Returns
+        -------
+        dict of str to array
+            New values, by parameter name.
+        """
+        return {
+            f"{number}.{name}": value
+            for number, layer in enumerate(self.layers)
+            for name, value in layer.updated_buffers(self._of_layer(number), tape[number]).items()
+        }
+
+    # A batch of any size, slice by slice.
+
+    def apply(self, x: Array) -> Array:
+        """Output of a batch: logits of a classifier, reconstructions of a denoiser.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Inputs, of the network's dtype; any real numbers.
+
+        Returns
+        -------
+        array of shape (n, ...)
+            Outputs.
+        """
+        return self.ops.concatenate(self.ops.map_slices(lambda part: self.forward(x[part])[0], len(x)))
+
+    def logits(self, x: Array) -> Array:
+        """Class scores of images.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images, pixels in [0, 1].
+
+        Returns
+        -------
+        array of shape (n, k)
+            Logits.
+
+        Raises
+        ------
+        InputError
+            If the images are not as expected.
+        """
+        return self.apply(self._checked_images(x))
+
+    def predict(self, x: Array) -> Array:
+        """Most probable classes of images.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images, pixels in [0, 1].
+
+        Returns
+        -------
+        array of shape (n,), int64
+            Classes.
+
+        Raises
+        ------
+        InputError
+            If the images are not as expected.
+        """
+        return self.ops.argmax(self.logits(x))
+
+    def loss_gradient(self, x: Array, y: Array) -> Array:
+        """Gradient of the cross entropy with respect to the images.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images, pixels in [0, 1].
+        y : array of shape (n,), integer
+            Labels.
+
+        Returns
+        -------
+        array of shape (n, c, h, w)
+            Gradient of each sample's loss with respect to its own image.
+
+        Raises
+        ------
+        InputError
+            If images or labels are not as expected.
+        """
+        self._checked_images(x)
+        self.ops.check_labels("y", y, len(x), self.num_classes)
+        return self.loss_and_gradient(x, y).gradient
+
+    def loss_and_gradient(self, x: Array, y: Array, **_: Any) -> LossGradient:
+        """Losses, logits and gradients, unchecked: what an attack needs at each iteration.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images.
+        y : array of shape (n,), integer
+            Labels.
+        **_
+            What a stochastic model needs to be told (mode, draws, streams); without meaning here.
+
+        Returns
+        -------
+        LossGradient
+            Of each sample.
+        """
+
+        def of_slice(part: slice) -> LossGradient:
+            logits, tape = self.forward(x[part])
+            return self.loss_gradient_of(logits, tape, y[part])
+
+        return join(self.ops, self.ops.map_slices(of_slice, len(x)))
+
+    def loss_gradient_of(self, logits: Array, tape: list[Any], y: Array) -> LossGradient:
+        """Cross entropy and its gradient with respect to the input of a forward pass.
+
+        Parameters
+        ----------
+        logits, tape
+            From `forward`.
+        y : array of shape (n,), integer
+            Labels.
+
+        Returns
+        -------
+        LossGradient
+            Of each sample.
+        """
+        dlogits = self.ops.softmax_cross_entropy_vjp(self.ops.ones(y.shape, self.dtype), logits, y)
+        gradient, _ = self.backward(tape, dlogits)
+        return LossGradient(self.ops.softmax_cross_entropy(logits, y), logits, gradient)
+
+    # Variants.
+
+    def replace_params(self, params: Mapping[str, Array], metadata: Mapping[str, Any] | None = None) -> Network:
+        """Return a network with other parameters.
+
+        Parameters
+        ----------
+        params : dict of str to array
+            All parameters.
+        metadata : dict, optional
+            New metadata; the old ones by default.
+
+        Returns
+        -------
+        Network
+            The new network.
+        """
+        metadata = self.metadata if metadata is None else metadata
+        return Network(self.layers, params, self.input_shape, metadata=metadata, ops=self.ops)
+
+    def astype(self, dtype: str) -> Network:
+        """Return the network in another precision.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+            Type of parameters and inputs.
+
+        Returns
+        -------
+        Network
+            The new network.
+        """
+        check_choice("dtype", dtype, ("float32", "float64"))
+        return self.replace_params({name: value.astype(dtype) for name, value in self.params.items()})
+
+    def architecture(self) -> dict[str, Any]:
+        """Return the layers as a JSON-able dictionary."""
+        layers = [{"kind": layer.kind, **asdict(layer)} for layer in self.layers]
+        return {"input_shape": list(self.input_shape), "layers": layers}
+
+    @classmethod
+    def from_architecture(
+        cls,
+        architecture: Mapping[str, Any],
+        params: Mapping[str, Array],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        ops: ModuleType | None = None,
+    ) -> Network:
+        """Build a network from what `architecture` returned.
+
+        Parameters
+        ----------
+        architecture : dict
+            Layers and input shape; may come from a file.
+        params : dict of str to array
+            Parameters.
+        metadata : dict, optional
+            Saved along.
+        ops : module, optional
+            The backend.
+
+        Returns
+        -------
+        Network
+            The network.
+
+        Raises
+        ------
+        InputError
+            If the architecture is malformed or does not fit the parameters.
+        """
+        try:
+            layers = [_layer(description) for description in architecture["layers"]]
+            input_shape = tuple(int(size) for size in architecture["input_shape"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"architecture: malformed description of the layers ({error})") from None
+        return cls(layers, params, input_shape, metadata=metadata, ops=ops)
+
+    def _of_layer(self, number: int) -> Parameters:
+        return {name: self.params[f"{number}.{name}"] for name in self.layers[number].parameter_shapes()}
+
+    def _checked_images(self, x: Array) -> Array:
+        self.ops.check_images("x", x, self.input_shape)
+        if str(x.dtype) != self.dtype:
+            raise InputError(f"x: expected {self.dtype} (the network's dtype), got {x.dtype}; convert one of them")
+        return x
+
+
+def join(ops: ModuleType, parts: Sequence[LossGradient]) -> LossGradient:
+    """Join the results of slices.
+
+    Parameters
+    ----------
+    ops : module
+        The backend.
+    parts : sequence of LossGradient
+        Results, in order.
+
+    Returns
+    -------
+    LossGradient
+        Of all samples.
+    """
+    return LossGradient(*(ops.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def cnn(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: ModuleType | None = None) -> Network:
+    """Return the paper's MNIST classifier (Table 5), or a small one of the same build.
+
+    Two convolutions (3x3 stride 1, 5x5 stride 2) and two linear layers with rectifiers between; logits out. He's
+    initialisation, biases 0.
+
+    Parameters
+    ----------
+    preset : {"paper", "small"}
+        128, 64 channels and 128 features, or 16, 32 and 64.
+    seed : int
+        Of the initial weights.
+    dtype : {"float32", "float64"}
+        Precision.
+    ops : module, optional
+        The backend.
+
+    Returns
+    -------
+    Network
+        From (1, 28, 28) to 10 logits.
+
+    Raises
+    ------
+    InputError
+        If the preset or the dtype is not known.
+
+    Examples
+    --------
+    >>> cnn().num_parameters
+    1813194
+    """
+    widths = {"paper": (128, 64, 128), "small": (16, 32, 64)}
+    first, second, features = widths[check_choice("preset", preset, tuple(widths))]
+    layers: list[Layer] = [
+        Conv2d(1, first, (3, 3)),
+        ReLU(),
+        Conv2d(first, second, (5, 5), (2, 2)),
+        ReLU(),
+        Flatten(),
+        Linear(second * 14 * 14, features),
+        ReLU(),
+        Linear(features, 10),
+    ]
+    metadata = {"network": "cnn", "preset": preset, "seed": seed}
+    return build(layers, (1, 28, 28), initialisation="he", seed=seed, dtype=dtype, metadata=metadata, ops=ops)
+
+
+def sdae(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: ModuleType | None = None) -> Network:
+    """Return the paper's MNIST denoiser (Table 6), or a small one of the same build.
+
+    Two strided convolutions down to 7x7, two transposed convolutions up again and a last convolution, tanh after each.
+    The second transposed convolution has a 1x1 kernel and stride 2, as written in the paper: three of four of its
+    outputs are tanh(bias), and the last convolution fills them in. Glorot's initialisation, biases 0.
+
+    Parameters
+    ----------
+    preset : {"paper", "small"}
+        10 and 25 channels (26,832 parameters), or 8 and 16.
+    seed : int
+        Of the initial weights.
+    dtype : {"float32", "float64"}
+        Precision.
+    ops : module, optional
+        The backend.
+
+    Returns
+    -------
+    Network
+        From (1, 28, 28) to (1, 28, 28).
+
+    Raises
+    ------
+    InputError
+        If the preset or the dtype is not known.
+
+    Examples
+    --------
+    >>> sdae().num_parameters
+    26832
+    """
+    widths = {"paper": (10, 25), "small": (8, 16)}
+    first, second = widths[check_choice("preset", preset, tuple(widths))]
+    layers: list[Layer] = [
+        Conv2d(1, first, (5, 5), (2, 2)),
+        Tanh(),
+        Conv2d(first, second, (5, 5), (2, 2)),
+        Tanh(),
+        ConvTranspose2d(second, first, (9, 9), (2, 2)),
+        Tanh(),
+        ConvTranspose2d(first, 1, (1, 1), (2, 2)),
+        Tanh(),
+        Conv2d(1, 1, (5, 5)),
+        Tanh(),
+    ]
+    metadata = {"network": "sdae", "preset": preset, "seed": seed}
+    return build(layers, (1, 28, 28), initialisation="glorot", seed=seed, dtype=dtype, metadata=metadata, ops=ops)
+
+
+def mlp(
+    input_shape: Sequence[int],
+    num_outputs: int,
+    *,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    seed: int = 0,
+    dtype: str = "float32",
+    ops: ModuleType | None = None,
+) -> Network:
+    """Return a multilayer perceptron.
+
+    Parameters
+    ----------
+    input_shape : sequence of int
+        Shape (c, h, w) of one input.
+    num_outputs : int
+        Number of outputs.
+    hidden : sequence of int
+        Widths of the hidden layers.
+    activation : {"tanh", "relu"}
+        After each hidden layer; also selects Glorot's or He's initialisation.
+    seed : int
+        Of the initial weights.
+    dtype : {"float32", "float64"}
+        Precision.
+    ops : module, optional
+        The backend.
+
+    Returns
+    -------
+    Network
+        From the input shape to (num_outputs,).
+
+    Raises
+    ------
+    InputError
+        If a setting is not known.
+    """
+    check_choice("activation", activation, ("tanh", "relu"))
+    layers: list[Layer] = [Flatten()]
+    width = math.prod(input_shape)
+    for features in hidden:
+        layers += [Linear(width, features), Tanh() if activation == "tanh" else ReLU()]
+        width = features
+    layers.append(Linear(width, num_outputs))
+    metadata = {"network": "mlp", "seed": seed}
+    initialisation = "glorot" if activation == "tanh" else "he"
+    return build(layers, input_shape, initialisation=initialisation, seed=seed, dtype=dtype, metadata=metadata, ops=ops)
+
+
+def build(
+    layers: Sequence[Layer],
+    input_shape: Sequence[int],
+    *,
+    initialisation: str,
+    seed: int = 0,
+    dtype: str = "float32",
+    metadata: Mapping[str, Any] | None = None,
+    ops: ModuleType | None = None,
+) -> Network:
+    """Initialise the parameters of a sequence of layers.
+
+    Weights are drawn with mean 0 and variance 2 / fan_in (He, normal) or 2 / (fan_in + fan_out) (Glorot, uniform);
+    biases and running means are 0, gains and running variances 1.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        What happens, in order.
+    input_shape : sequence of int
+        Shape of one input.
+    initialisation : {"he", "glorot"}
+        Scale and shape of the initial weights.
+    seed : int
+        Of the initial weights.
+    dtype : {"float32", "float64"}
+        Precision.
+    metadata : dict, optional
+        Saved along.
+    ops : module, optional
+        The backend.
+
+    Returns
+    -------
+    Network
+        The network.
+
+    Raises
+    ------
+    InputError
+        If a setting is not known or the layers do not fit each other.
+    """
+    check_choice("initialisation", initialisation, ("he", "glorot"))
+    check_choice("dtype", dtype, ("float32", "float64"))
+    ops = reference_ops if ops is None else ops
+    params: Parameters = {}
+    for name, shape in _parameter_shapes(layers).items():
+        number, _, parameter = name.partition(".")
+        if parameter == "weight":
+            fan_in, fan_out = layers[int(number)].fans()
+            draw = {"key": ops.derive_key(seed, "weights", int(number)), "sample_index": ops.arange(1), "dtype": dtype}
+            if initialisation == "he":
+                params[name] = math.sqrt(2 / fan_in) * ops.normal(shape, **draw)[0]
+            else:
+                params[name] = math.sqrt(6 / (fan_in + fan_out)) * (2 * ops.uniform(shape, **draw)[0] - 1)
+        else:
+            make = ops.ones if parameter in ("gain", "variance") else ops.zeros
+            params[name] = make(shape, dtype)
+    return Network(layers, params, input_shape, metadata=metadata, ops=ops)
+
+
+def _parameter_shapes(layers: Sequence[Layer]) -> dict[str, Shape]:
+    return {
+        f"{number}.{name}": shape
+        for number, layer in enumerate(layers)
+        for name, shape in layer.parameter_shapes().items()
+    }
+
+
+def _layer(description: Mapping[str, Any]) -> Layer:
+    """Build a layer from its JSON description; lists become tuples."""
+    settings = {name: _tuples(value) for name, value in description.items()}
+    kind = check_choice("layer kind", settings.pop("kind"), tuple(LAYERS))
+    return LAYERS[kind](**settings)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _expect(layer: Layer, shape: Shape, expected: Shape, num_axes: int) -> None:
+    if len(shape) != num_axes or shape != expected:
+        raise InputError(f"{layer.kind}: expected an input of shape {expected}, got {shape} from the layer before")

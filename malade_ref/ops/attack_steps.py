@@ -1,0 +1,326 @@
+r"""Steps of gradient attacks inside a ball around the clean image.
+
+The order is the one of Madry et al.: step, project onto the ball, clip to [0, 1]. The ball and [0, 1] are respected in
+floating point too, not up to rounding only: the projection shrinks what rounding let out.
+
+Axes: n images; everything after the first axis belongs to one image.
+
+References
+----------
+.. [1] Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
+.. [2] Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import check_float, check_number, check_same, check_shape
+from .langevin import clip_pixels
+
+Floats = NDArray[Any]
+
+
+def sign_step(x: Floats, gradient: Floats, *, step_size: float) -> Floats:
+    """Steepest ascent in the maximum norm: ``x + step_size * sign(gradient)``, with sign(0) = 0.
+
+    Parameters
+    ----------
+    x, gradient : ndarray of shape (n, ...), one dtype
+        Position and gradient of the loss.
+    step_size : float
+        Length, in pixel units, >= 0.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        New position, not yet projected.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or the step is negative.
+    """
+    check_float("x", x)
+    check_same("gradient", gradient, "x", x)
+    check_number("step_size", step_size, minimum=0)
+    return np.asarray(x + x.dtype.type(step_size) * np.sign(gradient))
+
+
+def normalised_step(x: Floats, gradient: Floats, *, step_size: float) -> Floats:
+    """Steepest ascent in the Euclidean norm: ``x + step_size * gradient / ||gradient||``, no move where it is 0.
+
+    Parameters
+    ----------
+    x, gradient : ndarray of shape (n, ...), one dtype
+        Position and gradient of the loss.
+    step_size : float
+        Length, in pixel units, >= 0.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        New position, not yet projected.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or the step is negative.
+    """
+    check_float("x", x)
+    check_same("gradient", gradient, "x", x)
+    check_number("step_size", step_size, minimum=0)
+    return np.asarray(x + x.dtype.type(step_size) * _unit(gradient))
+
+
+def project_linf(x: Floats, centre: Floats, *, eps: float) -> Floats:
+    """Nearest point of the cube of half side eps around the centre, then of [0, 1].
+
+    Parameters
+    ----------
+    x, centre : ndarray of shape (n, ...), one dtype
+        Position and clean image; the centre lies in [0, 1].
+    eps : float
+        Half side, in pixel units, >= 0.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        Projected position; ``abs(result - centre) <= eps`` holds exactly, computed in float64.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or eps is negative.
+    """
+    check_float("x", x)
+    check_same("centre", centre, "x", x)
+    check_number("eps", eps, minimum=0)
+    lower, upper = linf_bounds(centre, eps)
+    return np.asarray(np.minimum(np.maximum(x, lower), upper))
+
+
+def linf_bounds(centre: Floats, eps: float) -> tuple[Floats, Floats]:
+    """Smallest and largest representable pixel values within eps of the centre and within [0, 1].
+
+    Parameters
+    ----------
+    centre : ndarray of shape (n, ...), float32 or float64
+        Clean images in [0, 1].
+    eps : float
+        Half side of the cube, in pixel units, >= 0.
+
+    Returns
+    -------
+    lower, upper : ndarray of the centre's shape and dtype
+        Bounds, rounded towards the centre.
+    """
+    exact = centre.astype(np.float64)
+    lower = np.maximum(exact - eps, 0.0).astype(centre.dtype)
+    upper = np.minimum(exact + eps, 1.0).astype(centre.dtype)
+    # A bound that rounding moved outwards is moved one number inwards.
+    lower = np.where(exact - lower > eps, np.nextafter(lower, centre.dtype.type(2)), lower)
+    upper = np.where(upper - exact > eps, np.nextafter(upper, centre.dtype.type(-1)), upper)
+    return lower, upper
+
+
+def project_l2(x: Floats, centre: Floats, *, eps: float) -> Floats:
+    """Nearest point of the Euclidean ball of radius eps around the centre, then clipped to [0, 1].
+
+    Clipping moves every pixel towards the centre, so the result is in the ball still.
+
+    Parameters
+    ----------
+    x, centre : ndarray of shape (n, ...), one dtype
+        Position and clean image; the centre lies in [0, 1].
+    eps : float
+        Radius, in pixel units, >= 0.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        Projected position; its distance, computed in float64, is at most eps.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or eps is negative.
+    """
+    check_float("x", x)
+    check_same("centre", centre, "x", x)
+    check_number("eps", eps, minimum=0)
+    shift = x.astype(np.float64) - centre
+    norm = _norms(shift)
+    inside = np.where(norm > eps, eps / np.maximum(norm, np.finfo(np.float64).tiny), 1.0)
+    moved = clip_pixels((centre + inside * shift).astype(x.dtype))
+    # Rounding back to the array's dtype can lead out of the ball again: shrink until it does not.
+    for shrink in (2.0**-22, 2.0**-16, 2.0**-8, 1.0):
+        outside = _norms(moved.astype(np.float64) - centre) > eps
+        if not outside.any():
+            break
+        moved = np.where(outside, clip_pixels((centre + (1 - shrink) * inside * shift).astype(x.dtype)), moved)
+    return moved
+
+
+def random_start_linf(centre: Floats, uniform: Floats, *, eps: float) -> Floats:
+    """Uniform point of the cube around the centre, clipped to [0, 1].
+
+    Parameters
+    ----------
+    centre, uniform : ndarray of shape (n, ...), one dtype
+        Clean image in [0, 1], and uniform numbers in (0, 1).
+    eps : float
+        Half side, in pixel units, >= 0.
+
+    Returns
+    -------
+    ndarray of the centre's shape and dtype
+        Starting point.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or eps is negative.
+    """
+    check_same("uniform", uniform, "centre", centre)
+    real = centre.dtype.type
+    return project_linf(centre + real(eps) * (2 * uniform - 1), centre, eps=eps)
+
+
+def random_start_l2(centre: Floats, normal: Floats, uniform: Floats, *, eps: float) -> Floats:
+    r"""Uniform point of the Euclidean ball around the centre, clipped to [0, 1].
+
+    Direction from normal numbers, radius :math:`\epsilon u^{1/d}` in d dimensions.
+
+    Parameters
+    ----------
+    centre, normal : ndarray of shape (n, ...), one dtype
+        Clean image in [0, 1], and standard normal numbers.
+    uniform : ndarray of shape (n,), same dtype
+        Uniform numbers in (0, 1).
+    eps : float
+        Radius, in pixel units, >= 0.
+
+    Returns
+    -------
+    ndarray of the centre's shape and dtype
+        Starting point.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or eps is negative.
+    """
+    check_same("normal", normal, "centre", centre)
+    check_shape("uniform", uniform, centre.shape[:1])
+    dimension = max(1, centre[:1].size)
+    radius = (eps * uniform.astype(np.float64) ** (1 / dimension)).reshape(-1, *[1] * (centre.ndim - 1))
+    return project_l2((centre + radius * _unit(normal)).astype(centre.dtype), centre, eps=eps)
+
+
+def distance_linf(x: Floats, centre: Floats) -> Floats:
+    """Largest absolute difference of each image.
+
+    Parameters
+    ----------
+    x, centre : ndarray of shape (n, ...), one dtype
+        What is compared.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        Distances, in pixel units.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("centre", centre, "x", x)
+    difference = np.abs(x.astype(np.float64) - centre).reshape(len(x), -1) if len(x) else np.zeros((0, 1))
+    return np.asarray(difference.max(axis=1))
+
+
+def distance_l2(x: Floats, centre: Floats) -> Floats:
+    """Euclidean distance of each image.
+
+    Parameters
+    ----------
+    x, centre : ndarray of shape (n, ...), one dtype
+        What is compared.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        Distances, in pixel units.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("centre", centre, "x", x)
+    return _norms(x.astype(np.float64) - centre).reshape(len(x))
+
+
+def select(condition: NDArray[np.bool_], new: Floats, old: Floats) -> Floats:
+    """Rows of ``new`` where the condition holds, rows of ``old`` elsewhere.
+
+    Parameters
+    ----------
+    condition : ndarray of shape (n,), bool
+        One decision a sample.
+    new, old : ndarray of shape (n, ...)
+        Alternatives, of one shape.
+
+    Returns
+    -------
+    ndarray of that shape
+        The selection.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("new", new, "old", old)
+    check_shape("condition", condition, new.shape[:1])
+    return np.asarray(np.where(condition.reshape(-1, *[1] * (new.ndim - 1)), new, old))
+
+
+def better(
+    success: NDArray[np.bool_], loss: Floats, best_success: NDArray[np.bool_], best_loss: Floats
+) -> NDArray[np.bool_]:
+    """Whether an adversarial image beats the best one so far: success first, then the larger loss.
+
+    Parameters
+    ----------
+    success, best_success : ndarray of shape (n,), bool
+        Whether the model is wrong.
+    loss, best_loss : ndarray of shape (n,)
+        The attacked loss. A tie keeps the best one so far; NaN never wins.
+
+    Returns
+    -------
+    ndarray of shape (n,), bool
+        True where the new one is better.
+    """
+    same = success == best_success
+    return np.asarray(np.where(same, loss > best_loss, success))
+
+
+def _unit(x: Floats) -> Floats:
+    """Each image divided by its Euclidean norm; 0 stays 0. Scaled first: squares must not vanish."""
+    axes = tuple(range(1, x.ndim))
+    largest = np.abs(x).max(axis=axes, keepdims=True, initial=0)
+    scaled = x / np.where(largest > 0, largest, 1)
+    norm = np.sqrt((scaled * scaled).sum(axis=axes, keepdims=True))
+    return np.asarray(scaled / np.where(norm > 0, norm, 1))
+
+
+def _norms(x: Floats) -> Floats:
+    """Euclidean norm of each image, shaped (n, 1, ...)."""
+    return np.asarray(np.sqrt((x * x).sum(axis=tuple(range(1, x.ndim)), keepdims=True)))

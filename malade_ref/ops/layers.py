@@ -1,0 +1,403 @@
+r"""Layers between the convolutions: linear, bias, relu, tanh, batch normalisation, average pooling.
+
+Every op `f` stands beside its vector-Jacobian product `f_vjp`: given dy, the gradient of a scalar with respect to the
+output, it returns the gradient with respect to each input. Nothing is done in place and no output shares memory with an
+input, except where said.
+
+Axes: n images, c channels, (h, w) pixels, d features in, k features out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import InputError, check_float, check_ndim, check_number, check_same, check_shape
+from .geometry import Pair, as_pair
+
+Floats = NDArray[Any]
+
+
+def linear(x: Floats, weight: Floats) -> Floats:
+    """Matrix product ``y = x weight^T``.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, d), float32 or float64
+        Input.
+    weight : ndarray of shape (k, d), same dtype
+        One row an output.
+
+    Returns
+    -------
+    ndarray of shape (n, k), same dtype
+        The product.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit.
+    """
+    check_ndim("x", x, 2, "(n, d)")
+    check_ndim("weight", weight, 2, "(k, d)")
+    check_float("x", x)
+    if weight.dtype != x.dtype:
+        raise InputError(f"weight: expected dtype {x.dtype} (that of x), got {weight.dtype}")
+    if weight.shape[1] != x.shape[1]:
+        raise InputError(f"x: expected {weight.shape[1]} features (those of weight), got {x.shape[1]}")
+    return x @ weight.T
+
+
+def linear_vjp(
+    dy: Floats, x: Floats, weight: Floats, *, need_dx: bool = True, need_dweight: bool = True
+) -> tuple[Floats | None, Floats | None]:
+    """Vector-Jacobian products of `linear`: dx = dy weight, dweight = dy^T x.
+
+    Parameters
+    ----------
+    dy : ndarray of shape (n, k)
+        Gradient with respect to the output.
+    x, weight
+        As given to `linear`.
+    need_dx, need_dweight : bool
+        Which of the two to compute.
+
+    Returns
+    -------
+    dx : ndarray of shape (n, d), or None
+        Gradient with respect to the input.
+    dweight : ndarray of shape (k, d), or None
+        Gradient with respect to the weight, summed over samples.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit.
+    """
+    check_shape("dy", dy, (len(x), len(weight)))
+    return (dy @ weight if need_dx else None), (dy.T @ x if need_dweight else None)
+
+
+def add_bias(x: Floats, bias: Floats) -> Floats:
+    """Add one number to every channel (or feature).
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, c, ...), float32 or float64
+        Input.
+    bias : ndarray of shape (c,), same dtype
+        Numbers to add.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        The sum.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit.
+    """
+    check_float("x", x)
+    if x.ndim < 2 or bias.shape != (x.shape[1],):
+        raise InputError(f"bias: expected one number a channel of x {x.shape}, got shape {bias.shape}")
+    if bias.dtype != x.dtype:
+        raise InputError(f"bias: expected dtype {x.dtype} (that of x), got {bias.dtype}")
+    return np.asarray(x + bias.reshape(-1, *[1] * (x.ndim - 2)))
+
+
+def add_bias_vjp(dy: Floats) -> Floats:
+    """Gradient of `add_bias` with respect to the bias (with respect to x it is dy itself).
+
+    Parameters
+    ----------
+    dy : ndarray of shape (n, c, ...)
+        Gradient with respect to the output.
+
+    Returns
+    -------
+    ndarray of shape (c,)
+        dy summed over samples and pixels.
+    """
+    if dy.ndim == 4:
+        # Sum the rows of a matrix by a matrix product: exact enough, and faster than a strided sum.
+        rows = dy.transpose(0, 2, 3, 1).reshape(-1, dy.shape[1])
+        return np.ones(len(rows), dtype=dy.dtype) @ rows
+    return np.asarray(dy.sum(axis=(0, *range(2, dy.ndim))))
+
+
+def relu(x: Floats) -> Floats:
+    """Rectifier, ``y = max(x, 0)``.
+
+    Parameters
+    ----------
+    x : ndarray, float32 or float64
+        Input. NaN stays NaN.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        The positive part.
+    """
+    return np.asarray(np.maximum(x, x.dtype.type(0)))
+
+
+def relu_vjp(dy: Floats, y: Floats) -> Floats:
+    """Vector-Jacobian product of `relu`; the derivative at 0 is 0.
+
+    Parameters
+    ----------
+    dy, y : ndarray of one shape and dtype
+        Gradient with respect to the output, and the output itself.
+
+    Returns
+    -------
+    ndarray, same shape and dtype
+        Gradient with respect to the input.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("dy", dy, "y", y)
+    return np.asarray(dy * (y > 0))
+
+
+def tanh(x: Floats) -> Floats:
+    """Hyperbolic tangent.
+
+    Parameters
+    ----------
+    x : ndarray, float32 or float64
+        Input.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        tanh(x).
+    """
+    return np.asarray(np.tanh(x))
+
+
+def tanh_vjp(dy: Floats, y: Floats) -> Floats:
+    """Vector-Jacobian product of `tanh`: dy (1 - y^2).
+
+    Parameters
+    ----------
+    dy, y : ndarray of one shape and dtype
+        Gradient with respect to the output, and the output itself.
+
+    Returns
+    -------
+    ndarray, same shape and dtype
+        Gradient with respect to the input.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("dy", dy, "y", y)
+    return np.asarray(dy * (1 - y * y))
+
+
+def batch_norm(x: Floats, gain: Floats, bias: Floats, *, epsilon: float = 1e-5) -> tuple[Floats, Floats, Floats]:
+    r"""Batch normalisation with the batch's own statistics (training).
+
+    .. math:: y = gain (x - mean) / \sqrt{variance + epsilon} + bias,
+
+    mean and variance (divided by the count) over samples and pixels of each channel.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, c, ...), float32 or float64
+        Input, at least one number a channel.
+    gain, bias : ndarray of shape (c,), same dtype
+        Scale and shift.
+    epsilon : float
+        Added to the variance, > 0.
+
+    Returns
+    -------
+    y : ndarray of x's shape and dtype
+        Normalised input.
+    mean, variance : ndarray of shape (c,)
+        The batch's statistics, for the running averages and for `batch_norm_vjp`.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit, the batch is empty, or epsilon is not positive.
+
+    References
+    ----------
+    .. [1] Ioffe and Szegedy, "Batch normalization", ICML 2015.
+    """
+    if x.size == 0:
+        raise InputError(f"x: batch statistics need at least one number a channel, got shape {x.shape}")
+    axes = (0, *range(2, x.ndim))
+    mean = x.mean(axis=axes)
+    variance = x.var(axis=axes)
+    return batch_norm_inference(x, gain, bias, mean, variance, epsilon=epsilon), mean, variance
+
+
+def batch_norm_vjp(
+    dy: Floats, x: Floats, gain: Floats, mean: Floats, variance: Floats, *, epsilon: float = 1e-5
+) -> tuple[Floats, Floats, Floats]:
+    """Vector-Jacobian products of `batch_norm`, through the batch's statistics.
+
+    Parameters
+    ----------
+    dy : ndarray of x's shape
+        Gradient with respect to y.
+    x, gain, epsilon
+        As given to `batch_norm`.
+    mean, variance : ndarray of shape (c,)
+        As it returned them.
+
+    Returns
+    -------
+    dx : ndarray of x's shape
+        Gradient with respect to the input.
+    dgain, dbias : ndarray of shape (c,)
+        Gradients with respect to scale and shift.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("dy", dy, "x", x)
+    axes = (0, *range(2, x.ndim))
+    scale = 1 / np.sqrt(variance + x.dtype.type(epsilon))
+    normalised = (x - _channels(mean, x)) * _channels(scale, x)
+    dbias = dy.sum(axis=axes)
+    dgain = (dy * normalised).sum(axis=axes)
+    count = x.dtype.type(x.size // x.shape[1])
+    centred = dy - _channels(dbias / count, x) - normalised * _channels(dgain / count, x)
+    return centred * _channels(gain * scale, x), dgain, dbias
+
+
+def batch_norm_inference(
+    x: Floats, gain: Floats, bias: Floats, mean: Floats, variance: Floats, *, epsilon: float = 1e-5
+) -> Floats:
+    """Batch normalisation with given statistics: an affine map of each channel.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, c, ...), float32 or float64
+        Input.
+    gain, bias, mean, variance : ndarray of shape (c,), same dtype
+        Scale, shift, and running statistics.
+    epsilon : float
+        Added to the variance, > 0.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        Normalised input.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit or epsilon is not positive.
+    """
+    check_float("x", x)
+    check_number("epsilon", epsilon, above=0)
+    for name, value in (("gain", gain), ("bias", bias), ("mean", mean), ("variance", variance)):
+        check_shape(name, value, x.shape[1:2])
+    scale = gain / np.sqrt(variance + x.dtype.type(epsilon))
+    return np.asarray((x - _channels(mean, x)) * _channels(scale, x) + _channels(bias, x))
+
+
+def batch_norm_inference_vjp(dy: Floats, gain: Floats, variance: Floats, *, epsilon: float = 1e-5) -> Floats:
+    """Gradient of `batch_norm_inference` with respect to x.
+
+    Parameters
+    ----------
+    dy : ndarray of shape (n, c, ...)
+        Gradient with respect to the output.
+    gain, variance, epsilon
+        As given to `batch_norm_inference`.
+
+    Returns
+    -------
+    ndarray of dy's shape and dtype
+        Gradient with respect to the input.
+    """
+    return np.asarray(dy * _channels(gain / np.sqrt(variance + dy.dtype.type(epsilon)), dy))
+
+
+def avg_pool2d(x: Floats, *, size: int | Pair) -> Floats:
+    """Means over tiles of pixels; rows and columns that do not fill a tile are left out.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, c, h, w), float32 or float64
+        Input.
+    size : int or pair of int
+        Height and width of a tile, which is also the stride.
+
+    Returns
+    -------
+    ndarray of shape (n, c, h // size, w // size), same dtype
+        The means.
+
+    Raises
+    ------
+    InputError
+        If the tile is larger than the image or the size is malformed.
+    """
+    tiles, count = _tiles(x, size)
+    return np.asarray(tiles.sum(axis=(3, 5)) / x.dtype.type(count))
+
+
+def avg_pool2d_vjp(dy: Floats, x_shape: tuple[int, ...], *, size: int | Pair) -> Floats:
+    """Vector-Jacobian product of `avg_pool2d`: every pixel of a tile gets an equal share.
+
+    Parameters
+    ----------
+    dy : ndarray of shape (n, c, h // size, w // size)
+        Gradient with respect to the output.
+    x_shape : tuple of int
+        Shape of the input.
+    size : int or pair of int
+        As given to `avg_pool2d`.
+
+    Returns
+    -------
+    ndarray of shape x_shape
+        Gradient with respect to the input; 0 where no tile reached.
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit.
+    """
+    dx = np.zeros(x_shape, dtype=dy.dtype)
+    tiles, count = _tiles(dx, size)
+    check_shape("dy", dy, (*tiles.shape[:3], tiles.shape[4]))
+    tiles += (dy / dy.dtype.type(count))[:, :, :, None, :, None]
+    return dx
+
+
+def _tiles(x: Floats, size: int | Pair) -> tuple[Floats, int]:
+    """View of (n, c, h, w) as (n, c, h // th, th, w // tw, tw), and the pixels in a tile."""
+    check_ndim("x", x, 4, "(n, c, h, w)")
+    check_float("x", x)
+    th, tw = as_pair("size", size, minimum=1)
+    n, c, h, w = x.shape
+    if th > h or tw > w:
+        raise InputError(f"size: tile ({th}, {tw}) is larger than the image ({h}, {w})")
+    whole = x[:, :, : h // th * th, : w // tw * tw]
+    sn, sc, sh, sw = whole.strides
+    shape = (n, c, h // th, th, w // tw, tw)
+    return np.lib.stride_tricks.as_strided(whole, shape, (sn, sc, sh * th, sh, sw * tw, sw)), th * tw
+
+
+def _channels(values: Floats, x: Floats) -> Floats:
+    """One number a channel, shaped to meet x."""
+    return values.reshape(-1, *[1] * (x.ndim - 2))

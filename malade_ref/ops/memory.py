@@ -1,0 +1,238 @@
+"""Arrays in and out: what drivers need besides arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import InputError, check_float, check_integer, check_ndim, check_shape
+
+Floats = NDArray[Any]
+
+
+def asarray(values: Any, *, dtype: str | None = None) -> NDArray[Any]:
+    """Values as an array of this backend; no copy if they are one already.
+
+    Parameters
+    ----------
+    values : array_like
+        Numbers.
+    dtype : str, optional
+        Type to convert to.
+
+    Returns
+    -------
+    ndarray
+        The array.
+    """
+    return np.asarray(values, dtype=dtype)
+
+
+def to_host(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as a NumPy array.
+
+    Parameters
+    ----------
+    array : ndarray
+        Array of this backend.
+
+    Returns
+    -------
+    ndarray
+        The same numbers in host memory.
+    """
+    return np.asarray(array)
+
+
+def empty(shape: Sequence[int], dtype: str) -> NDArray[Any]:
+    """Uninitialised array.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Its shape.
+    dtype : str
+        Its type.
+
+    Returns
+    -------
+    ndarray
+        The array, contents arbitrary.
+    """
+    return np.empty(tuple(shape), dtype=dtype)
+
+
+def zeros(shape: Sequence[int], dtype: str) -> NDArray[Any]:
+    """Array of zeros.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Its shape.
+    dtype : str
+        Its type.
+
+    Returns
+    -------
+    ndarray
+        The array.
+    """
+    return np.zeros(tuple(shape), dtype=dtype)
+
+
+def ones(shape: Sequence[int], dtype: str) -> NDArray[Any]:
+    """Array of ones.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Its shape.
+    dtype : str
+        Its type.
+
+    Returns
+    -------
+    ndarray
+        The array.
+    """
+    return np.ones(tuple(shape), dtype=dtype)
+
+
+def arange(n: int) -> NDArray[np.int64]:
+    """The integers 0..n-1.
+
+    Parameters
+    ----------
+    n : int
+        How many.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        The integers.
+    """
+    return np.arange(n, dtype=np.int64)
+
+
+def concatenate(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Join arrays along their first axis.
+
+    Parameters
+    ----------
+    arrays : sequence of ndarray
+        At least one; equal shapes but for the first axis.
+
+    Returns
+    -------
+    ndarray
+        The joined array.
+    """
+    return np.concatenate(list(arrays))
+
+
+def stack(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Join arrays along a new first axis.
+
+    Parameters
+    ----------
+    arrays : sequence of ndarray
+        At least one; equal shapes.
+
+    Returns
+    -------
+    ndarray
+        The stacked array.
+    """
+    return np.stack(list(arrays))
+
+
+def argmax(logits: Floats) -> NDArray[np.int64]:
+    """Class with the largest logit of each sample; the smallest such class in a tie.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n, k)
+        Class scores.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        Classes.
+    """
+    return np.asarray(logits.argmax(axis=1), dtype=np.int64)
+
+
+def check_images(name: str, x: NDArray[Any], image_shape: Sequence[int]) -> NDArray[Any]:
+    """Check images where they enter a driver, metadata and values.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in the complaint.
+    x : ndarray of shape (n, c, h, w), float32 or float64
+        Images, pixels in [0, 1].
+    image_shape : sequence of int
+        Expected (c, h, w).
+
+    Returns
+    -------
+    ndarray
+        x itself.
+
+    Raises
+    ------
+    InputError
+        If the shape, the dtype or a pixel is not as expected; the first bad image is named.
+    """
+    if not isinstance(x, np.ndarray):
+        raise InputError(f"{name}: expected a NumPy array, got {type(x).__name__}")
+    check_ndim(name, x, 4, "(n, c, h, w)")
+    check_shape(name, x, (len(x), *image_shape))
+    if x.dtype.kind in "iub":
+        raise InputError(f"{name}: expected float32 pixels in [0, 1], got {x.dtype}; divide by 255 for 8-bit images")
+    check_float(name, x)
+    # One pass that NaN fails too.
+    bad = ~((x >= 0) & (x <= 1))
+    if bad.any():
+        image = int(bad.reshape(len(x), -1).any(axis=1).argmax())
+        value = x[image][bad[image]][0]
+        fault = "not a number" if np.isnan(value) else f"pixel {value:g} outside [0, 1]"
+        raise InputError(f"{name}: image {image} has {fault}; {int(bad.sum())} such pixels in all")
+    return x
+
+
+def check_labels(name: str, y: NDArray[Any], num_samples: int, num_classes: int) -> NDArray[Any]:
+    """Check labels where they enter a driver, metadata and values.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in the complaint.
+    y : ndarray of shape (n,), integer
+        Labels.
+    num_samples, num_classes : int
+        Expected length, and number of classes.
+
+    Returns
+    -------
+    ndarray
+        y itself.
+
+    Raises
+    ------
+    InputError
+        If the shape, the dtype or a label is not as expected; the first bad one is named.
+    """
+    if not isinstance(y, np.ndarray):
+        raise InputError(f"{name}: expected a NumPy array, got {type(y).__name__}")
+    check_ndim(name, y, 1, "(n,)")
+    check_shape(name, y, (num_samples,))
+    check_integer(name, y)
+    bad = (y < 0) | (y >= num_classes)
+    if bad.any():
+        first = int(bad.argmax())
+        raise InputError(f"{name}: label {int(y[first])} of sample {first} is outside 0..{num_classes - 1}")
+    return y

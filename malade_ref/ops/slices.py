@@ -1,0 +1,100 @@
+"""Work on a batch in slices of images, on every core.
+
+Samples are independent, so a batch is cut into slices small enough for a core's cache and each slice goes through a
+whole network (or a whole chain) on one thread. The cut depends on the number of samples alone and every slice uses a
+single-threaded BLAS, so results depend on neither the number of cores nor their timing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+from ..checks import InputError, check_count
+
+T = TypeVar("T")
+
+SLICE_SIZE = 16
+
+
+def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: int = SLICE_SIZE) -> list[T]:
+    """Call a function on every slice of a batch, on a few threads.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a slice of 0..num_samples; must not change anything that another slice reads.
+    num_samples : int
+        Size of the batch; with 0 the function is called once, on the empty slice.
+    slice_size : int
+        Most samples in a slice. The slices are as equal as can be.
+
+    Returns
+    -------
+    list
+        The results in the order of the slices. Within a call from another slice's thread they are computed one by one.
+
+    Raises
+    ------
+    InputError
+        If the environment variable MALADE_NUM_THREADS is not a positive integer.
+    """
+    num_slices = max(1, -(-num_samples // slice_size))
+    bounds = [num_samples * i // num_slices for i in range(num_slices + 1)]
+    slices = [slice(first, last) for first, last in itertools.pairwise(bounds)]
+    if getattr(_inside, "slice", False):
+        return [function(part) for part in slices]
+    with _blas().limit(limits=1, user_api="blas"):
+        if num_slices == 1 or num_threads() == 1:
+            return [_run(function, part) for part in slices]
+        return list(_pool(num_threads(), os.getpid()).map(lambda part: _run(function, part), slices))
+
+
+def num_threads() -> int:
+    """Threads that `map_slices` uses: MALADE_NUM_THREADS, or the cores this process may run on.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    InputError
+        If MALADE_NUM_THREADS is not a positive integer.
+    """
+    setting = os.environ.get("MALADE_NUM_THREADS", "")
+    if not setting:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not setting.isdecimal():
+        raise InputError(f"MALADE_NUM_THREADS: expected a positive integer, got {setting!r}")
+    return check_count("MALADE_NUM_THREADS", int(setting))
+
+
+_inside = threading.local()
+
+
+def _run(function: Callable[[slice], T], part: slice) -> T:
+    _inside.slice = True
+    try:
+        return function(part)
+    finally:
+        _inside.slice = False
+
+
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@lru_cache(maxsize=1)
+def _pool(size: int, process: int) -> ThreadPoolExecutor:
+    """One pool for each process: a forked child has none of its parent's threads."""
+    return ThreadPoolExecutor(size, thread_name_prefix=f"malade-{process}")

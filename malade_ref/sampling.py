@@ -1,0 +1,208 @@
+r"""Chains driven by a denoiser: unadjusted Langevin dynamics on images.
+
+    x_{t+1} = clip(x_t + a (r(x_t) - x_t) + delta z_t),    t = 0..N-1,
+
+with r the denoiser and z_t standard normal noise addressed by (stream, draw, step, sample): the chain of a sample is
+the same in any batch, and can be replayed without having stored its noise.
+
+`init` and `step` are the algorithm; `run_chain` repeats the step, `run_chain_vjp` carries a gradient back through it.
+
+References
+----------
+.. [1] Srinivasan et al., "Robustifying models against adversarial attacks by Langevin dynamics", eq. (6), (10).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .arrays import Array
+from .network import Network
+
+
+class Stream(NamedTuple):
+    """Whose noise: a seed and a name. The streams of a defender and of an attacker never meet.
+
+    Attributes
+    ----------
+    seed : int
+        In [0, 2^64).
+    name : str
+        For example ``"defence"``.
+    """
+
+    seed: int
+    name: str
+
+
+class ChainSettings(NamedTuple):
+    """Settings of the purification chain.
+
+    Attributes
+    ----------
+    num_steps : int
+        Number N of steps, >= 0.
+    a : float
+        Step on the residual, alpha / sigma^2, > 0.
+    delta : float
+        Standard deviation of the injected noise, in pixel units, >= 0.
+    clip : bool
+        Whether positions are clipped to [0, 1] after every step.
+    """
+
+    num_steps: int
+    a: float
+    delta: float
+    clip: bool = True
+
+
+class ChainState(NamedTuple):
+    """Where a chain is.
+
+    Attributes
+    ----------
+    position : array of shape (n, c, h, w)
+        Images.
+    step : int
+        Steps done.
+    """
+
+    position: Array
+    step: int
+
+
+class ChainInfo(NamedTuple):
+    """What a step did.
+
+    Attributes
+    ----------
+    residual : array of shape (n, c, h, w)
+        r(x) - x at the step's start, in pixel units.
+    noise : array of shape (n, c, h, w)
+        Standard normal draws.
+    """
+
+    residual: Array
+    noise: Array
+
+
+def init(position: Array) -> ChainState:
+    """Start a chain.
+
+    Parameters
+    ----------
+    position : array of shape (n, c, h, w)
+        Images.
+
+    Returns
+    -------
+    ChainState
+        At step 0.
+    """
+    return ChainState(position, 0)
+
+
+def step(
+    state: ChainState,
+    denoiser: Network,
+    settings: ChainSettings,
+    *,
+    key: tuple[int, int],
+    sample_index: Array,
+) -> tuple[ChainState, ChainInfo]:
+    """One Langevin step.
+
+    Parameters
+    ----------
+    state : ChainState
+        Where the chain is.
+    denoiser : Network
+        r.
+    settings : ChainSettings
+        a, delta, clip.
+    key : tuple of two int
+        Of the noise, from ``ops.derive_key``.
+    sample_index : array of shape (n,), integer
+        Numbers of the samples in their data set.
+
+    Returns
+    -------
+    ChainState, ChainInfo
+        Where the chain is now, and what the step did.
+    """
+    ops, x = denoiser.ops, state.position
+    reconstruction, _ = denoiser.forward(x)
+    residual = reconstruction - x
+    noise = ops.normal(x.shape[1:], key=key, sample_index=sample_index, step=state.step, dtype=denoiser.dtype)
+    moved = ops.langevin_step(x, residual, noise, a=settings.a, delta=settings.delta, clip=settings.clip)
+    return ChainState(moved, state.step + 1), ChainInfo(residual, noise)
+
+
+def run_chain(
+    x: Array,
+    denoiser: Network,
+    settings: ChainSettings,
+    *,
+    key: tuple[int, int],
+    sample_index: Array,
+) -> list[Array]:
+    """Positions of a chain, in one piece.
+
+    Parameters
+    ----------
+    x : array of shape (n, c, h, w)
+        Where it starts.
+    denoiser, settings, key, sample_index
+        As in `step`.
+
+    Returns
+    -------
+    list of arrays of shape (n, c, h, w)
+        num_steps + 1 positions, x first.
+    """
+    state = init(x)
+    positions = [x]
+    for _ in range(settings.num_steps):
+        state, _ = step(state, denoiser, settings, key=key, sample_index=sample_index)
+        positions.append(state.position)
+    return positions
+
+
+def run_chain_vjp(
+    dy: Array,
+    positions: list[Array],
+    denoiser: Network,
+    settings: ChainSettings,
+    *,
+    key: tuple[int, int],
+    sample_index: Array,
+) -> Array:
+    """Gradient with respect to the start of a chain, exact: through every step.
+
+    Only the positions are kept from the forward run; the denoiser's activations are recomputed and the noise is
+    replayed, one step at a time.
+
+    Parameters
+    ----------
+    dy : array of shape (n, c, h, w)
+        Gradient with respect to the last position.
+    positions : list of arrays
+        From `run_chain`.
+    denoiser, settings, key, sample_index
+        As given to `run_chain`.
+
+    Returns
+    -------
+    array of shape (n, c, h, w)
+        Gradient with respect to the first position.
+    """
+    ops = denoiser.ops
+    settings_of_step = {"a": settings.a, "delta": settings.delta, "clip": settings.clip}
+    for number in reversed(range(settings.num_steps)):
+        x = positions[number]
+        reconstruction, tape = denoiser.forward(x)
+        noise = ops.normal(x.shape[1:], key=key, sample_index=sample_index, step=number, dtype=denoiser.dtype)
+        dx, dresidual = ops.langevin_step_vjp(dy, x, reconstruction - x, noise, **settings_of_step)
+        through_denoiser, _ = denoiser.backward(tape, dresidual)
+        dy = dx - dresidual + through_denoiser
+    return dy

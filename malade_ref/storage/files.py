@@ -1,0 +1,457 @@
+"""Whole files, safe names and canonical JSON.
+
+A file is written aside, under another name in the same folder, flushed to the disk, and only then given its
+name. Whoever is killed, or runs out of disk, leaves the old file or none: never half of one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from malade_ref.checks import InputError
+
+MAX_JSON_BYTES = 1 << 24
+MAX_DEPTH = 16
+
+_ABSENT = object()
+_SEGMENT = re.compile(r"[A-Za-z0-9_+=,-][A-Za-z0-9_.+=,-]{0,99}")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+
+
+def atomic_write(path: str | Path, content: bytes | str) -> None:
+    """Write a file so that at every moment ``path`` is the old content or the new, whole.
+
+    Parameters
+    ----------
+    path : path
+        Its folder must exist.
+    content : bytes or str
+        Text is written as UTF-8, line ends as they are.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or the folder cannot be written. What was at ``path`` is untouched and nothing
+        is left beside it.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with aside(Path(path)) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[io.FileIO]:
+    """Open a new file beside ``path``; make it durable and give it the name, or remove it.
+
+    Parameters
+    ----------
+    path : path
+        The name that the file gets when the ``with`` block ends; its folder must exist.
+
+    Yields
+    ------
+    io.FileIO
+        The new file, to read and write; unbuffered.
+
+    Raises
+    ------
+    InputError
+        If the block raises OSError, or the file cannot be created, flushed or renamed.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        # 0o666 less the umask, as any other file; tempfile would make it private.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with io.FileIO(descriptor, "r+") as file:
+                yield file
+                os.fsync(descriptor)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a rename is on the disk only after this."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder, and say so thus
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Create a folder and its parents, durably; one that exists is fine.
+
+    Parameters
+    ----------
+    folder : path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If a parent is a file or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(folder)
+        _sync_folder(folder.parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what killed writers left aside; only who alone writes to a folder may call this.
+
+    Parameters
+    ----------
+    folder : path
+        The folder; those below it are swept too.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be removed.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if is_temporary(name):
+                try:
+                    os.unlink(os.path.join(parent, name))
+                except OSError as error:
+                    raise cannot_write(Path(parent, name), error) from error
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that :func:`aside` gives to a file it has not finished.
+
+    Parameters
+    ----------
+    name : str
+        Without a folder.
+
+    Returns
+    -------
+    bool
+        Whether a killed writer left it.
+    """
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def cannot_write(path: str | Path, error: OSError) -> InputError:
+    """The complaint about a failed write.
+
+    Parameters
+    ----------
+    path : path
+        What was to be written.
+    error : OSError
+        What the system said.
+
+    Returns
+    -------
+    InputError
+        One line: what, where, how to mend it.
+    """
+    mend = {
+        errno.ENOSPC: "free some space or choose another folder",
+        errno.EDQUOT: "free some space or choose another folder",
+        errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose another folder",
+        errno.EACCES: "make the folder writable or choose another",
+        errno.EPERM: "make the folder writable or choose another",
+        errno.EROFS: "choose a folder that can be written",
+        errno.ENOENT: "create the folder first",
+        errno.ENOTDIR: "choose a path whose parents are folders",
+        errno.EEXIST: "choose another name",
+        errno.EISDIR: "choose a name that is not a folder's",
+    }.get(error.errno or 0, "check the disk or choose another folder")
+    return InputError(f"{path}: cannot be written ({one_line(error)}); {mend}; nothing was overwritten")
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line.
+
+    Parameters
+    ----------
+    error : BaseException
+        The exception.
+
+    Returns
+    -------
+    str
+        At most 200 characters.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
+def check_name(what: str, name: str) -> str:
+    """Let only safe relative names pass, such as ``"cnn/pgd-eps0.3"``.
+
+    Parameters
+    ----------
+    what : str
+        What is named, for the complaint.
+    name : str
+        At most 16 segments joined by slashes. Segments are of letters, digits and ``_ . + = , -`` and do not
+        start with a dot, so that no name leads out of its folder or to a hidden file.
+
+    Returns
+    -------
+    str
+        The name.
+
+    Raises
+    ------
+    InputError
+        If the name is not of this form.
+    """
+    segments = name.split("/")
+    if len(segments) > MAX_DEPTH or not all(_SEGMENT.fullmatch(segment) for segment in segments):
+        raise InputError(
+            f"{what}: expected names of letters, digits and _.+=,- joined by '/', none starting with a dot; "
+            f"got {name!r}"
+        )
+    return name
+
+
+def to_json(what: str, value: Any, *, indent: int | None = 2) -> str:
+    """Canonical JSON: keys are sorted, so that equal values give equal text.
+
+    Parameters
+    ----------
+    what : str
+        What is stored, for the complaint.
+    value : object
+        Dicts with string keys, lists, tuples, strings, booleans, None and finite numbers.
+    indent : int, optional
+        Spaces to indent by; None for one line.
+
+    Returns
+    -------
+    str
+        The text, without an end of line.
+
+    Raises
+    ------
+    InputError
+        If ``value`` holds something JSON has no word for (an array, a date, NaN, a key that is no string).
+    """
+    try:
+        _check_keys(value)
+        separators = (",", ":") if indent is None else None
+        text = json.dumps(
+            value, sort_keys=True, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False
+        )
+        text.encode()  # half of a surrogate pair is a string for Python, and nothing for a file
+        return text
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{what}: cannot be stored as JSON ({one_line(error)}); use plain values") from error
+
+
+def _check_keys(value: Any) -> None:
+    """Raise TypeError on a key that is no string: json would turn 1 into "1" without a word."""
+    items: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        items = value.values()
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"key {key!r} is not a string")
+    elif isinstance(value, list | tuple):
+        items = value
+    for item in items:
+        _check_keys(item)
+
+
+def from_json(
+    what: str, text: bytes | str, *, mend: str = "restore the file from a copy"
+) -> dict[str, Any]:
+    """Parse a JSON object from a file that may be hostile.
+
+    Parameters
+    ----------
+    what : str
+        Where the text is from, for the complaint.
+    text : bytes or str
+        At most 16 MiB.
+    mend : str
+        How to mend it, for the complaint.
+
+    Returns
+    -------
+    dict
+        The object.
+
+    Raises
+    ------
+    InputError
+        If it is too long, not UTF-8, not JSON, not an object, nested too deep or not finite.
+    """
+    try:
+        if len(text) > MAX_JSON_BYTES:
+            raise ValueError(f"{len(text)} bytes, more than {MAX_JSON_BYTES}")
+        value = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what}: not valid JSON ({one_line(error)}); {mend}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{what}: expected a JSON object, got {type(value).__name__}; {mend}")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
+    """Where two JSON values differ.
+
+    Parameters
+    ----------
+    old, new : object
+        As :func:`from_json` gives them.
+    key : str
+        The name of the whole.
+
+    Yields
+    ------
+    tuple of str
+        Key (such as ``attacks[1].eps``), old and new value as JSON, each ``(absent)`` where there is none.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs = [(f"{key}.{name}".lstrip("."), name) for name in sorted(old.keys() | new.keys())]
+        for where, name in pairs:
+            yield from differences(old.get(name, _ABSENT), new.get(name, _ABSENT), where)
+    elif isinstance(old, list) and isinstance(new, list):
+        for i in range(max(len(old), len(new))):
+            before, now = (items[i] if i < len(items) else _ABSENT for items in (old, new))
+            yield from differences(before, now, f"{key}[{i}]")
+    else:
+        texts = ["(absent)" if value is _ABSENT else to_json(key, value, indent=None) for value in (old, new)]
+        if texts[0] != texts[1]:
+            yield key, texts[0], texts[1]
+
+
+def load_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Parameters
+    ----------
+    path : path
+        The file, at most 16 MiB.
+
+    Returns
+    -------
+    dict
+        The object.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or as in :func:`from_json`.
+    """
+    with open_regular(path) as file:
+        try:
+            text = file.read(MAX_JSON_BYTES + 1)
+        except OSError as error:
+            raise cannot_read(path, error) from error
+    return from_json(str(path), text)
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of the bytes of a file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    with open_regular(path) as file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise cannot_read(path, error) from error
+
+
+def open_regular(path: str | Path) -> io.BufferedReader:
+    """Open a file for reading; a folder, a pipe or a device is an error, not a wait.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    io.BufferedReader
+        The file, open; its user closes it.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file")
+        return open(descriptor, "rb")
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+def cannot_read(path: str | Path, error: OSError) -> InputError:
+    """The complaint about a failed read.
+
+    Parameters
+    ----------
+    path : path
+        What was to be read.
+    error : OSError
+        What the system said.
+
+    Returns
+    -------
+    InputError
+        One line: what, where, how to mend it.
+    """
+    mend = "check the path" if error.errno == errno.ENOENT else "check the file and its permissions"
+    return InputError(f"{path}: cannot be read ({one_line(error)}); {mend}")

@@ -1,0 +1,582 @@
+"""The *record*: named arrays and a JSON object in one HDF5 file. Models and outcomes are kept as records.
+
+::
+
+    /           attributes: format ("malade-<kind>"), version, sha256
+    /meta       the JSON object, as UTF-8 text
+    /<name>     an array: contiguous, little-endian, not compressed; a name may hold '/'
+
+Equal contents give equal bytes: HDF5 keeps no times, the version of the file format is fixed, names are
+sorted. ``sha256`` covers names, dtypes, shapes, bytes and JSON, and is checked on loading.
+
+Files may come from strangers. There is no pickle; an array may not be compressed, in pieces, elsewhere or a
+link; and no claimed size is believed before the file turns out to be large enough for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from malade_ref.checks import InputError
+from malade_ref.storage.files import (
+    MAX_JSON_BYTES,
+    aside,
+    check_name,
+    from_json,
+    one_line,
+    open_regular,
+    to_json,
+)
+
+FORMAT_VERSION = 1
+MAX_NAMES = 100_000
+
+# The first version of HDF5's file format whose metadata carries checksums and has not changed since.
+_LIBVER = ("v110", "v110")
+_BLOCK_BYTES = 1 << 22
+
+
+class Record(NamedTuple):
+    """Named arrays and a JSON-able dict: what one file holds.
+
+    Attributes
+    ----------
+    arrays : dict of str to ndarray
+        Booleans, integers or floats of at most 8 bytes, any shape.
+    meta : dict
+        Anything JSON can say; numbers are finite.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    meta: Mapping[str, Any] = {}
+
+
+def save_record(
+    path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None = None, *, kind: str
+) -> None:
+    """Write a record, atomically; equal contents give equal bytes.
+
+    Parameters
+    ----------
+    path : path
+        Its folder must exist.
+    arrays : mapping of str to ndarray
+        Booleans, integers or floats of at most 8 bytes, any shape, any strides and byte order.
+    meta : mapping, optional
+        JSON-able, of finite numbers, at most 16 MiB.
+    kind : str
+        What the record is, for instance ``"shard"``; :func:`load_record` must be told the same.
+
+    Raises
+    ------
+    InputError
+        If a name, a dtype or ``meta`` cannot be stored, or the file cannot be written.
+    """
+    host = {name: np.asarray(array) for name, array in arrays.items()}
+    with write_record(path, meta, kind=kind) as writer:
+        for name in sorted(host):
+            writer.create(name, host[name].shape, host[name].dtype)
+        for name in sorted(host):
+            writer.append(name, host[name])
+
+
+def load_record(
+    path: str | Path, *, kind: str, mend: str = "restore it from a copy or make it again"
+) -> Record:
+    """Read a whole record and check its content against its SHA-256.
+
+    Parameters
+    ----------
+    path : path
+        A file that may be truncated, damaged, foreign or hostile.
+    kind : str
+        What :func:`save_record` was told.
+    mend : str
+        How to mend a damaged file, for the complaint.
+
+    Returns
+    -------
+    Record
+        Arrays in native byte order, C-contiguous, and the JSON object.
+
+    Raises
+    ------
+    InputError
+        If the file is not a whole record of this kind and version.
+    """
+    with open_record(path, kind=kind, mend=mend) as reader:
+        arrays = {name: reader.read(name) for name in reader.names}
+        reader._check({name: _digest(array) for name, array in arrays.items()})
+        return Record(arrays, reader.meta)
+
+
+class RecordWriter:
+    """Writes a record piece by piece, so that memory need hold one piece only.
+
+    Made by :func:`write_record`.
+
+    Parameters
+    ----------
+    file : h5py.File
+        The file, open for writing, its header and JSON written.
+    sink : io.RawIOBase
+        What ``file`` writes to.
+    path : path
+        The name the file will get, for complaints.
+    """
+
+    def __init__(self, file: h5py.File, sink: _Sink, path: Path) -> None:
+        self._file, self._sink, self._path = file, sink, path
+        self._rows: dict[str, int] = {}
+        self._digests: dict[str, Any] = {}
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+        """Announce an array.
+
+        Parameters
+        ----------
+        name : str
+            Its name, see :func:`check_name`. Names must come in an order that does not depend on chance.
+        shape : tuple of int
+            Its shape.
+        dtype : dtype
+            Booleans, integers or floats of at most 8 bytes.
+
+        Raises
+        ------
+        InputError
+            If the name or the dtype cannot be stored, or the name is taken.
+        """
+        label = f"{self._path}: array {name}"
+        check_name(f"{self._path}: array", name)
+        dtype = np.dtype(dtype)
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise InputError(
+                f"{label}: expected booleans, integers or floats of at most 8 bytes, got {dtype}"
+            )
+        if name in self._file or any(name.startswith(taken + "/") for taken in ("meta", *self._rows)):
+            raise InputError(f"{label}: the name is taken, or a part of it; choose another")
+        self._file.create_dataset(name, shape=shape, dtype=dtype.newbyteorder("<"), track_times=False)
+        self._rows[name] = 0
+        self._digests[name] = hashlib.sha256()
+
+    def append(self, name: str, rows: NDArray[Any]) -> None:
+        """Write the next rows of an array.
+
+        Parameters
+        ----------
+        name : str
+            An array that was announced.
+        rows : ndarray
+            Rows along its first axis, or the whole of an array that has no axes.
+
+        Raises
+        ------
+        InputError
+            If they do not fit.
+        """
+        dataset = self._file[name]
+        block = np.asarray(rows, dtype=rows.dtype.newbyteorder("<"), order="C")
+        first = self._rows[name]
+        last = first + (block.shape[0] if block.ndim else 1)
+        total = dataset.shape[0] if dataset.ndim else 1
+        same_rows = block.ndim == dataset.ndim and block.shape[1:] == dataset.shape[1:]
+        if not same_rows or block.dtype != dataset.dtype or last > total:
+            raise InputError(
+                f"{self._path}: array {name}: rows {block.dtype} {block.shape} at {first} do not fit into "
+                f"{dataset.dtype} {dataset.shape}"
+            )
+        self._digests[name].update(_buffer(block))
+        self._rows[name] = last
+        if block.size:
+            dataset[(slice(first, last),) if block.ndim else ()] = block
+        if self._sink.error is not None:
+            raise self._sink.error
+
+    def _close(self) -> None:
+        """Sign the content; every announced array must be complete."""
+        for name, rows in self._rows.items():
+            shape = self._file[name].shape
+            if rows != (shape[0] if shape else 1):
+                raise InputError(f"{self._path}: array {name}: only {rows} rows were written of {shape}")
+        digests = {name: digest.hexdigest() for name, digest in self._digests.items()}
+        self._file.attrs["sha256"] = np.bytes_(_content_sha256(self._file, digests))
+
+
+@contextmanager
+def write_record(
+    path: str | Path, meta: Mapping[str, Any] | None = None, *, kind: str
+) -> Iterator[RecordWriter]:
+    """Write a record piece by piece: ``create`` every array, then ``append`` its rows in order.
+
+    The file appears, whole, when the ``with`` block ends; if that raises, nothing is left behind.
+
+    Parameters
+    ----------
+    path : path
+        Its folder must exist.
+    meta : mapping, optional
+        JSON-able, of finite numbers, at most 16 MiB.
+    kind : str
+        What the record is, for instance ``"outcomes"``.
+
+    Yields
+    ------
+    RecordWriter
+        To create and append with.
+
+    Raises
+    ------
+    InputError
+        If ``meta`` cannot be stored, an array is incomplete, or the file cannot be written.
+    """
+    path = Path(path)
+    text = to_json(f"{path}: meta", dict(meta or {}), indent=None).encode()
+    if len(text) > MAX_JSON_BYTES:
+        raise InputError(
+            f"{path}: meta: {len(text)} bytes of JSON, at most {MAX_JSON_BYTES}; store arrays as arrays"
+        )
+    with aside(path) as raw:
+        sink = _Sink(raw)
+        try:
+            with h5py.File(sink, "w", libver=_LIBVER, track_order=False) as file:
+                file.attrs["format"] = np.bytes_(f"malade-{check_name('kind', kind)}")
+                file.attrs["version"] = np.int64(FORMAT_VERSION)
+                string = h5py.string_dtype("utf-8", len(text))
+                file.create_dataset("meta", data=np.array(text, dtype=string), track_times=False)
+                writer = RecordWriter(file, sink, path)
+                yield writer
+                writer._close()
+        finally:
+            # Whatever HDF5 made of it, the disk's complaint came first.
+            if sink.error is not None:
+                raise sink.error
+
+
+class _Sink(io.RawIOBase):
+    """The file HDF5 writes to; it keeps the first failure instead of raising it.
+
+    HDF5 cannot let go of a file it failed to flush: it would try again at the process's end, and crash. So it
+    is told that all went well, and :func:`write_record` throws the file away and raises ``error``.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._descriptor = file.fileno()
+        self._position = 0
+        self._size = 0
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (self._size if whence == io.SEEK_END else 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = b"" if self.error else os.pread(self._descriptor, len(buffer), self._position)
+        buffer[: len(data)] = data
+        return len(buffer)
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        end = self._position + len(view)
+        try:
+            while view and self.error is None:
+                view = view[os.pwrite(self._descriptor, view, end - len(view)) :]
+        except OSError as error:
+            self.error = error
+        self._position, self._size = end, max(self._size, end)
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._size = self._position if size is None else size
+        try:
+            if self.error is None:
+                os.ftruncate(self._descriptor, self._size)
+        except OSError as error:
+            self.error = error
+        return self._size
+
+
+class RecordReader:
+    """A record, open for reading in slices; a context manager.
+
+    Made by :func:`open_record`.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    kind : str
+        What :func:`save_record` was told.
+    mend : str
+        How to mend a damaged file, for the complaint.
+
+    Attributes
+    ----------
+    meta : dict
+        The JSON object.
+    names : tuple of str
+        The arrays' names, sorted.
+
+    Raises
+    ------
+    InputError
+        If the file is not a record of this kind and version.
+    """
+
+    meta: dict[str, Any]
+    names: tuple[str, ...]
+
+    def __init__(self, path: str | Path, *, kind: str, mend: str) -> None:
+        self._path, self._mend = Path(path), mend
+        with ExitStack() as stack, self._damage():
+            raw = stack.enter_context(open_regular(path))
+            self._file = stack.enter_context(h5py.File(raw, "r"))
+            self._check_header(kind)
+            self._datasets = _datasets(f"{path}: array", self._file, os.fstat(raw.fileno()).st_size)
+            self.names = tuple(sorted(self._datasets))
+            self.meta = self._read_meta()
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> RecordReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._open.close()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Returns
+        -------
+        tuple of int
+            Its shape.
+        """
+        return tuple(self._dataset(name).shape)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Dtype of an array.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Returns
+        -------
+        dtype
+            In native byte order.
+        """
+        dtype: np.dtype[Any] = np.dtype(self._dataset(name).dtype).newbyteorder("=")
+        return dtype
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> NDArray[Any]:
+        """Rows of an array.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+        first, last : int, optional
+            Which rows, as in a slice; by default all. An array without axes is read whole.
+
+        Returns
+        -------
+        ndarray
+            In native byte order, C-contiguous.
+
+        Raises
+        ------
+        InputError
+            If there is no such array, or the file is damaged.
+        """
+        dataset = self._dataset(name)
+        with self._damage():
+            values = dataset[first:last] if dataset.ndim else dataset[()]
+            return np.asarray(values, dtype=self.dtype(name))
+
+    def verify(self) -> None:
+        """Check the content against its SHA-256, block by block.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged.
+        """
+        digests = {}
+        for name in self.names:
+            shape = self.shape(name)
+            row_bytes = math.prod(shape[1:]) * self.dtype(name).itemsize
+            step = max(1, _BLOCK_BYTES // max(1, row_bytes))
+            digest = hashlib.sha256()
+            for first in range(0, shape[0] if shape else 1, step):
+                digest.update(_buffer(self.read(name, first, first + step)))
+            digests[name] = digest.hexdigest()
+        self._check(digests)
+
+    def _check(self, digests: Mapping[str, str]) -> None:
+        """Raise unless the SHA-256 of each array's bytes gives the record's."""
+        with self._damage():
+            if _content_sha256(self._file, digests) != self._attribute("sha256", "S"):
+                raise RuntimeError("its content does not match its SHA-256")
+
+    def _dataset(self, name: str) -> Any:
+        if name not in self._datasets:
+            raise InputError(
+                f"{self._path}: no array named {name!r}; it has {', '.join(self.names) or 'none'}"
+            )
+        return self._datasets[name]
+
+    def _check_header(self, kind: str) -> None:
+        found = self._attribute("format", "S")
+        if found != f"malade-{kind}":
+            raise InputError(
+                f"{self._path}: expected a malade-{kind} file, got {found!r}; choose another file"
+            )
+        version = self._attribute("version", "i")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{self._path}: version {version} of the format, this malade reads {FORMAT_VERSION}; "
+                "use the malade that wrote it, or make it again"
+            )
+
+    def _attribute(self, name: str, kind: str) -> str | int:
+        """One small attribute of the header; its size is looked at before it is read."""
+        if name not in self._file.attrs:
+            raise RuntimeError(f"it has no {name}")
+        claimed = self._file.attrs.get_id(name)
+        if claimed.shape != () or claimed.dtype.kind != kind or claimed.dtype.itemsize > 256:
+            raise RuntimeError(f"its {name} is not as malade writes it")
+        value = self._file.attrs[name]
+        return value.decode("ascii") if kind == "S" else int(value)
+
+    def _read_meta(self) -> dict[str, Any]:
+        text = self._file["meta"]
+        if text.shape != () or text.dtype.kind != "S" or text.dtype.itemsize > MAX_JSON_BYTES:
+            raise RuntimeError("its JSON is missing")
+        return from_json(f"{self._path}: meta", bytes(text[()]), mend=self._mend)
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """HDF5 reports damage as almost any exception; here it becomes one line."""
+        try:
+            yield
+        except InputError:
+            raise
+        except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
+            reason = one_line(error)
+            raise InputError(f"{self._path}: not a whole malade file ({reason}); {self._mend}") from error
+
+
+def open_record(
+    path: str | Path, *, kind: str, mend: str = "restore it from a copy or make it again"
+) -> RecordReader:
+    """Open a record to read it in slices; ``verify()`` checks the whole of it.
+
+    Parameters
+    ----------
+    path : path
+        A file that may be truncated, damaged, foreign or hostile.
+    kind : str
+        What :func:`save_record` was told.
+    mend : str
+        How to mend a damaged file, for the complaint.
+
+    Returns
+    -------
+    RecordReader
+        A context manager; errors are those of :func:`load_record`.
+    """
+    return RecordReader(path, kind=kind, mend=mend)
+
+
+def _datasets(what: str, file: h5py.File, file_bytes: int) -> dict[str, Any]:
+    """Every array of a file, after checking that it holds nothing but plain arrays it has room for."""
+    found: dict[str, Any] = {}
+    total = visited = 0
+    groups = [("", file["/"])]
+    while groups:
+        prefix, group = groups.pop()
+        for key in group:
+            visited += 1
+            name = check_name(what, prefix + key)
+            if visited > MAX_NAMES:
+                raise RuntimeError(f"more than {MAX_NAMES} names")
+            # A soft or external link could lead to another file, a second hard link back up into a loop.
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                raise RuntimeError(f"{name} is a link")
+            item = group[key]
+            if isinstance(item, h5py.Group):
+                groups.append((name + "/", item))
+                continue
+            if not isinstance(item, h5py.Dataset):
+                raise RuntimeError(f"{name} is not an array")
+            total += _checked_bytes(name, item)
+            if total > file_bytes:
+                raise RuntimeError(f"it claims {total} bytes of arrays and has {file_bytes}")
+            if name != "meta":
+                found[name] = item
+    return found
+
+
+def _checked_bytes(name: str, dataset: Any) -> int:
+    """Size of an array in bytes, after checking how the file stores it."""
+    layout = dataset.id.get_create_plist()
+    if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count() or dataset.shape is None:
+        raise RuntimeError(f"{name} is not stored in one piece")
+    dtype = np.dtype(dataset.dtype)
+    if name != "meta" and (dtype.kind not in "biuf" or dtype.itemsize > 8):
+        raise RuntimeError(f"{name} has dtype {dtype}")
+    size: int = math.prod(dataset.shape) * dtype.itemsize
+    if dataset.id.get_storage_size() != size:
+        raise RuntimeError(f"{name} claims {size} bytes and has {dataset.id.get_storage_size()}")
+    return size
+
+
+def _content_sha256(file: h5py.File, digests: Mapping[str, str]) -> str:
+    """SHA-256 of a record's content, from those of its arrays' bytes."""
+    arrays = [
+        [name, str(file[name].dtype), list(file[name].shape), digests[name]] for name in sorted(digests)
+    ]
+    header = {
+        "format": file.attrs["format"].decode(),
+        "version": int(file.attrs["version"]),
+        "meta": hashlib.sha256(bytes(file["meta"][()])).hexdigest(),
+        "arrays": arrays,
+    }
+    return hashlib.sha256(to_json("record", header, indent=None).encode()).hexdigest()
+
+
+def _digest(array: NDArray[Any]) -> str:
+    """SHA-256 of an array's bytes, row by row, little-endian."""
+    return hashlib.sha256(_buffer(array)).hexdigest()
+
+
+def _buffer(array: NDArray[Any]) -> Any:
+    """An array's bytes, row by row, little-endian."""
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C").reshape(-1).view(np.uint8).data

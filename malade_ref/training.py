@@ -1,0 +1,540 @@
+r"""Training: classifiers, denoisers, supervised denoisers, and adversarial training.
+
+`fit` runs any *objective*: a function of one batch that gives the sums of its losses over samples and the gradients of
+the mean loss. The four objectives, with x an image, y its label, f the classifier, r the denoiser:
+
+    Classification          -log softmax(f(x))_y
+    Adversarial             the same at the image an attack found
+    Denoising               ||r(x + v) - x||^2,                       v ~ N(0, sigma^2 I)
+    SupervisedDenoising     ||r(x + v) - x||^2 + 2 sigma^2 w J(r(x + v), y),     J the cross entropy of a frozen f
+
+Norms are sums over pixels; w is 1 in the paper. The noisy input is never clipped: Tweedie's formula would not hold.
+
+Everything random is a function of (seed, epoch, sample): a run that was interrupted, in the middle of an epoch too, and
+taken up again from its checkpoint ends with the same weights, bit for bit, as one that was not.
+
+References
+----------
+.. [1] Vincent, "A connection between score matching and denoising autoencoders", Neural Computation 23(7), 2011.
+.. [2] Srinivasan et al., "Robustifying models against adversarial attacks by Langevin dynamics", eq. (11) with the sign
+   of eq. (14): the paper's minus sign before J would reward misclassification without bound.
+.. [3] Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+.. [4] Wong, Rice, Kolter, "Fast is better than free", ICLR 2020: adversarial training with one random-start step.
+.. [5] Smith, Topin, "Super-convergence", 2018: the one-cycle schedule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from .arrays import Array
+from .checkpoint import load_state, save_state
+from .checks import InputError, check_choice, check_count, check_number
+from .network import Network, Parameters
+
+History = dict[str, list[float]]
+Progress = Callable[[float, str], None]
+Images = tuple[Array, Array]
+
+SCHEDULES = ("one-cycle", "cosine", "constant")
+OPTIMIZERS = ("adam", "sgd")
+
+
+class Fitted(NamedTuple):
+    """A trained network.
+
+    Attributes
+    ----------
+    network : Network
+        With its final parameters.
+    history : dict of str to list of float
+        One number an epoch: "epoch", "loss", further sums of the objective, "validation_..." of each, "learning_rate".
+    """
+
+    network: Network
+    history: History
+
+
+class Batch(NamedTuple):
+    """One batch as an objective sees it.
+
+    Attributes
+    ----------
+    x : array of shape (n, c, h, w)
+        Images.
+    y : array of shape (n,), integer
+        Labels.
+    sample_index : array of shape (n,), integer
+        Numbers of the samples in the training set; address their noise.
+    epoch : int
+        Number of the epoch, from 0.
+    seed : int
+        Of all random choices.
+    """
+
+    x: Array
+    y: Array
+    sample_index: Array
+    epoch: int
+    seed: int
+
+    def part(self, part: slice) -> Batch:
+        """Return some samples of the batch."""
+        return Batch(self.x[part], self.y[part], self.sample_index[part], self.epoch, self.seed)
+
+
+class SliceResult(NamedTuple):
+    """What an objective gives for some samples.
+
+    Attributes
+    ----------
+    sums : dict of str to float
+        Sums over the samples: "loss" and what else is worth following.
+    gradients : dict of str to array
+        Gradients of the sum of the losses; empty if they were not asked for.
+    tape : list
+        Of the trained network's forward pass.
+    """
+
+    sums: dict[str, float]
+    gradients: Parameters
+    tape: list[Any]
+
+
+class Objective(Protocol):
+    """What `fit` minimises."""
+
+    def prepare(self, network: Network, batch: Batch) -> Batch:
+        """Return the batch to train on; an attack may replace its images."""
+        ...
+
+    def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
+        """Return losses of some samples, and gradients when training."""
+        ...
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Cross entropy of a classifier."""
+
+    def prepare(self, network: Network, batch: Batch) -> Batch:
+        """Return the batch as it is."""
+        return batch
+
+    def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
+        """Return the sums "loss" and "accuracy", and gradients when training."""
+        ops = network.ops
+        logits, tape = network.forward(batch.x, training=training)
+        losses = ops.softmax_cross_entropy(logits, batch.y)
+        correct = ops.argmax(logits) == batch.y
+        sums = {"loss": float(losses.sum()), "accuracy": float(correct.sum())}
+        if not training:
+            return SliceResult(sums, {}, tape)
+        dlogits = ops.softmax_cross_entropy_vjp(ops.ones(batch.y.shape, network.dtype), logits, batch.y)
+        _, gradients = network.backward(tape, dlogits, need_dx=False, need_parameters=True)
+        return SliceResult(sums, gradients, tape)
+
+
+@dataclass(frozen=True)
+class Adversarial(Classification):
+    """Cross entropy at adversarial images (Madry et al.).
+
+    Parameters
+    ----------
+    attack : callable
+        ``attack(network, x, y, seed=..., sample_index=...)`` with an ``x_adv`` in its result.
+    """
+
+    attack: Callable[..., Any]
+
+    def prepare(self, network: Network, batch: Batch) -> Batch:
+        """Return the batch with the images that the attack found against the present weights."""
+        key = network.ops.derive_key(batch.seed, "adversarial-training", batch.epoch)
+        result = self.attack(network, batch.x, batch.y, seed=key[0] << 32 | key[1], sample_index=batch.sample_index)
+        return batch._replace(x=result.x_adv)
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Squared error of a denoiser (DAE).
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise, in pixel units, > 0.
+    """
+
+    sigma: float
+
+    def prepare(self, network: Network, batch: Batch) -> Batch:
+        """Return the batch as it is."""
+        return batch
+
+    def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
+        """Return the sums "loss" and "error", and gradients when training."""
+        output, tape, losses = self._reconstruct(network, batch, training)
+        sums = {"loss": float(losses.sum()), "error": float(losses.sum())}
+        if not training:
+            return SliceResult(sums, {}, tape)
+        doutput = network.ops.squared_error_vjp(network.ops.ones(batch.y.shape, network.dtype), output, batch.x)
+        _, gradients = network.backward(tape, doutput, need_dx=False, need_parameters=True)
+        return SliceResult(sums, gradients, tape)
+
+    def _reconstruct(self, network: Network, batch: Batch, training: bool) -> tuple[Array, list[Any], Array]:
+        ops, x = network.ops, batch.x
+        # Validation sees the same noise in every epoch, and noise that training never saw.
+        name, epoch = ("denoising", batch.epoch) if training else ("denoising-validation", 0)
+        noise = ops.normal(
+            x.shape[1:],
+            key=ops.derive_key(batch.seed, name),
+            sample_index=batch.sample_index,
+            step=epoch,
+            dtype=network.dtype,
+        )
+        output, tape = network.forward(x + self.sigma * noise, training=training)
+        return output, tape, ops.squared_error(output, x)
+
+
+@dataclass(frozen=True)
+class SupervisedDenoising(Denoising):
+    """Squared error plus the cross entropy of a frozen classifier at the reconstruction (sDAE).
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise, in pixel units, > 0.
+    classifier : Network
+        The classifier to be protected.
+    ce_weight : float
+        Factor w of 2 sigma^2 J; 1 is the paper.
+    """
+
+    classifier: Network
+    ce_weight: float = 1.0
+
+    def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
+        """Return the sums "loss", "error" and "cross_entropy", and gradients when training."""
+        ops = network.ops
+        output, tape, errors = self._reconstruct(network, batch, training)
+        logits, classifier_tape = self.classifier.forward(output)
+        weight = 2 * self.sigma**2 * self.ce_weight
+        error = float(errors.sum())
+        cross_entropy = float(ops.softmax_cross_entropy(logits, batch.y).sum())
+        sums = {"loss": error + weight * cross_entropy, "error": error, "cross_entropy": cross_entropy}
+        if not training:
+            return SliceResult(sums, {}, tape)
+        ones = ops.ones(batch.y.shape, network.dtype)
+        through_classifier = self.classifier.loss_gradient_of(logits, classifier_tape, batch.y).gradient
+        doutput = ops.squared_error_vjp(ones, output, batch.x) + weight * through_classifier
+        _, gradients = network.backward(tape, doutput, need_dx=False, need_parameters=True)
+        return SliceResult(sums, gradients, tape)
+
+
+def fit(
+    network: Network,
+    objective: Objective,
+    images: Array,
+    labels: Array,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    schedule: str = "one-cycle",
+    optimizer: str = "adam",
+    validation: Images | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    checkpoint_every: float = 20.0,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Train a network.
+
+    Parameters
+    ----------
+    network : Network
+        Where to start.
+    objective : Objective
+        What to minimise.
+    images : array of shape (n, c, h, w)
+        Training images, pixels in [0, 1], of the network's dtype.
+    labels : array of shape (n,), integer
+        Their classes.
+    epochs : int
+        Passes over the images; each in a fresh order. The last batch of a pass may be smaller.
+    batch_size : int
+        Images a step.
+    learning_rate : float
+        Peak of the schedule.
+    schedule : {"one-cycle", "cosine", "constant"}
+        Cosine up from 1/25 over the first 30% of the steps, then down to 0; down only; or neither.
+    optimizer : {"adam", "sgd"}
+        Adam with its standard decays, or gradient descent with momentum 0.9.
+    validation : tuple of (images, labels), optional
+        Evaluated after every epoch.
+    seed : int
+        Of the order and the noise.
+    checkpoint : Path, optional
+        File for interruptions: taken up if it is there, written about every ``checkpoint_every`` seconds, after every
+        epoch, and on an interrupt.
+    checkpoint_every : float
+        Seconds.
+    progress : callable, optional
+        Told the fraction done and a line of text.
+
+    Returns
+    -------
+    Fitted
+        The network and its history.
+
+    Raises
+    ------
+    InputError
+        If the images, the labels or a setting are not as expected, the loss is no longer finite, or the checkpoint
+        belongs to another training.
+    """
+    ops = network.ops
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    check_number("learning_rate", learning_rate, above=0)
+    check_choice("schedule", schedule, SCHEDULES)
+    check_choice("optimizer", optimizer, OPTIMIZERS)
+    num_classes = network.num_classes if len(network.output_shape) == 1 else 1 << 31
+    for name, (x, y) in {"training": (images, labels), **({"validation": validation} if validation else {})}.items():
+        ops.check_images(f"{name} images", x, network.input_shape)
+        ops.check_labels(f"{name} labels", y, len(x), num_classes)
+        if len(x) == 0:
+            raise InputError(f"{name} images: expected at least one, got none")
+    steps_per_epoch = -(-len(images) // batch_size)
+    settings = {
+        "architecture": network.architecture(),
+        "objective": _describe(objective),
+        "data": _fingerprint(network, {"images": images, "labels": labels}),
+        "start": _fingerprint(network, network.params),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "optimizer": optimizer,
+        "seed": seed,
+    }
+    state = _State.begin(network, optimizer)
+    if checkpoint is not None and checkpoint.exists():
+        state = _State.load(checkpoint, network, optimizer, settings)
+    saved = time.monotonic()
+    order_of = lru_cache(maxsize=1)(
+        lambda epoch: ops.permutation(len(images), key=ops.derive_key(seed, "order", epoch))
+    )
+    try:
+        while state.step < epochs * steps_per_epoch:
+            epoch, number = divmod(state.step, steps_per_epoch)
+            index = order_of(epoch)[number * batch_size : (number + 1) * batch_size]
+            rate = learning_rate * _schedule(schedule, (state.step + 0.5) / (epochs * steps_per_epoch))
+            batch = Batch(images[index], labels[index], index, epoch, seed)
+            state = _train_step(network, objective, batch, state, optimizer, rate)
+            if not math.isfinite(state.sums["loss"]):
+                raise InputError(
+                    f"learning_rate: the loss is not finite any more at step {state.step}; train with a smaller one"
+                )
+            last_of_epoch = number == steps_per_epoch - 1
+            if last_of_epoch:
+                state = _end_epoch(network, objective, validation, state, len(images), epoch, rate, seed)
+            due = time.monotonic() - saved > checkpoint_every or last_of_epoch
+            if checkpoint is not None and due:
+                state.save(checkpoint, network, settings)
+                saved = time.monotonic()
+            if progress is not None:
+                progress(state.step / (epochs * steps_per_epoch), _message(state, epochs, batch_size * (number + 1)))
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            state.save(checkpoint, network, settings)
+        raise
+    metadata = {**network.metadata, "training": {**settings, "steps": state.step}}
+    return Fitted(network.replace_params(state.params, metadata), state.history)
+
+
+def evaluate(
+    network: Network, objective: Objective, images: Array, labels: Array, *, seed: int = 0
+) -> dict[str, float]:
+    """Mean losses of an objective over images, without training.
+
+    Parameters
+    ----------
+    network : Network
+        What to evaluate.
+    objective : Objective
+        With which losses. Denoising noise is that of validation, addressed by position.
+    images : array of shape (n, c, h, w)
+        At least one.
+    labels : array of shape (n,), integer
+        Their classes.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    dict of str to float
+        "loss" and what else the objective follows; means over images.
+
+    Raises
+    ------
+    InputError
+        If there are no images.
+    """
+    if len(images) == 0:
+        raise InputError("images: expected at least one, got none")
+    whole = Batch(images, labels, network.ops.arange(len(images)), 0, seed)
+    results = network.ops.map_slices(
+        lambda part: objective.evaluate(network, whole.part(part), training=False).sums, len(images)
+    )
+    return {name: sum(sums[name] for sums in results) / len(images) for name in results[0]}
+
+
+class _State(NamedTuple):
+    """Everything that changes during a training, never modified in place.
+
+    `first` and `second` are the optimiser's running means (of SGD only the first); `sums` those of the present epoch.
+    """
+
+    step: int
+    params: Parameters
+    first: Parameters
+    second: Parameters
+    sums: dict[str, float]
+    history: History
+
+    @classmethod
+    def begin(cls, network: Network, optimizer: str) -> _State:
+        trained = {name: value for name, value in network.params.items() if network.trains(name)}
+        zeros = {name: network.ops.zeros(value.shape, network.dtype) for name, value in trained.items()}
+        return cls(0, network.params, zeros, dict(zeros) if optimizer == "adam" else {}, {}, {})
+
+    def save(self, path: Path, network: Network, settings: dict[str, Any]) -> None:
+        arrays = {
+            f"{group}/{name}": network.ops.to_host(value)
+            for group, values in (("params", self.params), ("first", self.first), ("second", self.second))
+            for name, value in values.items()
+        }
+        meta = {"settings": settings, "step": self.step, "sums": self.sums, "history": self.history}
+        save_state(path, arrays, meta)
+
+    @classmethod
+    def load(cls, path: Path, network: Network, optimizer: str, settings: dict[str, Any]) -> _State:
+        arrays, meta = load_state(path)
+        if meta.get("settings") != json.loads(json.dumps(settings)):
+            raise InputError(f"{path}: checkpoint of another training (settings or data); delete it to start anew")
+        fresh = cls.begin(network, optimizer)
+        groups: dict[str, Parameters] = {"params": {}, "first": {}, "second": {}}
+        for key, value in arrays.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = network.ops.asarray(value)
+        for group, expected in (("params", fresh.params), ("first", fresh.first), ("second", fresh.second)):
+            if groups[group].keys() != expected.keys():
+                raise InputError(f"{path}: checkpoint lacks parts of {group}; delete it to start anew")
+        return cls(int(meta["step"]), **groups, sums=dict(meta["sums"]), history=dict(meta["history"]))
+
+
+def _train_step(
+    network: Network, objective: Objective, batch: Batch, state: _State, optimizer: str, rate: float
+) -> _State:
+    ops = network.ops
+    network = network.replace_params(state.params)
+    batch = objective.prepare(network, batch)
+    size = len(batch.x)
+    # A network with batch statistics sees the batch in one piece.
+    slice_size = {"slice_size": size} if network.mixes_samples else {}
+    results = ops.map_slices(
+        lambda part: objective.evaluate(network, batch.part(part), training=True), size, **slice_size
+    )
+    sums = dict(state.sums)
+    for result in results:
+        for name, value in result.sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+    params = dict(state.params)
+    if network.mixes_samples:
+        params.update(network.updated_buffers(results[0].tape))
+    first, second = dict(state.first), dict(state.second)
+    for name in first:
+        gradient = results[0].gradients[name]
+        for result in results[1:]:
+            gradient = gradient + result.gradients[name]
+        gradient = gradient / size
+        if optimizer == "adam":
+            params[name], first[name], second[name] = ops.adam_step(
+                params[name], gradient, first[name], second[name], step=state.step + 1, learning_rate=rate
+            )
+        else:
+            params[name], first[name] = ops.sgd_step(params[name], gradient, first[name], learning_rate=rate)
+    return _State(state.step + 1, params, first, second, sums, state.history)
+
+
+def _end_epoch(
+    network: Network,
+    objective: Objective,
+    validation: Images | None,
+    state: _State,
+    num_images: int,
+    epoch: int,
+    rate: float,
+    seed: int,
+) -> _State:
+    """Write the epoch into the history and clear its sums."""
+    numbers = {"epoch": float(epoch + 1), "learning_rate": rate}
+    numbers |= {name: value / num_images for name, value in state.sums.items()}
+    if validation is not None:
+        means = evaluate(network.replace_params(state.params), objective, *validation, seed=seed)
+        numbers |= {f"validation_{name}": value for name, value in means.items()}
+    history = {name: [*state.history.get(name, []), value] for name, value in numbers.items()}
+    return state._replace(sums={}, history=history)
+
+
+def _schedule(name: str, fraction: float) -> float:
+    """Learning rate relative to its peak, at a fraction of the steps."""
+    if name == "constant":
+        return 1.0
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * fraction))
+    rise, start = 0.3, 1 / 25
+    if fraction < rise:
+        return start + (1 - start) * 0.5 * (1 - math.cos(math.pi * fraction / rise))
+    return 0.5 * (1 + math.cos(math.pi * (fraction - rise) / (1 - rise)))
+
+
+def _message(state: _State, epochs: int, seen: int) -> str:
+    if not state.sums:
+        shown = {name: values[-1] for name, values in state.history.items() if name not in ("epoch", "learning_rate")}
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        return f"epoch {len(state.history['epoch'])}/{epochs}: {numbers}"
+    numbers = ", ".join(f"{name} {value / seen:.4g}" for name, value in state.sums.items())
+    return f"epoch {len(state.history.get('epoch', [])) + 1}/{epochs}: {numbers}"
+
+
+def _describe(objective: Objective) -> dict[str, Any]:
+    """Return the objective as JSON, for checkpoints and metadata."""
+    description: dict[str, Any] = {"name": type(objective).__name__}
+    for name, value in vars(objective).items():
+        if isinstance(value, Network):
+            description[name] = _fingerprint(value, value.params)
+        elif callable(value):
+            keywords = getattr(value, "keywords", {})
+            description[name] = {"function": getattr(getattr(value, "func", value), "__name__", "?"), **keywords}
+        else:
+            description[name] = value
+    return description
+
+
+def _fingerprint(network: Network, arrays: dict[str, Array]) -> str:
+    """SHA-256 of arrays: tells one training from another."""
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        host = network.ops.to_host(value)
+        digest.update(f"{name} {host.dtype} {host.shape};".encode())
+        digest.update(host.tobytes())
+    return digest.hexdigest()

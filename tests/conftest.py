@@ -1,0 +1,24 @@
+"""Settings that hold for every test."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# "ci", the default: the same examples at every run and no time limit for one example, so that a slow or busy
+# machine cannot turn a passing test into a failing one. "explore" looks for new examples:
+# pytest --hypothesis-profile=explore
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile("ci")
+
+# No test opens a window.
+os.environ.setdefault("MPLBACKEND", "Agg")

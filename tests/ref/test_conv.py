@@ -1,0 +1,390 @@
+"""Convolutions against loops over windows, in all the forms that the code has, and their derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from malade_ref import ops
+from malade_ref.checks import InputError
+from malade_ref.ops import conv, conv_banded
+from malade_ref.ops.geometry import conv_geometry, resolve_pads, transpose_geometry
+from tests.strategies import ConvCase, Padding, conv_cases, floats_of_shape, pads_as_pairs
+from tests.tolerances import (
+    assert_close,
+    assert_no_alias,
+    assert_not_mutated,
+    assert_planted_caught,
+    directional_check,
+)
+
+# The forms of the arithmetic: which of the two products; how many numbers are laid out at once; below how many
+# channels the phases of a transposed convolution share a product.
+FORMS = {
+    "as it comes": {},
+    "windows, phases together": {"banded": False, "block": 200, "narrow": 1 << 30},
+    "windows, phases apart": {"banded": False, "block": 1, "narrow": 0},
+    "banded": {"banded": True},
+}
+
+
+@contextmanager
+def form(*, banded: bool | None = None, block: int = conv.WINDOW_BLOCK, narrow: int = conv.NARROW) -> Iterator[None]:
+    """Force a form."""
+    pays = conv_banded.pays if banded is None else lambda *_: banded
+    with (
+        mock.patch.object(conv_banded, "pays", pays),
+        mock.patch.object(conv, "WINDOW_BLOCK", block),
+        mock.patch.object(conv, "NARROW", narrow),
+    ):
+        yield
+
+
+# Textbook formulas, in float64 ------------------------------------------------------------------------------
+
+
+def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's rule in its own words: by the remainder of the size, the odd zero at the end."""
+    remainder = size % stride or stride
+    total = max(kernel - remainder, 0)
+    return total // 2, total - total // 2
+
+
+def pads_of(padding: Padding, size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, int]) -> Any:
+    explicit = pads_as_pairs(padding)
+    if explicit is not None:
+        return explicit
+    return tuple(same_pads(h, k, s) for h, k, s in zip(size, kernel, stride, strict=True))
+
+
+def textbook_conv(x: Any, weight: Any, stride: tuple[int, int], pads: Any) -> Any:
+    """The definition: each output pixel is the sum of a window times the kernel."""
+    (sh, sw), (_, _, kh, kw) = stride, weight.shape
+    xp = np.pad(x.astype("float64"), ((0, 0), (0, 0), *pads))
+    oh, ow = (xp.shape[2] - kh) // sh + 1, (xp.shape[3] - kw) // sw + 1
+    y = np.zeros((len(x), len(weight), oh, ow))
+    for i in range(oh):
+        for j in range(ow):
+            window = xp[:, :, i * sh : i * sh + kh, j * sw : j * sw + kw]
+            y[:, :, i, j] = np.einsum("ncuv,ocuv->no", window, weight.astype("float64"))
+    return y
+
+
+def textbook_conv_vjp(dy: Any, x: Any, weight: Any, stride: tuple[int, int], pads: Any) -> tuple[Any, Any]:
+    """Each output pixel sends its gradient back to its window, and to the kernel."""
+    (sh, sw), (_, _, kh, kw) = stride, weight.shape
+    dy, weight = dy.astype("float64"), weight.astype("float64")
+    xp = np.pad(x.astype("float64"), ((0, 0), (0, 0), *pads))
+    dxp, dweight = np.zeros_like(xp), np.zeros_like(weight)
+    for i in range(dy.shape[2]):
+        for j in range(dy.shape[3]):
+            window = np.s_[:, :, i * sh : i * sh + kh, j * sw : j * sw + kw]
+            dxp[window] += np.einsum("no,ocuv->ncuv", dy[:, :, i, j], weight)
+            dweight += np.einsum("no,ncuv->ocuv", dy[:, :, i, j], xp[window])
+    (top, _), (left, _) = pads
+    return dxp[:, :, top : top + x.shape[2], left : left + x.shape[3]], dweight
+
+
+def textbook_transpose(case: ConvCase) -> Any:
+    """The definition: each input pixel stamps the kernel onto a canvas, which is then cropped."""
+    x, weight = case.x.astype("float64"), case.weight.astype("float64")
+    (n, _, h, w), (_, o, kh, kw), (sh, sw) = x.shape, weight.shape, case.stride
+    canvas = np.zeros((n, o, (h + 1) * sh + kh, (w + 1) * sw + kw))
+    for i in range(h):
+        for j in range(w):
+            stamps = np.einsum("nc,couv->nouv", x[:, :, i, j], weight)
+            canvas[:, :, i * sh : i * sh + kh, j * sw : j * sw + kw] += stamps
+    (top, bottom), (left, right) = transpose_pads(case)
+    if case.padding == "same":
+        oh, ow = h * sh, w * sw
+    else:
+        oh = (h - 1) * sh + kh - top - bottom + case.output_padding[0]
+        ow = (w - 1) * sw + kw - left - right + case.output_padding[1]
+    return canvas[:, :, top : top + oh, left : left + ow]
+
+
+def transpose_pads(case: ConvCase) -> Any:
+    large = tuple(h * s for h, s in zip(case.x.shape[2:], case.stride, strict=True))
+    return pads_of(case.padding, large, case.weight.shape[2:], case.stride)
+
+
+# The checks, of any function in the op's place, so that planted errors can be shown to them ------------------
+
+
+def check_conv2d(conv2d: Any, case: ConvCase) -> None:
+    x, weight, stride = case.x, case.weight, case.stride
+    pads = pads_of(case.padding, x.shape[2:], weight.shape[2:], stride)
+    with assert_not_mutated(x, weight):
+        y = conv2d(x, weight, stride=stride, padding=case.padding)
+    assert_no_alias(y, x, weight)
+    scale = textbook_conv(np.abs(x), np.abs(weight), stride, pads)
+    assert_close(y, textbook_conv(x, weight, stride, pads), op="conv2d", dtype=str(x.dtype), scale=scale)
+
+
+def check_conv2d_vjp(conv2d_vjp: Any, case: ConvCase, dy: Any) -> None:
+    x, weight, stride = case.x, case.weight, case.stride
+    pads = pads_of(case.padding, x.shape[2:], weight.shape[2:], stride)
+    with assert_not_mutated(dy, x, weight):
+        results = conv2d_vjp(dy, x, weight, stride=stride, padding=case.padding)
+    scales = textbook_conv_vjp(np.abs(dy), np.abs(x), np.abs(weight), stride, pads)
+    expected = textbook_conv_vjp(dy, x, weight, stride, pads)
+    for result, wanted, scale in zip(results, expected, scales, strict=True):
+        assert_no_alias(result, dy, x, weight)
+        assert_close(result, wanted, op="conv2d_vjp", dtype=str(x.dtype), scale=scale)
+
+
+def check_conv_transpose2d(conv_transpose2d: Any, case: ConvCase) -> None:
+    settings = {"stride": case.stride, "padding": case.padding, "output_padding": case.output_padding}
+    with assert_not_mutated(case.x, case.weight):
+        y = conv_transpose2d(case.x, case.weight, **settings)
+    assert_no_alias(y, case.x, case.weight)
+    scale = textbook_transpose(case._replace(x=np.abs(case.x), weight=np.abs(case.weight)))
+    assert_close(y, textbook_transpose(case), op="conv_transpose2d", dtype=str(case.x.dtype), scale=scale)
+
+
+def check_conv_transpose2d_vjp(conv_transpose2d_vjp: Any, case: ConvCase, dy: Any) -> None:
+    """With a convolution in the opposite direction: the op is its adjoint."""
+    settings = {"stride": case.stride, "padding": case.padding, "output_padding": case.output_padding}
+    with assert_not_mutated(dy, case.x, case.weight):
+        results = conv_transpose2d_vjp(dy, case.x, case.weight, **settings)
+    pads = transpose_pads(case)
+
+    def textbook(dy: Any, x: Any, weight: Any) -> tuple[Any, Any]:
+        h, w = x.shape[2:]
+        dx = textbook_conv(dy, weight, case.stride, pads)[:, :, :h, :w]
+        return dx, textbook_conv_vjp(x, dy, weight, case.stride, pads)[1]
+
+    scales = textbook(np.abs(dy), np.abs(case.x), np.abs(case.weight))
+    for result, wanted, scale in zip(results, textbook(dy, case.x, case.weight), scales, strict=True):
+        assert_no_alias(result, dy, case.x, case.weight)
+        assert_close(result, wanted, op="conv_transpose2d_vjp", dtype=str(case.x.dtype), scale=scale)
+
+
+def cotangent(y: Any) -> Any:
+    return np.random.default_rng(5).standard_normal(y.shape).astype(y.dtype)
+
+
+def some_case(dtype: str, *, transposed: bool = False) -> ConvCase:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 3, 6, 7)).astype(dtype)
+    weight = rng.standard_normal((3, 2, 4, 3) if transposed else (2, 3, 4, 3)).astype(dtype)
+    return ConvCase(x, weight, (2, 1), ((2, 0), (0, 1)), (1, 0) if transposed else (0, 0))
+
+
+# Forward and gradients against the textbook -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMS)
+@given(conv_cases(), st.data())
+@settings(max_examples=40)
+def test_conv2d(name: str, case: ConvCase, data: st.DataObject) -> None:
+    with form(**FORMS[name]):
+        check_conv2d(ops.conv2d, case)
+        y = ops.conv2d(case.x, case.weight, stride=case.stride, padding=case.padding)
+        check_conv2d_vjp(ops.conv2d_vjp, case, data.draw(floats_of_shape(y.shape, dtype=str(y.dtype))))
+
+
+@pytest.mark.parametrize("name", FORMS)
+@given(conv_cases(transposed=True), st.data())
+@settings(max_examples=40)
+def test_conv_transpose2d(name: str, case: ConvCase, data: st.DataObject) -> None:
+    with form(**FORMS[name]):
+        check_conv_transpose2d(ops.conv_transpose2d, case)
+        options = case._asdict()
+        y = ops.conv_transpose2d(options.pop("x"), options.pop("weight"), **options)
+        dy = data.draw(floats_of_shape(y.shape, dtype=str(y.dtype)))
+        check_conv_transpose2d_vjp(ops.conv_transpose2d_vjp, case, dy)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FORMS)
+def test_planted_errors_are_caught(name: str, dtype: str) -> None:
+    case, transposed = some_case(dtype), some_case(dtype, transposed=True)
+    options = transposed._asdict()
+    dy = cotangent(ops.conv2d(case.x, case.weight, stride=case.stride, padding=case.padding))
+    dz = cotangent(ops.conv_transpose2d(options.pop("x"), options.pop("weight"), **options))
+    with form(**FORMS[name]):
+        assert_planted_caught(lambda f: check_conv2d(f, case), ops.conv2d)
+        assert_planted_caught(lambda f: check_conv2d_vjp(f, case, dy), ops.conv2d_vjp)
+        assert_planted_caught(lambda f: check_conv_transpose2d(f, transposed), ops.conv_transpose2d)
+        assert_planted_caught(
+            lambda f: check_conv_transpose2d_vjp(f, transposed, dz), ops.conv_transpose2d_vjp
+        )
+
+
+# Finite differences -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMS)
+@given(conv_cases(dtype="float64"))
+@settings(max_examples=20)
+def test_conv2d_finite_differences(name: str, case: ConvCase) -> None:
+    options = {"stride": case.stride, "padding": case.padding}
+    with form(**FORMS[name]):
+        directional_check(
+            lambda x, weight: ops.conv2d(x, weight, **options),
+            lambda dy, x, weight: ops.conv2d_vjp(dy, x, weight, **options),
+            [case.x, case.weight],
+        )
+
+
+@pytest.mark.parametrize("name", FORMS)
+@given(conv_cases(dtype="float64", transposed=True))
+@settings(max_examples=20)
+def test_conv_transpose2d_finite_differences(name: str, case: ConvCase) -> None:
+    options = {"stride": case.stride, "padding": case.padding, "output_padding": case.output_padding}
+    with form(**FORMS[name]):
+        directional_check(
+            lambda x, weight: ops.conv_transpose2d(x, weight, **options),
+            lambda dy, x, weight: ops.conv_transpose2d_vjp(dy, x, weight, **options),
+            [case.x, case.weight],
+        )
+
+
+def test_finite_differences_catch_planted_errors() -> None:
+    case = some_case("float64")
+    options: Any = {"stride": case.stride, "padding": case.padding}
+
+    def check(vjp: Any) -> None:
+        directional_check(
+            lambda x, weight: ops.conv2d(x, weight, **options),
+            lambda dy, x, weight: vjp(dy, x, weight, **options),
+            [case.x, case.weight],
+        )
+
+    assert_planted_caught(check, ops.conv2d_vjp)
+
+
+# The networks' own sizes, where blocks of windows are cut as in earnest --------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "stride", "transposed"),
+    [
+        ((5, 1, 28, 28), (128, 1, 3, 3), (1, 1), False),
+        ((17, 128, 28, 28), (64, 128, 5, 5), (2, 2), False),
+        ((5, 1, 28, 28), (10, 1, 5, 5), (2, 2), False),
+        ((5, 10, 14, 14), (25, 10, 5, 5), (2, 2), False),
+        ((5, 25, 7, 7), (25, 10, 9, 9), (2, 2), True),
+        ((5, 10, 14, 14), (10, 1, 1, 1), (2, 2), True),
+        ((3, 40, 7, 7), (40, 33, 3, 3), (2, 2), True),
+    ],
+)
+def test_sizes_of_the_networks(x_shape: Any, weight_shape: Any, stride: Any, transposed: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape).astype("float32") for shape in (x_shape, weight_shape))
+    case = ConvCase(x, weight, stride, "same")
+    check, op = (
+        (check_conv_transpose2d, ops.conv_transpose2d) if transposed else (check_conv2d, ops.conv2d)
+    )
+    check(op, case)
+
+
+@given(conv_cases(dtype="float64"))
+@settings(max_examples=20)
+def test_the_transposed_convolution_is_the_adjoint(case: ConvCase) -> None:
+    """<W x, dy> = <x, W^T dy>, with the output padding that reaches the size of x."""
+    y = ops.conv2d(case.x, case.weight, stride=case.stride, padding=case.padding)
+    dy = cotangent(y)
+    pads = pads_of(case.padding, case.x.shape[2:], case.weight.shape[2:], case.stride)
+    sizes = zip(case.x.shape[2:], y.shape[2:], case.weight.shape[2:], case.stride, pads, strict=True)
+    extra = tuple(h - ((oh - 1) * s + k - sum(pad)) for h, oh, k, s, pad in sizes)
+    back = ops.conv_transpose2d(dy, case.weight, stride=case.stride, padding=pads, output_padding=extra)
+    scale = np.sum(np.abs(case.x) * np.abs(back)) + 1e-300
+    assert abs(np.sum(y * dy) - np.sum(case.x * back)) <= 1e-12 * scale
+
+
+def test_only_what_is_needed_is_computed() -> None:
+    case = some_case("float32")
+    y = ops.conv2d(case.x, case.weight, stride=case.stride, padding=case.padding)
+    options: Any = {"stride": case.stride, "padding": case.padding}
+    dx, dweight = ops.conv2d_vjp(y, case.x, case.weight, **options)
+    for need_dx in (False, True):
+        for need_dweight in (False, True):
+            needs = {"need_dx": need_dx, "need_dweight": need_dweight}
+            results = ops.conv2d_vjp(y, case.x, case.weight, **options, **needs)
+            for result, wanted, needed in zip(results, (dx, dweight), needs.values(), strict=True):
+                assert np.array_equal(result, wanted) if needed else result is None
+
+
+# Sizes and complaints ---------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.integers(1, 11), st.integers(1, 5))
+def test_same_is_tensorflows(size: int, kernel: int, stride: int) -> None:
+    pads = resolve_pads("same", (size, 9), (kernel, 3), (stride, 1))
+    assert pads == (same_pads(size, kernel, stride), (1, 1))
+    assert conv_geometry((size, 9), (kernel, 3), (stride, 1), "same").output == (-(-size // stride), 9)
+    transposed = transpose_geometry((size, 9), (kernel, 3), (stride, 1), "same", 0)
+    assert transposed.size == (size * stride, 9)
+    assert transposed.output == (size, 9)
+
+
+def test_paddings_in_all_spellings() -> None:
+    for padding, pads in (
+        ("valid", ((0, 0), (0, 0))),
+        (2, ((2, 2), (2, 2))),
+        ((1, 2), ((1, 1), (2, 2))),
+        ([[1, 2], [3, 4]], ((1, 2), (3, 4))),
+    ):
+        assert resolve_pads(padding, (9, 9), (3, 3), (1, 1)) == pads  # type: ignore[arg-type]
+
+
+X, W = np.zeros((2, 3, 5, 6)), np.zeros((4, 3, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "options", "message"),
+    [
+        (X[0], W, {}, r"x: expected 4 axes"),
+        (X, W[0], {}, r"weight: expected 4 axes"),
+        (X.astype(int), W, {}, "x: expected float32 or float64, got int64"),
+        (X, W.astype("float32"), {}, "weight: expected dtype float64"),
+        (X, W[:, :2], {}, r"x: expected 2 channels .*, got 3"),
+        (X[:, :, :0], W, {}, "no empty axis"),
+        (X, W[:0], {}, "no empty axis"),
+        (X, np.zeros((4, 3, 6, 3)), {"padding": "valid"}, r"kernel \(6, 3\) is larger than the padded input"),
+        (X, W, {"stride": 0}, "stride: expected an integer >= 1"),
+        (X, W, {"stride": (1, 2, 3)}, "stride: expected"),
+        (X, W, {"stride": 1.5}, "stride: expected"),
+        (X, W, {"padding": -1}, "padding: expected"),
+        (X, W, {"padding": "full"}, "padding: expected"),
+        (X, W, {"padding": True}, "padding: expected"),
+        (X, W, {"padding": ((1, 2), 3)}, "padding: expected"),
+        (X, W, {"padding": ((1, 2), (3, -4))}, "padding: expected"),
+    ],
+)
+def test_conv2d_complaints(x: Any, weight: Any, options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ops.conv2d(x, weight, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output_padding": 1}, "output_padding: expected 0 with padding"),
+        ({"padding": 1, "output_padding": 1}, "output_padding: expected less than the stride"),
+        ({"padding": 1, "output_padding": -1}, "output_padding: expected an integer"),
+        ({"padding": 4}, "output would have size"),
+        ({"padding": 1, "stride": (0, 1)}, "stride: expected"),
+    ],
+)
+def test_conv_transpose2d_complaints(options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ops.conv_transpose2d(X, np.zeros((3, 4, 3, 3)), **options)
+
+
+def test_transposed_weight_and_gradients_must_fit() -> None:
+    with pytest.raises(InputError, match="x: expected 4 channels"):
+        ops.conv_transpose2d(X, W)
+    with pytest.raises(InputError, match="dy: expected shape"):
+        ops.conv2d_vjp(X, X, W)
+    with pytest.raises(InputError, match="dy: expected shape"):
+        ops.conv_transpose2d_vjp(X, X, np.zeros((3, 4, 3, 3)))

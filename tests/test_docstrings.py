@@ -1,0 +1,366 @@
+"""Every public function, class and method of malade_ref says what it takes, gives back and complains about.
+
+numpydoc's validation judges the sections (which of its checks: ``[tool.numpydoc_validation]`` in
+pyproject.toml). A function which raises InputError says when. A method that overrides a documented one need
+not repeat its docstring, and one of at most one parameter may say everything in its summary.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import pkgutil
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from numpydoc.docscrape import get_doc_object
+from numpydoc.validate import Validator, validate
+
+import malade_ref
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["numpydoc_validation"]["checks"]
+
+# Modules in which a summary is enough: `checks`, whose sentences "Raise unless ..." say everything, and the
+# inner parts of `ops.conv`, which speak in the terms of its docstring.
+BRIEF = {"malade_ref.checks", "malade_ref.ops.geometry", "malade_ref.ops.conv_banded"}
+SECTIONS = ("PR", "RT", "YD")
+
+
+class Documented(Validator):  # type: ignore[misc]
+    """A docstring next to the code it describes, as numpydoc sees it."""
+
+    def __init__(self, obj_name: Any) -> None:
+        super().__init__(get_doc_object(obj_name, config={"show_class_members": False}))
+
+    @property
+    def doc_all_parameters(self) -> Any:
+        """Documented parameters; the fields of a record count, whether called parameters or attributes."""
+        record = hasattr(self.obj, "_fields") or hasattr(self.obj, "__dataclass_fields__")
+        sections = ["Parameters", "Other Parameters", *(["Attributes"] if record else [])]
+        return self._doc_parameters(sections)
+
+    @property
+    def signature_parameters(self) -> Any:
+        """Parameters of the code; none for a property, or for a class that inherits its constructor."""
+        inherits = inspect.isclass(self.obj) and not {"__init__", "__new__"} & set(vars(self.obj))
+        if inherits or isinstance(self.obj, property) or getattr(self.obj, "_is_protocol", False):
+            return ()
+        return super().signature_parameters
+
+
+def raises_input_error(function: Callable[..., Any]) -> bool:
+    """Whether a function's own body, without functions nested in it, has a ``raise InputError``."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+    nodes: list[ast.AST] = list(ast.iter_child_nodes(tree.body[0]))
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
+            continue
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            if ast.unparse(raised).rpartition(".")[2] == "InputError":
+                return True
+        nodes += ast.iter_child_nodes(node)
+    return False
+
+
+def is_small_method(obj: Any) -> bool:
+    """Whether an object is a method of at most one parameter with a docstring of one paragraph."""
+    if not inspect.isfunction(obj) or "." not in obj.__qualname__ or "\n\n" in (obj.__doc__ or ""):
+        return False
+    return len([name for name in inspect.signature(obj).parameters if name not in ("self", "cls")]) <= 1
+
+
+def complaints(name: str, obj: Any) -> list[str]:
+    """What the docstring of a class, a function, a method or a property lacks."""
+    code = obj.fget if isinstance(obj, property) else obj
+    brief = code.__module__ in BRIEF
+    found = [
+        f"{name}: {check} {text}"
+        for check, text in validate(obj, validator_cls=Documented)["errors"]
+        if check in CHECKS and not ((brief or is_small_method(code)) and check.startswith(SECTIONS))
+    ]
+    if brief or not obj.__doc__:
+        return found
+    if inspect.isclass(obj):
+        constructors = [vars(obj)[key] for key in ("__init__", "__post_init__") if key in vars(obj)]
+        functions = [f for f in constructors if inspect.isfunction(f) and f.__module__ == obj.__module__]
+        if hasattr(obj, "__dataclass_fields__"):  # whose __init__ is generated and has no source
+            functions = [f for f in functions if f.__name__ == "__post_init__"]
+    else:
+        functions = [code]
+    documented = " ".join(entry.type for entry in get_doc_object(obj)["Raises"])
+    if any(map(raises_input_error, functions)) and "Error" not in documented:
+        found.append(f"{name}: raises InputError, but has no section Raises that says when")
+    return found
+
+
+def public_objects(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Public functions and classes that a module defines, and the public methods of these classes."""
+    for name, obj in vars(module).items():
+        if name.startswith("_") or getattr(obj, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(inspect.unwrap(obj)):
+            yield f"{module.__name__}.{name}", inspect.unwrap(obj)
+        elif inspect.isclass(obj):
+            yield f"{module.__name__}.{name}", obj
+            yield from ((f"{module.__name__}.{name}.{key}", method) for key, method in public_methods(obj))
+
+
+def public_methods(cls: type) -> Iterator[tuple[str, Any]]:
+    """Public methods and properties of a class, without those that leave a base's docstring in force."""
+    for name, member in vars(cls).items():
+        inherited = any(getattr(vars(base).get(name), "__doc__", None) for base in cls.__mro__[1:])
+        if name.startswith("_") or (inherited and not member.__doc__):
+            continue
+        method = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+        method = property(method.func) if isinstance(method, functools.cached_property) else method
+        if inspect.isfunction(method) or isinstance(method, property):
+            yield name, method
+
+
+def modules_of(package: ModuleType) -> Iterator[str]:
+    """Names of a package's modules, its own first."""
+    yield package.__name__
+    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not info.name.endswith("__main__"):
+            yield info.name
+
+
+@pytest.mark.parametrize("module_name", list(modules_of(malade_ref)))
+def test_docstrings(module_name: str) -> None:
+    module = importlib.import_module(module_name)
+    found = [] if module.__doc__ else [f"{module_name}: no docstring"]
+    for name, obj in public_objects(module):
+        found += complaints(name, obj)
+    assert not found, "\n" + "\n".join(found)
+
+
+# The same rules on planted docstrings ----------------------------------------------------------------------
+
+PLANTED = '''
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class InputError(ValueError):
+    """Bad input."""
+
+
+def good(x, y, *, eps=0.3):
+    """The sum of two numbers.
+
+    Parameters
+    ----------
+    x, y : float
+        The terms.
+    eps : float
+        Not used.
+
+    Returns
+    -------
+    float
+        Their sum.
+
+    Raises
+    ------
+    InputError
+        If they are equal.
+    """
+    if x == y:
+        raise InputError("x: equal to y")
+    return x + y
+
+
+def no_docstring(x):
+    return x
+
+
+def no_full_stop():
+    """A summary without an end"""
+
+
+def missing_parameter(x, y):
+    """A function.
+
+    Parameters
+    ----------
+    x : float
+        Described.
+    """
+
+
+def unknown_parameter(x):
+    """A function.
+
+    Parameters
+    ----------
+    x : float
+        Described.
+    z : float
+        Described.
+    """
+
+
+def undescribed_parameter(x):
+    """A function.
+
+    Parameters
+    ----------
+    x : float
+    """
+
+
+def no_returns(x):
+    """A function.
+
+    Parameters
+    ----------
+    x : float
+        Described.
+    """
+    return x
+
+
+def no_raises():
+    """A function."""
+    if good:
+        raise InputError("bad")
+
+
+class Good(NamedTuple):
+    """A record.
+
+    Attributes
+    ----------
+    x : float
+        Described.
+    """
+
+    x: float
+
+
+class MissingAttribute(NamedTuple):
+    """A record.
+
+    Attributes
+    ----------
+    x : float
+        Described.
+    """
+
+    x: float
+    y: float
+
+
+@dataclass
+class NoRaisesInDataclass:
+    """A record.
+
+    Attributes
+    ----------
+    x : float
+        Described.
+    """
+
+    x: float
+
+    def __post_init__(self):
+        raise InputError("bad")
+
+
+class Methods:
+    """A class.
+
+    Parameters
+    ----------
+    x : float
+        Described.
+    """
+
+    def __init__(self, x):
+        self.x = x
+
+    @property
+    def good(self):
+        """A property."""
+        return self.x
+
+    @property
+    def bad_property(self):
+        return self.x
+
+    def bad_method(self, y, z):
+        """A method."""
+
+    @classmethod
+    def bad_class_method(cls, y, z):
+        """A class method."""
+
+    def small_method(self, y):
+        """What is done with y."""
+        return y
+
+    def bad_small_method(self, y):
+        """What is done with y."""
+        raise InputError("bad")
+
+    def overridden(self, y, z):
+        """A method.
+
+        Parameters
+        ----------
+        y, z : float
+            Described.
+        """
+
+
+class Overrides(Methods):
+    """A class that inherits its constructor."""
+
+    def overridden(self, y, z):
+        pass
+
+    def not_overridden(self):
+        pass
+
+    def _private(self, y):
+        pass
+'''
+
+EXPECTED = {
+    "no_docstring": "GL08",
+    "no_full_stop": "SS03",
+    "missing_parameter": "PR01",
+    "unknown_parameter": "PR02",
+    "undescribed_parameter": "PR07",
+    "no_returns": "RT01",
+    "no_raises": "no section Raises",
+    "MissingAttribute": "PR01",
+    "NoRaisesInDataclass": "no section Raises",
+    "Methods.bad_property": "GL08",
+    "Methods.bad_method": "PR01",
+    "Methods.bad_class_method": "PR01",
+    "Methods.bad_small_method": "no section Raises",
+    "Overrides.not_overridden": "GL08",
+}
+
+
+def test_planted_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted_docstrings.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("planted_docstrings")
+    found = {name: complaints(name, obj) for name, obj in public_objects(module)}
+    found = {name.removeprefix("planted_docstrings."): texts for name, texts in found.items() if texts}
+    assert found.keys() == EXPECTED.keys()
+    for name, expected in EXPECTED.items():
+        assert len(found[name]) == 1, found[name]
+        assert expected in found[name][0]
