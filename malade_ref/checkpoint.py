@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from malade_ref.checks import InputError
 from malade_ref.network import Network
-from malade_ref.storage import Record, load_record, save_record
+from malade_ref.storage import Record, load_record, one_line, save_record
 
 _PREFIX = "params/"
 
@@ -70,8 +70,9 @@ def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
         raise InputError(f"{path}: has no architecture; it is no network of malade's, choose another")
     try:
         return Network.from_architecture(architecture, params, metadata=metadata, ops=ops)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        # What a layer cannot make sense of, it may complain about in any of these ways.
+        raise InputError(f"{path}: describes no network ({one_line(error)}); choose another file") from error
 
 
 def save_state(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:

@@ -58,16 +58,18 @@ def check_number(
     minimum: float = -math.inf,
     maximum: float = math.inf,
     above: float = -math.inf,
+    below: float = math.inf,
 ) -> float:
-    """Raise unless ``value`` is a finite number in [minimum, maximum] and greater than ``above``."""
+    """Raise unless ``value`` is a finite number in [minimum, maximum] and strictly between ``above`` and ``below``."""
     bounds = [f"> {above:g}"] if above > -math.inf else []
     bounds += [f">= {minimum:g}"] if minimum > -math.inf else []
     bounds += [f"<= {maximum:g}"] if maximum < math.inf else []
+    bounds += [f"< {below:g}"] if below < math.inf else []
     expected = " ".join(["a finite number", " and ".join(bounds)]).strip()
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
         raise InputError(f"{name}: expected {expected}, got {value!r}")
     number = float(value)
-    if not (math.isfinite(number) and minimum <= number <= maximum and number > above):
+    if not (math.isfinite(number) and minimum <= number <= maximum and above < number < below):
         raise InputError(f"{name}: expected {expected}, got {value!r}")
     return number
 

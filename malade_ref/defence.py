@@ -23,9 +23,11 @@ from collections.abc import Callable
 from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_number
 from .network import LossGradient, Network, join
-from .sampling import ChainSettings, Stream, run_chain, run_chain_vjp
+from .sampling import ChainSettings, Stream, init, run_chain, run_chain_vjp, step
 
 MODES = ("exact", "bpda")
+# A chain's arrays are smaller than a classifier's: more images fit into the cache at once.
+CHAIN_SLICE = 32
 
 
 class MALADE:
@@ -126,10 +128,16 @@ class MALADE:
         """
         key, index = self._noise(x, sample_index, stream, draw)
 
-        def of_slice(part: slice) -> Array:
-            return run_chain(x[part], self.denoiser, self.chain, key=key, sample_index=index[part])[-1]
+        purified = self.ops.empty(x.shape, self.dtype)
 
-        return self.ops.concatenate(self.ops.map_slices(of_slice, len(x)))
+        def of_slice(part: slice) -> None:
+            state = init(x[part])
+            for _ in range(self.chain.num_steps):
+                state, _ = step(state, self.denoiser, self.chain, key=key, sample_index=index[part])
+            purified[part] = state.position
+
+        self.ops.map_slices(of_slice, len(x), slice_size=CHAIN_SLICE)
+        return purified
 
     def path(
         self, x: Array, *, sample_index: Array | None = None, stream: Stream | None = None, draw: int = 0
@@ -352,8 +360,7 @@ class MALADE:
             raise InputError(f"x: expected {self.dtype} (the networks' dtype), got {x.dtype}; convert one of them")
         stream = self.stream if stream is None else stream
         index = self.ops.arange(len(x)) if sample_index is None else sample_index
-        if tuple(index.shape) != (len(x),):
-            raise InputError(f"sample_index: expected one integer an image, shape ({len(x)},), got {index.shape}")
+        self.ops.check_sample_index("sample_index", index, len(x))
         return self.ops.derive_key(stream.seed, stream.name, draw), index
 
 

@@ -38,6 +38,8 @@ from .statistics import (
 )
 
 CLEAN = "clean"
+ONE_STEP = ("fgsm", "fgm")
+NOISE = ("noise", "uniform_noise")
 NUM_VOTES = (1, 10, 128)
 NUM_SUBMISSIONS = (1, 10, 100)
 
@@ -92,6 +94,20 @@ class Cell(NamedTuple):
     def transferred(self) -> bool:
         """Whether the attack was made against the bare classifier, ignoring the defence."""
         return self.meta.get("source") == "classifier"
+
+    @property
+    def mode(self) -> str:
+        """Which gradient of a random defence it took: ``"exact"`` or ``"bpda"``."""
+        return str(self.settings.get("mode", "bpda" if self.method.startswith("bpda") else "exact"))
+
+    @property
+    def kind(self) -> str:
+        """``"clean"``, ``"noise"``, ``"transfer"``, ``"one-step"``, or the mode of an attack that iterates."""
+        if self.attack == CLEAN or self.method in NOISE:
+            return CLEAN if self.attack == CLEAN else "noise"
+        if self.transferred:
+            return "transfer"
+        return "one-step" if self.method in ONE_STEP else self.mode
 
     @property
     def sample_index(self) -> Array:
@@ -255,8 +271,8 @@ def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str
     cells : sequence of Cell
         All outcomes of an experiment.
     config : mapping
-        The experiment. ``config["report"]["norm"]`` and ``["eps"]`` name the threat that tables and verdict are about;
-        by default the one with the most cells, and of these the largest.
+        The experiment. ``config["report"]``, with ``norm`` and ``eps``, names the threat that tables and verdict are
+        about; by default the one with the most cells, and of these the largest.
 
     Returns
     -------
@@ -304,7 +320,7 @@ def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
 
 def _main_threat(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str, Any]:
     counts = Counter((str(cell.meta.get("norm", "")), cell.eps) for cell in cells if cell.attack != CLEAN)
-    wanted = config.get("report", {})
+    wanted = config.get("report") or {}
     for key, position in (("norm", 0), ("eps", 1)):
         if key in wanted:
             counts = Counter({pair: count for pair, count in counts.items() if pair[position] == wanted[key]})
@@ -321,8 +337,8 @@ def _of_cell(cell: Cell) -> dict[str, Any]:
         "eps": cell.eps,
         "threat": cell.threat,
         "method": cell.method,
-        "settings": dict(cell.settings),
-        "transferred": cell.transferred,
+        "kind": cell.kind,
+        "eot_draws": int(cell.settings.get("num_draws", 1)),
         **summary(cell.correct),
     }
     if "success" in cell.arrays:

@@ -25,8 +25,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from . import ops as reference_ops
 from .arrays import Array
-from .checks import InputError, check_choice, check_shape
-from .ops.geometry import Padding, conv_geometry, transpose_geometry
+from .checks import InputError, check_choice, check_count, check_number, check_shape
+from .ops.geometry import Padding, as_pair, conv_geometry, transpose_geometry
 
 Shape = tuple[int, ...]
 Parameters = dict[str, Array]
@@ -162,6 +162,9 @@ class Conv2d(Layer):
     stride: tuple[int, int] = (1, 1)
     padding: Padding = "same"
 
+    def __post_init__(self) -> None:
+        _check_sizes(self, counts=("in_channels", "out_channels"), pairs=("kernel_size", "stride"))
+
     def parameter_shapes(self) -> dict[str, Shape]:
         return {"weight": (self.out_channels, self.in_channels, *self.kernel_size), "bias": (self.out_channels,)}
 
@@ -217,6 +220,9 @@ class ConvTranspose2d(Layer):
     padding: Padding = "same"
     output_padding: tuple[int, int] = (0, 0)
 
+    def __post_init__(self) -> None:
+        _check_sizes(self, counts=("in_channels", "out_channels"), pairs=("kernel_size", "stride"))
+
     def parameter_shapes(self) -> dict[str, Shape]:
         return {"weight": (self.in_channels, self.out_channels, *self.kernel_size), "bias": (self.out_channels,)}
 
@@ -260,6 +266,9 @@ class Linear(Layer):
     kind: ClassVar[str] = "linear"
     in_features: int
     out_features: int
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, counts=("in_features", "out_features"))
 
     def parameter_shapes(self) -> dict[str, Shape]:
         return {"weight": (self.out_features, self.in_features), "bias": (self.out_features,)}
@@ -339,10 +348,21 @@ class Reshape(Layer):
     ----------
     shape : tuple of int
         Shape (c, h, w) of one output.
+
+    Raises
+    ------
+    InputError
+        If it is not that.
     """
 
     kind: ClassVar[str] = "reshape"
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.shape, tuple):
+            raise InputError(f"reshape: expected a tuple of sizes, got {self.shape!r}")
+        for size in self.shape:
+            check_count("reshape: size", size)
 
     def output_shape(self, shape: Shape) -> Shape:
         if math.prod(shape) != math.prod(self.shape):
@@ -370,6 +390,9 @@ class AvgPool2d(Layer):
 
     kind: ClassVar[str] = "avg_pool2d"
     size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, pairs=("size",))
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != 3 or shape[1] < self.size[0] or shape[2] < self.size[1]:
@@ -405,6 +428,11 @@ class BatchNorm(Layer):
     channels: int
     epsilon: float = 1e-5
     momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, counts=("channels",))
+        check_number("batch_norm: epsilon", self.epsilon, above=0)
+        check_number("batch_norm: momentum", self.momentum, minimum=0, maximum=1)
 
     def parameter_shapes(self) -> dict[str, Shape]:
         return dict.fromkeys(("gain", "bias", "mean", "variance"), (self.channels,))
@@ -610,7 +638,13 @@ class Network:
         array of shape (n, ...)
             Outputs.
         """
-        return self.ops.concatenate(self.ops.map_slices(lambda part: self.forward(x[part])[0], len(x)))
+        y = self.ops.empty((len(x), *self.output_shape), self.dtype)
+
+        def of_slice(part: slice) -> None:
+            y[part] = self.forward(x[part])[0]
+
+        self.ops.map_slices(of_slice, len(x))
+        return y
 
     def logits(self, x: Array) -> Array:
         """Class scores of images.
@@ -1051,6 +1085,14 @@ def _layer(description: Mapping[str, Any]) -> Layer:
     settings = {name: _tuples(value) for name, value in description.items()}
     kind = check_choice("layer kind", settings.pop("kind"), tuple(LAYERS))
     return LAYERS[kind](**settings)
+
+
+def _check_sizes(layer: Layer, *, counts: Sequence[str] = (), pairs: Sequence[str] = ()) -> None:
+    """Check settings of a layer that are integers >= 1, or two of them; a description may come from a file."""
+    for name in counts:
+        check_count(f"{layer.kind}: {name}", getattr(layer, name))
+    for name in pairs:
+        object.__setattr__(layer, name, as_pair(f"{layer.kind}: {name}", getattr(layer, name), minimum=1))
 
 
 def _tuples(value: Any) -> Any:

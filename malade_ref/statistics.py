@@ -222,7 +222,7 @@ def majority(num_correct: NDArray[Any], num_draws: int, num_votes: int) -> NDArr
     """
     _check_subset("num_votes", num_votes, num_draws)
     of_count = stats.hypergeom.sf(num_votes // 2, num_draws, np.arange(num_draws + 1), num_votes)
-    return np.clip(of_count, 0, 1)[np.asarray(num_correct, dtype=np.int64)]
+    return np.asarray(np.clip(of_count, 0, 1)[np.asarray(num_correct, dtype=np.int64)])
 
 
 def worst_case(draws: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
@@ -230,7 +230,8 @@ def worst_case(draws: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
 
     The attack with the lowest estimated p_i looks worse than it is: its draws were picked for being bad. So one half
     of the draws chooses the attack for the other half, which gives an unbiased picture of an attacker who can try out
-    all attacks. Single draws leave nothing to choose with, and the worst outcome counts.
+    all attacks. Where that is no better than one attack on all samples, noise has chosen, and the one attack counts.
+    Single draws leave nothing to choose with, and the worst outcome counts.
 
     Parameters
     ----------
@@ -246,14 +247,14 @@ def worst_case(draws: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
     stack = np.stack([np.asarray(correct[:, :num_draws], dtype=bool) for correct in draws])
     if num_draws == 1:
         return np.asarray(stack.all(axis=0))
-    # Ties go to the attack that is the strongest over all samples.
+    # The attack that is the strongest over all samples comes first, and gets the ties.
     stack = stack[np.argsort(stack.mean(axis=(1, 2)), kind="stable")]
     result = np.empty(stack.shape[1:], dtype=bool)
     halves = slice(0, None, 2), slice(1, None, 2)
     for judged, judging in (halves, halves[::-1]):
         choice = stack[:, :, judging].mean(axis=2).argmin(axis=0)
         result[:, judged] = stack[choice, np.arange(len(choice))][:, judged]
-    return result
+    return result if result.mean() <= stack[0].mean() else stack[0]
 
 
 def smallest_p(draws: Sequence[NDArray[Any]]) -> NDArray[np.float64]:

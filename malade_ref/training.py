@@ -113,24 +113,50 @@ class Objective(Protocol):
     """What `fit` minimises."""
 
     def prepare(self, network: Network, batch: Batch) -> Batch:
-        """Return the batch to train on; an attack may replace its images."""
+        """Batch to train on; an attack may replace its images.
+
+        Parameters
+        ----------
+        network : Network
+            With its present parameters.
+        batch : Batch
+            As drawn from the training set.
+
+        Returns
+        -------
+        Batch
+            What `evaluate` will see, slice by slice.
+        """
         ...
 
     def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
-        """Return losses of some samples, and gradients when training."""
+        """Losses of some samples, and gradients when training.
+
+        Parameters
+        ----------
+        network : Network
+            With its present parameters.
+        batch : Batch
+            The samples.
+        training : bool
+            Whether gradients are wanted; otherwise the losses are those of validation.
+
+        Returns
+        -------
+        SliceResult
+            Sums over the samples.
+        """
         ...
 
 
 @dataclass(frozen=True)
-class Classification:
-    """Cross entropy of a classifier."""
+class Classification(Objective):
+    """Cross entropy of a classifier; follows "loss" and "accuracy"."""
 
     def prepare(self, network: Network, batch: Batch) -> Batch:
-        """Return the batch as it is."""
         return batch
 
     def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
-        """Return the sums "loss" and "accuracy", and gradients when training."""
         ops = network.ops
         logits, tape = network.forward(batch.x, training=training)
         losses = ops.softmax_cross_entropy(logits, batch.y)
@@ -145,26 +171,26 @@ class Classification:
 
 @dataclass(frozen=True)
 class Adversarial(Classification):
-    """Cross entropy at adversarial images (Madry et al.).
+    """Cross entropy at adversarial images (Madry et al.), found against the present weights.
 
     Parameters
     ----------
     attack : callable
-        ``attack(network, x, y, seed=..., sample_index=...)`` with an ``x_adv`` in its result.
+        ``attack(network, x, y, seed=..., sample_index=...)`` with an ``x_adv`` in its result, such as
+        `malade_ref.attacks.ascent` with its settings bound; any attack will do.
     """
 
     attack: Callable[..., Any]
 
     def prepare(self, network: Network, batch: Batch) -> Batch:
-        """Return the batch with the images that the attack found against the present weights."""
         key = network.ops.derive_key(batch.seed, "adversarial-training", batch.epoch)
         result = self.attack(network, batch.x, batch.y, seed=key[0] << 32 | key[1], sample_index=batch.sample_index)
         return batch._replace(x=result.x_adv)
 
 
 @dataclass(frozen=True)
-class Denoising:
-    """Squared error of a denoiser (DAE).
+class Denoising(Objective):
+    """Squared error of a denoiser (DAE); follows "loss" and "error".
 
     Parameters
     ----------
@@ -175,11 +201,9 @@ class Denoising:
     sigma: float
 
     def prepare(self, network: Network, batch: Batch) -> Batch:
-        """Return the batch as it is."""
         return batch
 
     def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
-        """Return the sums "loss" and "error", and gradients when training."""
         output, tape, losses = self._reconstruct(network, batch, training)
         sums = {"loss": float(losses.sum()), "error": float(losses.sum())}
         if not training:
@@ -207,6 +231,8 @@ class Denoising:
 class SupervisedDenoising(Denoising):
     """Squared error plus the cross entropy of a frozen classifier at the reconstruction (sDAE).
 
+    Follows "loss", "error" and "cross_entropy".
+
     Parameters
     ----------
     sigma : float
@@ -221,7 +247,6 @@ class SupervisedDenoising(Denoising):
     ce_weight: float = 1.0
 
     def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
-        """Return the sums "loss", "error" and "cross_entropy", and gradients when training."""
         ops = network.ops
         output, tape, errors = self._reconstruct(network, batch, training)
         logits, classifier_tape = self.classifier.forward(output)

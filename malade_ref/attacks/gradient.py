@@ -11,20 +11,21 @@ With J the cross entropy of the true label y and x_0 a point of the ball B aroun
 (each the steepest ascent in its norm). FGSM (Linf) and FGM (L2) are T = 1, x_0 = x, step_size = eps.
 
 Of x_0..x_T the best is kept, sample by sample: success first, then the larger loss. For a stochastic model, where one
-success may be one lucky draw, the larger mean loss alone decides. Restarts are merged, success first, then loss.
+success may be one lucky draw, the larger mean loss alone decides, and what it chose is judged against x_T on new draws.
+Restarts are merged, success first, then loss.
 
 Axes: n samples, c channels, (h, w) pixels.
 
 References
 ----------
 .. [1] Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
-.. [2] Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+.. [2] Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
 .. [3] Rice, Wong, Kolter, "Overfitting in adversarially robust deep learning", ICML 2020, for PGD in L2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import NamedTuple
 
@@ -157,8 +158,8 @@ def pgd(
     num_draws : int
         For a stochastic model: draws of noise at each evaluation, over which loss and gradient are averaged.
     num_judge_draws : int
-        For a stochastic model: draws of noise, not seen by the search, by which clean images and the best iterate of
-        each restart are judged.
+        For a stochastic model: draws of noise, not seen by the search, by which clean images and the best and the last
+        iterate of each restart are judged.
     seed : int
         Of the attacker's random numbers, in [0, 2^64).
     sample_index : array of shape (n,), integer, optional
@@ -172,7 +173,7 @@ def pgd(
     AttackResult
         With ``num_queries`` = 1 + num_restarts (num_steps + 1) and ``num_gradients`` = num_restarts num_steps for a
         deterministic model: the clean image, each iterate, and the last one without a gradient. For a stochastic one
-        num_judge_draws + num_restarts ((num_steps + 1) num_draws + num_judge_draws), and
+        num_judge_draws + num_restarts ((num_steps + 1) num_draws + 2 num_judge_draws), and
         num_restarts num_steps num_draws. Every sample is charged for every evaluation of its batch.
 
     Raises
@@ -225,18 +226,215 @@ def pgd(
 
     keep = costlier if model.stochastic else stronger
     clean, always_wrong = oracle.judge(x)
-    best, evaluation = clean, 0
+    best = clean
     for restart in range(num_restarts):
         start = x
         if random_start:
             start = ball.start(key=ops.derive_key(seed, START, restart), sample_index=oracle.sample_index)
-        found = None
-        for iterate in _iterates(oracle, ball, start, step_size=step_size, num_steps=num_steps):
-            found = iterate if found is None else keep(ops, iterate, found)
-            if record is not None:
-                record(evaluation, iterate.loss)
-            evaluation += 1
-        assert_found = found
+        iterates = _iterates(oracle, ball, start, step_size=step_size, num_steps=num_steps)
+        if record is not None:
+            iterates = _recorded(iterates, record, restart * (num_steps + 1))
+        found = next(iterates)
+        for iterate in iterates:
+            found = keep(ops, iterate, found)
+        if model.stochastic:
+            # With few draws the best of many losses is best by luck; the last iterate has gone the whole way.
+            found = stronger(ops, oracle.judge(iterate.x)[0], oracle.judge(found.x)[0])
         best = stronger(ops, found, best)
     best = select(ops, always_wrong, clean, best)
     return oracle.result(best, ball.distance(best.x))
+
+
+def fgsm(
+    model: Model,
+    x: Array,
+    y: Array,
+    *,
+    eps: float = 0.3,
+    mode: str = "exact",
+    num_draws: int = 1,
+    num_judge_draws: int = 10,
+    seed: int = 0,
+    sample_index: Array | None = None,
+) -> AttackResult:
+    """Fast gradient sign method: one step of length eps from the clean image, in the maximum norm.
+
+    Parameters
+    ----------
+    model, x, y, eps, mode, num_draws, num_judge_draws, seed, sample_index
+        As in `pgd`.
+
+    Returns
+    -------
+    AttackResult
+        As `pgd` with one step; distances in the maximum norm.
+
+    Raises
+    ------
+    InputError
+        If images, labels or a setting are not as expected.
+
+    Notes
+    -----
+    Deviation from Goodfellow et al.: where the step neither succeeds nor raises the loss (the model is no plane) the
+    clean image is returned.
+
+    References
+    ----------
+    .. [1] Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
+    """
+    return pgd(
+        model,
+        x,
+        y,
+        eps=eps,
+        step_size=eps,
+        num_steps=1,
+        norm="linf",
+        random_start=False,
+        mode=mode,
+        num_draws=num_draws,
+        num_judge_draws=num_judge_draws,
+        seed=seed,
+        sample_index=sample_index,
+    )
+
+
+def fgm(
+    model: Model,
+    x: Array,
+    y: Array,
+    *,
+    eps: float = 0.3,
+    mode: str = "exact",
+    num_draws: int = 1,
+    num_judge_draws: int = 10,
+    seed: int = 0,
+    sample_index: Array | None = None,
+) -> AttackResult:
+    """Fast gradient method: one step of length eps from the clean image along the gradient, in the Euclidean norm.
+
+    Parameters
+    ----------
+    model, x, y, eps, mode, num_draws, num_judge_draws, seed, sample_index
+        As in `pgd`.
+
+    Returns
+    -------
+    AttackResult
+        As `pgd` with one step; distances in the Euclidean norm.
+
+    Raises
+    ------
+    InputError
+        If images, labels or a setting are not as expected.
+
+    Notes
+    -----
+    Deviation from Miyato et al.: where the step neither succeeds nor raises the loss the clean image is returned. What
+    clipping to [0, 1] takes from the step is not given back to other pixels.
+
+    References
+    ----------
+    .. [1] Miyato, Dai, Goodfellow, "Adversarial training methods for semi-supervised text classification", ICLR 2017.
+    """
+    return pgd(
+        model,
+        x,
+        y,
+        eps=eps,
+        step_size=eps,
+        num_steps=1,
+        norm="l2",
+        random_start=False,
+        mode=mode,
+        num_draws=num_draws,
+        num_judge_draws=num_judge_draws,
+        seed=seed,
+        sample_index=sample_index,
+    )
+
+
+class Ascent(NamedTuple):
+    """Where an ascent ended.
+
+    Attributes
+    ----------
+    x_adv : array of shape (n, c, h, w)
+        Last iterates, in the ball and in [0, 1]; not judged.
+    losses : list of arrays of shape (n,)
+        Losses before each step, in nats.
+    """
+
+    x_adv: Array
+    losses: list[Array]
+
+
+def ascent(
+    model: Model,
+    x: Array,
+    y: Array,
+    *,
+    eps: float = 0.3,
+    step_size: float = 0.01,
+    num_steps: int = 40,
+    norm: str = "linf",
+    random_start: bool = True,
+    mode: str = "exact",
+    num_draws: int = 1,
+    seed: int = 0,
+    sample_index: Array | None = None,
+) -> Ascent:
+    """Inner maximisation of adversarial training: `pgd` without a judge.
+
+    Every image is moved, wrong to begin with or not, nothing is evaluated but gradients, and the last iterate is
+    returned. With ``num_steps=1`` and a random start this is the fast variant (FGSM-RS).
+
+    Parameters
+    ----------
+    model, x, y, eps, step_size, num_steps, norm, random_start, mode, num_draws, seed, sample_index
+        As in `pgd`.
+
+    Returns
+    -------
+    Ascent
+        The last iterates.
+
+    Raises
+    ------
+    InputError
+        If images, labels or a setting are not as expected.
+
+    References
+    ----------
+    .. [1] Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, eq. (2.1).
+    .. [2] Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020.
+    """
+    oracle = Oracle(model, x, y, mode=mode, num_draws=num_draws, seed=seed, sample_index=sample_index)
+    ball = Ball(model.ops, x, eps=eps, norm=norm)
+    check_number("step_size", step_size, minimum=0)
+    check_count("num_steps", num_steps)
+    x_t = x
+    if random_start:
+        x_t = ball.start(key=model.ops.derive_key(seed, START), sample_index=oracle.sample_index)
+    losses = []
+    for _ in range(num_steps):
+        verdict, gradient = oracle.gradient(x_t)
+        losses.append(verdict.loss)
+        x_t = ball.step(x_t, gradient, step_size=step_size)
+    return Ascent(x_t, losses)
+
+
+def _iterates(oracle: Oracle, ball: Ball, x_t: Array, *, step_size: float, num_steps: int) -> Iterator[Verdict]:
+    """x_0..x_T, each with what the model makes of it."""
+    for _ in range(num_steps):
+        verdict, gradient = oracle.gradient(x_t)
+        yield verdict
+        x_t = ball.step(x_t, gradient, step_size=step_size)
+    yield oracle.query(x_t)
+
+
+def _recorded(iterates: Iterator[Verdict], record: Record, first: int) -> Iterator[Verdict]:
+    for number, iterate in enumerate(iterates, first):
+        record(number, iterate.loss)
+        yield iterate

@@ -20,8 +20,9 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ..arrays import Array
 from ..checks import InputError, check_choice, check_count, check_integer, check_ndim, check_shape
@@ -82,11 +83,13 @@ class Model(Protocol):
     def stochastic(self) -> bool:
         """Whether the methods draw noise, and take what says whose and which (mode, draws, stream)."""
 
-    def logits(self, *args: Any, **kwargs: Any) -> Array:
-        """Class scores, as in `Network` or `MALADE`."""
+    @property
+    def logits(self) -> Callable[..., Array]:
+        """Method that gives class scores: `Network.logits` if deterministic, `MALADE.logits` if stochastic."""
 
-    def loss_and_gradient(self, *args: Any, **kwargs: Any) -> LossGradient:
-        """Losses, logits and gradients, as in `Network` or `MALADE`."""
+    @property
+    def loss_and_gradient(self) -> Callable[..., LossGradient]:
+        """Method that gives losses, logits and gradients, as in `Network` or `MALADE`."""
 
 
 class Verdict(NamedTuple):
@@ -152,10 +155,10 @@ class Oracle:
         if str(x.dtype) != model.dtype:
             raise InputError(f"x: expected {model.dtype} (the model's dtype), got {x.dtype}; convert one of them")
         ops.check_labels("y", y, len(x), model.num_classes)
-        if sample_index is not None:
-            check_ndim("sample_index", sample_index, 1, "(n,)")
-            check_shape("sample_index", sample_index, (len(x),))
-            check_integer("sample_index", sample_index)
+        self.sample_index = ops.arange(len(x)) if sample_index is None else ops.asarray(sample_index)
+        check_ndim("sample_index", self.sample_index, 1, "(n,)")
+        check_shape("sample_index", self.sample_index, (len(x),))
+        check_integer("sample_index", self.sample_index)
         check_choice("mode", mode, MODES)
         check_count("num_draws", num_draws)
         check_count("num_judge_draws", num_judge_draws)
@@ -165,7 +168,6 @@ class Oracle:
         self.y = y
         self.mode = mode
         self.seed = seed
-        self.sample_index = ops.arange(len(x)) if sample_index is None else sample_index
         self.num_draws = num_draws if model.stochastic else 1
         self.num_judge_draws = num_judge_draws if model.stochastic else 1
         self.num_queries = 0

@@ -69,9 +69,7 @@ class Log:
         What the reader of the results should know.
     """
 
-    def __init__(
-        self, sessions: list[dict[str, Any]], timings: dict[str, float], warnings: list[str]
-    ) -> None:
+    def __init__(self, sessions: list[dict[str, Any]], timings: dict[str, float], warnings: list[str]) -> None:
         self.sessions, self.timings, self.warnings = sessions, timings, warnings
 
     def begin_session(self) -> None:
@@ -146,9 +144,7 @@ def read_log(path: Path) -> Log:
     if log.pop("sha256", None) != _sha256(log):
         raise InputError(f"{file}: its content does not match its SHA-256; restore it from a copy")
     try:
-        sessions = [
-            {key: session[key] for key in ("began", "ended", "environment")} for session in log["sessions"]
-        ]
+        sessions = [{key: session[key] for key in ("began", "ended", "environment")} for session in log["sessions"]]
         return Log(sessions, dict(log["timings"]), [str(warning) for warning in log["warnings"]])
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"{file}: is not the log of a bundle; restore it from a copy") from error

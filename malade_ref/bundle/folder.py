@@ -170,9 +170,7 @@ class Bundle:
         path = Path(path)
         state = state_of(path)
         if state == "foreign":
-            raise InputError(
-                f"{path}: is not empty and holds no bundle; nothing to resume, choose another --out"
-            )
+            raise InputError(f"{path}: is not empty and holds no bundle; nothing to resume, choose another --out")
         if state in ("empty", "begun"):
             return cls._begin(path, experiment_text, config)
         if state == "finished":
@@ -381,7 +379,6 @@ class Bundle:
         *,
         meta: Mapping[str, Any] | None = None,
         only: Collection[str] | None = None,
-        progress: Callable[[float, str], None] | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Compute per-sample outcomes in shards, those that are not there yet.
 
@@ -398,8 +395,6 @@ class Bundle:
             JSON-able: what the outcomes are of, such as the attack's settings; kept in outcomes.h5.
         only : collection of str, optional
             Which arrays to give back, so that large ones need not fit into memory; by default all.
-        progress : callable, optional
-            Called with the fraction done and ``name`` after every shard.
 
         Returns
         -------
@@ -423,8 +418,7 @@ class Bundle:
         group = self._groups[name]
         merged: dict[str, NDArray[Any]] = {}
         # Those that are there come first, so that a damaged one is noticed before hours of work.
-        ranges = sorted(group.ranges(), key=lambda samples: not group.file(*samples).exists())
-        for done, (first, last) in enumerate(ranges, 1):
+        for first, last in sorted(group.ranges(), key=lambda samples: not group.file(*samples).exists()):
             if not group.file(first, last).exists():
                 with self.log.timed(f"outcomes/{name}"):
                     outcomes = compute(first, last)
@@ -434,8 +428,6 @@ class Bundle:
                     if key not in merged:
                         merged[key] = np.empty((num_samples, *rows.shape[1:]), rows.dtype)
                     merged[key][first:last] = rows
-            if progress is not None:
-                progress(done / len(ranges), name)
         self.log.write(self.path)
         return merged
 
@@ -461,23 +453,6 @@ class Bundle:
         make_folder((self.path / name).parent)
         atomic_write(self.path / name, content)
         self._files.add(name)
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a derived file as canonical JSON.
-
-        Parameters
-        ----------
-        name : str
-            Its name in the bundle, such as ``results.json``.
-        value : object
-            JSON-able.
-
-        Raises
-        ------
-        InputError
-            As :meth:`write`, or if ``value`` is not JSON-able.
-        """
-        self.write(name, to_json(name, value) + "\n")
 
     # ------------------------------------------------------------------------------------- finishing
 
@@ -529,9 +504,7 @@ class Bundle:
             raise InputError(f"{self.path}: is not finished; malade run --resume finishes it")
         for name in files:
             if check_name("file", name) not in (REPORT, RESULTS) and not name.startswith(f"{FIGURES}/"):
-                raise InputError(
-                    f"{name}: is not derived from the outcomes; only report and figures can be redrawn"
-                )
+                raise InputError(f"{name}: is not derived from the outcomes; only report and figures can be redrawn")
         manifest = read_manifest(self.path)
         # A kill on the way leaves files that do not match the manifest; drawing again mends it.
         for name, content in files.items():
@@ -624,9 +597,7 @@ class Bundle:
         """Raise unless the files are what the manifest says; else the shards may be all that is left."""
         problems = [line for line in verify(self.path) if not line.startswith(f"{WORK}:")]
         if problems:
-            raise InputError(
-                f"{problems[0]}; restore it, or delete {MANIFEST} and pass --resume to make it again"
-            )
+            raise InputError(f"{problems[0]}; restore it, or delete {MANIFEST} and pass --resume to make it again")
 
     def _end(self) -> None:
         """Remove the work folder of a bundle that has its manifest, the lock last, and let go of it."""

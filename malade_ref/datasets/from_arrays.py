@@ -192,10 +192,10 @@ def _h5_rows(path: Path, name: str, file: h5py.File) -> _Rows:
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external or dataset.shape is None:
         raise InputError(f"{path}: {name}: is no plain array in this file; save it as one")
-    text = h5py.check_string_dtype(dataset.dtype)
-    unfit = dataset.dtype.kind not in "biufSO" or (dataset.dtype.kind == "O" and text is None)
-    if unfit or dataset.dtype.itemsize > _MAX_WORD:
-        raise InputError(f"{path}: {name}: holds {dataset.dtype}, expected numbers or short words; save it as such")
+    # Words of variable length lie in a heap of the file, and HDF5 may loop forever in a damaged one.
+    if dataset.dtype.kind not in "biufS" or dataset.dtype.itemsize > _MAX_WORD:
+        what = "words of variable length" if h5py.check_string_dtype(dataset.dtype) else dataset.dtype
+        raise InputError(f"{path}: {name}: holds {what}, expected numbers or short words; save it .astype('S10')")
     size = math.prod(dataset.shape) * dataset.dtype.itemsize
     chunk = math.prod(dataset.chunks or (1,)) * dataset.dtype.itemsize
     if size > min(MAX_BYTES, dataset.id.get_storage_size() * DEFLATE_RATIO) or chunk > _MAX_CHUNK:
@@ -205,8 +205,8 @@ def _h5_rows(path: Path, name: str, file: h5py.File) -> _Rows:
     def read(count: int) -> NDArray[Any]:
         nonlocal start
         with damage(path):
-            values = dataset.asstr()[start : start + count] if text else dataset[start : start + count]
+            values = np.asarray(dataset[start : start + count])
             start += count
-            return np.asarray(values, dtype=None if not text else np.str_)
+            return values
 
     return _Rows(tuple(dataset.shape), dataset.dtype, read)

@@ -157,7 +157,7 @@ def _read(path: str | Path, *, ndim: int, what: str) -> NDArray[np.uint8]:
         try:
             shape = _header(stream, path, ndim=ndim, what=what)
             size = math.prod(shape)
-            room = file_bytes * (_GZIP_RATIO if compressed else 1)
+            room = file_bytes * _GZIP_RATIO if compressed else file_bytes - 4 - 4 * ndim
             if size > min(room, MAX_BYTES):
                 raise InputError(
                     f"{path}: claims {what} of shape {shape}, more than its {file_bytes} bytes can hold; {_FETCH}"

@@ -414,11 +414,10 @@ def _may_write(folder: Path) -> bool:
 
 
 def _in_memory(name: str, incoming: Incoming, images: Any, folder: Path) -> Dataset:
-    chosen = [np.flatnonzero(incoming.splits == number) for number in range(len(SPLITS))]
-    splits = {
-        split: Split(ArraySource(images[rows[0] : rows[-1] + 1], incoming.labels[rows[0] : rows[-1] + 1]), 0, len(rows))
-        for split, rows in zip(SPLITS, chosen, strict=True)
-    }
+    """The data set itself; its images come sorted by split."""
+    source = ArraySource(images, incoming.labels)
+    ends = np.cumsum(np.bincount(incoming.splits, minlength=len(SPLITS))).tolist()
+    splits = {split: Split(source, first, last) for split, first, last in zip(SPLITS, [0, *ends], ends, strict=False)}
     return Dataset(
         name,
         **splits,

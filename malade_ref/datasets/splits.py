@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +22,7 @@ from malade_ref.checks import InputError, check_count, check_integer, check_ndim
 from malade_ref.datasets.synthetic import synthetic_digits, synthetic_labels
 from malade_ref.datasets.validation import check_labels
 from malade_ref.storage import RecordReader, open_record
+from malade_ref.storage.files import one_line, open_regular
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -123,13 +124,13 @@ class RecordSource:
         The record.
     split : str
         Which of its splits.
-    identity : tuple of two int
-        Size and time of change of the file when the data set was loaded, from `file_identity`.
+    sha256 : str
+        Of the record's content when the data set was loaded, as it says itself.
     """
 
     path: str
     split: str
-    identity: tuple[int, int]
+    sha256: str
 
     def pixels(self, rows: slice | Labels) -> Pixels:
         """Images of given numbers.
@@ -174,7 +175,7 @@ class RecordSource:
     def _read(self, what: str, rows: slice | Labels) -> NDArray[Any]:
         name = f"{self.split}/{what}"
         with open_record(self.path, kind=RECORD, mend=MEND) as record:
-            if file_identity(self.path) != self.identity:
+            if record_sha256(self.path) != self.sha256:
                 raise InputError(f"{self.path}: was replaced while in use; load the data set again")
             if isinstance(rows, slice):
                 return record.read(name, rows.start, rows.stop)
@@ -192,29 +193,33 @@ def _read_rows(record: RecordReader, name: str, rows: Labels) -> NDArray[Any]:
     return np.concatenate(parts)
 
 
-def file_identity(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Size and time of change of a file: what differs once it is replaced.
+def record_sha256(path: str | Path) -> str:
+    """What a record says its content's SHA-256 is, without checking it.
 
     Parameters
     ----------
     path : path
-        The file.
+        The record.
 
     Returns
     -------
-    tuple of two int
-        Bytes and nanoseconds.
+    str
+        In hexadecimal.
 
     Raises
     ------
     InputError
-        If there is no such file.
+        If it is no record.
     """
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); load the data set again") from error
-    return found.st_size, found.st_mtime_ns
+    with open_regular(path) as raw:
+        try:
+            with h5py.File(raw, "r") as file:
+                claimed = file.attrs.get_id("sha256")
+                if claimed.shape == () and claimed.dtype == "S64":
+                    return bytes(file.attrs["sha256"]).decode("ascii")
+        except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: not a whole malade file ({one_line(error)}); {MEND}") from error
+    raise InputError(f"{path}: not a malade file; {MEND}")
 
 
 @dataclass(frozen=True)
@@ -510,7 +515,7 @@ def open_dataset(path: str | Path) -> Dataset:
     InputError
         If the file is not a whole record of a data set.
     """
-    identity = file_identity(path)
+    sha256 = record_sha256(path)
     with open_record(path, kind=RECORD, mend=MEND) as record:
         name, note = record.meta.get("name"), record.meta.get("note")
         words = record.meta.get("class_names")
@@ -529,7 +534,7 @@ def open_dataset(path: str | Path) -> Dataset:
                 raise InputError(f"{path}: {split}: images and labels are not as malade writes them; {MEND}")
             check_labels(record.read(labels), len(class_names), name=f"{path}: {labels}")
             shapes.add((shape[1], shape[2], shape[3]))
-            splits[split] = Split(RecordSource(str(path), split, identity), 0, shape[0])
+            splits[split] = Split(RecordSource(str(path), split, sha256), 0, shape[0])
         if len(shapes) != 1:
             raise InputError(f"{path}: its splits have images of different shapes; {MEND}")
     return Dataset(

@@ -7,9 +7,9 @@ a closed 4, ...), written down as control points; a smooth curve runs through th
 
 The curve is bent by a few slow waves (elastic variation), slanted, turned and stretched (affine variation),
 scaled into a box of 20 x 20 pixels and centred by its mass, as MNIST's digits are. The pen is a disc whose
-radius and ink vary along the stroke; a pixel takes the darkest ink that covers it, with a soft edge:
+radius and ink vary along the stroke; a pixel takes the strongest ink that covers it, with a soft edge:
 
-    pixel(q) = max_t  ink(t) * clip((radius(t) - |q - p(t)|) / softness + 1/2, 0, 1).
+    pixel(q) = min(1, max_t ink(t) clip((radius(t) - |q - p(t)|) / softness + 1/2, 0, 1)).
 
 All randomness comes from counters: image i of a split is the same whatever else is made beside it.
 

@@ -1,7 +1,8 @@
 r"""Steps of gradient attacks inside a ball around the clean image.
 
 The order is the one of Madry et al.: step, project onto the ball, clip to [0, 1]. The ball and [0, 1] are respected in
-floating point too, not up to rounding only: the projection shrinks what rounding let out.
+floating point too, not up to rounding only: the projections leave room for it. A gradient that is 0 or not a
+number moves nothing: one broken sample stops no other.
 
 Axes: n images; everything after the first axis belongs to one image.
 
@@ -13,6 +14,7 @@ References
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ Floats = NDArray[Any]
 
 
 def sign_step(x: Floats, gradient: Floats, *, step_size: float) -> Floats:
-    """Steepest ascent in the maximum norm: ``x + step_size * sign(gradient)``, with sign(0) = 0.
+    """Steepest ascent in the maximum norm: ``x + step_size * sign(gradient)``, with sign(0) = sign(NaN) = 0.
 
     Parameters
     ----------
@@ -47,11 +49,14 @@ def sign_step(x: Floats, gradient: Floats, *, step_size: float) -> Floats:
     check_float("x", x)
     check_same("gradient", gradient, "x", x)
     check_number("step_size", step_size, minimum=0)
-    return np.asarray(x + x.dtype.type(step_size) * np.sign(gradient))
+    sign = np.subtract(gradient > 0, gradient < 0, dtype=x.dtype)
+    return np.asarray(x + x.dtype.type(step_size) * sign)
 
 
 def normalised_step(x: Floats, gradient: Floats, *, step_size: float) -> Floats:
-    """Steepest ascent in the Euclidean norm: ``x + step_size * gradient / ||gradient||``, no move where it is 0.
+    """Steepest ascent in the Euclidean norm: ``x + step_size * gradient / ||gradient||``.
+
+    An image whose gradient is 0 or not finite does not move.
 
     Parameters
     ----------
@@ -130,7 +135,7 @@ def linf_bounds(centre: Floats, eps: float) -> tuple[Floats, Floats]:
 def project_l2(x: Floats, centre: Floats, *, eps: float) -> Floats:
     """Nearest point of the Euclidean ball of radius eps around the centre, then clipped to [0, 1].
 
-    Clipping moves every pixel towards the centre, so the result is in the ball still.
+    Clipping moves every pixel towards the centre, so the result is in the ball still. What is inside is only clipped.
 
     Parameters
     ----------
@@ -152,17 +157,15 @@ def project_l2(x: Floats, centre: Floats, *, eps: float) -> Floats:
     check_float("x", x)
     check_same("centre", centre, "x", x)
     check_number("eps", eps, minimum=0)
+    # A little less than eps, so that the distance is at most eps in whichever order its squares are added up; and less
+    # again by what rounding the pixels to their dtype can add.
+    limit = eps * (1 - 2.0**-48)
+    rounding = float(np.finfo(x.dtype).eps) / 2 * math.sqrt(math.prod(x.shape[1:]))
     shift = x.astype(np.float64) - centre
     norm = _norms(shift)
-    inside = np.where(norm > eps, eps / np.maximum(norm, np.finfo(np.float64).tiny), 1.0)
-    moved = clip_pixels((centre + inside * shift).astype(x.dtype))
-    # Rounding back to the array's dtype can lead out of the ball again: shrink until it does not.
-    for shrink in (2.0**-22, 2.0**-16, 2.0**-8, 1.0):
-        outside = _norms(moved.astype(np.float64) - centre) > eps
-        if not outside.any():
-            break
-        moved = np.where(outside, clip_pixels((centre + (1 - shrink) * inside * shift).astype(x.dtype)), moved)
-    return moved
+    outside = norm > limit
+    scale = max(limit - rounding, 0.0) / np.where(outside, norm, 1)
+    return clip_pixels(np.where(outside, centre + scale * shift, x).astype(x.dtype))
 
 
 def random_start_linf(centre: Floats, uniform: Floats, *, eps: float) -> Floats:
@@ -301,22 +304,24 @@ def better(
     success, best_success : ndarray of shape (n,), bool
         Whether the model is wrong.
     loss, best_loss : ndarray of shape (n,)
-        The attacked loss. A tie keeps the best one so far; NaN never wins.
+        The attacked loss. A tie keeps the best one so far; NaN never wins, and loses against any number.
 
     Returns
     -------
     ndarray of shape (n,), bool
         True where the new one is better.
     """
-    same = success == best_success
-    return np.asarray(np.where(same, loss > best_loss, success))
+    larger = (loss > best_loss) | np.isnan(best_loss)
+    return np.asarray(np.where(success == best_success, larger, success) & ~np.isnan(loss))
 
 
 def _unit(x: Floats) -> Floats:
-    """Each image divided by its Euclidean norm; 0 stays 0. Scaled first: squares must not vanish."""
+    """Each image divided by its Euclidean norm; 0 where that is 0 or not finite."""
     axes = tuple(range(1, x.ndim))
     largest = np.abs(x).max(axis=axes, keepdims=True, initial=0)
-    scaled = x / np.where(largest > 0, largest, 1)
+    usable = np.isfinite(largest) & (largest > 0)
+    # Scaled first, so that squares neither vanish nor overflow.
+    scaled = np.where(usable, x, 0) / np.where(usable, largest, 1)
     norm = np.sqrt((scaled * scaled).sum(axis=axes, keepdims=True))
     return np.asarray(scaled / np.where(norm > 0, norm, 1))
 

@@ -54,7 +54,14 @@ def softmax_cross_entropy(logits: Floats, labels: NDArray[np.integer[Any]]) -> F
         If shapes or dtypes do not fit.
     """
     _check_labels(logits, labels)
-    return np.asarray(-log_softmax(logits)[np.arange(len(labels)), labels])
+    rows = np.arange(len(labels))
+    # J = log(1 + sum of exp(margin) over the other classes): log1p keeps the digits of a loss close to 0.
+    margins = logits - logits[rows, labels][:, None]
+    largest = margins.max(axis=1)  # at least 0, the true class' own
+    others = np.exp(margins - largest[:, None])
+    others[rows, labels] = 0
+    total = others.sum(axis=1)
+    return np.asarray(np.where(largest > 0, largest + np.log(np.exp(-largest) + total), np.log1p(total)))
 
 
 def softmax_cross_entropy_vjp(dloss: Floats, logits: Floats, labels: NDArray[np.integer[Any]]) -> Floats:

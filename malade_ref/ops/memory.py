@@ -236,3 +236,37 @@ def check_labels(name: str, y: NDArray[Any], num_samples: int, num_classes: int)
         first = int(bad.argmax())
         raise InputError(f"{name}: label {int(y[first])} of sample {first} is outside 0..{num_classes - 1}")
     return y
+
+
+def check_sample_index(name: str, index: NDArray[Any], num_samples: int) -> NDArray[Any]:
+    """Check sample numbers where they enter a driver, metadata and values.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in the complaint.
+    index : ndarray of shape (n,), integer
+        Numbers of the samples in their data set.
+    num_samples : int
+        Expected length.
+
+    Returns
+    -------
+    ndarray
+        index itself.
+
+    Raises
+    ------
+    InputError
+        If the shape, the dtype or a number is not as expected; the first bad one is named.
+    """
+    if not isinstance(index, np.ndarray):
+        raise InputError(f"{name}: expected a NumPy array, got {type(index).__name__}")
+    check_ndim(name, index, 1, "(n,)")
+    check_shape(name, index, (num_samples,))
+    check_integer(name, index)
+    # Random numbers are addressed by 32 bits; a larger number would silently share another sample's.
+    bad = (index < 0) | (index >= 1 << 32)
+    if bad.any():
+        raise InputError(f"{name}: {int(index[bad.argmax()])} is outside 0..2**32 - 1")
+    return index

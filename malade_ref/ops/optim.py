@@ -57,6 +57,8 @@ def adam_step(
         check_same(name, value, "parameter", parameter)
     check_count("step", step)
     check_number("learning_rate", learning_rate, minimum=0)
+    check_number("beta1", beta1, minimum=0, below=1)
+    check_number("beta2", beta2, minimum=0, below=1)
     check_number("epsilon", epsilon, above=0)
     real = parameter.dtype.type
     first = real(beta1) * first + real(1 - beta1) * gradient

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import InputError, check_count, check_integer, check_ndim
+from ..checks import InputError, check_choice, check_count, check_integer, check_ndim
 
 Key = tuple[int, int]
 Words = NDArray[np.uint32]
@@ -38,6 +38,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and sqrt(3) - 1, in units of 2^-32
 MASK = 0xFFFFFFFF
 ROUNDS = 10
+DTYPES = ("float32", "float64")
 # Counters handled at once: their four words and two products stay in a core's second-level cache.
 CHUNK = 1 << 14
 
@@ -137,10 +138,12 @@ def random_words(num_words: int, *, key: Key, sample_index: Any, step: int = 0) 
     Raises
     ------
     InputError
-        If ``sample_index`` is not a vector of integers.
+        If ``sample_index`` is not a vector of integers or the step is out of range.
     """
     check_ndim("sample_index", sample_index, 1, "(n,)")
     check_integer("sample_index", sample_index)
+    if check_count("step", step, minimum=0) >= 1 << 32:
+        raise InputError(f"step: expected an integer below 2**32, got {step}")
     num_blocks = -(-num_words // 4)
     num_samples = len(sample_index)
     out = np.empty((num_samples, num_blocks, 4), dtype=np.uint32)
@@ -176,7 +179,13 @@ def uniform(
     -------
     ndarray of shape (n, *shape)
         The numbers.
+
+    Raises
+    ------
+    InputError
+        If the dtype is not one of the two, or as in `random_words`.
     """
+    check_choice("dtype", dtype, DTYPES)
     words = random_words(math.prod(shape), key=key, sample_index=sample_index, step=step)
     real = np.dtype(dtype).type
     if dtype == "float32":
@@ -210,6 +219,11 @@ def normal(
     ndarray of shape (n, *shape)
         The numbers.
 
+    Raises
+    ------
+    InputError
+        If the dtype is not one of the two, or as in `random_words`.
+
     Examples
     --------
     >>> import numpy as np
@@ -219,6 +233,7 @@ def normal(
     >>> bool((together[7] == alone[0]).all())
     True
     """
+    check_choice("dtype", dtype, DTYPES)
     size = math.prod(shape)
     num_samples = len(sample_index)
     num_words = -(-size // 4) * 4

@@ -51,7 +51,7 @@ def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: 
     slices = [slice(first, last) for first, last in itertools.pairwise(bounds)]
     if getattr(_inside, "slice", False):
         return [function(part) for part in slices]
-    with _blas().limit(limits=1, user_api="blas"):
+    with _one_blas_thread:
         if num_slices == 1 or num_threads() == 1:
             return [_run(function, part) for part in slices]
         return list(_pool(num_threads(), os.getpid()).map(lambda part: _run(function, part), slices))
@@ -87,6 +87,29 @@ def _run(function: Callable[[slice], T], part: slice) -> T:
         return function(part)
     finally:
         _inside.slice = False
+
+
+class _OneBlasThread:
+    """A BLAS of one thread while anybody is inside: the setting is the process's, not the calling thread's."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.num_inside = 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.num_inside == 0:
+                self.limit = _blas().limit(limits=1, user_api="blas")
+            self.num_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.num_inside -= 1
+            if self.num_inside == 0:
+                self.limit.restore_original_limits()
+
+
+_one_blas_thread = _OneBlasThread()
 
 
 @lru_cache(maxsize=1)

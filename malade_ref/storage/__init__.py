@@ -11,6 +11,7 @@ from malade_ref.storage.files import (
     is_temporary,
     load_json,
     make_folder,
+    one_line,
     sweep,
     to_json,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "load_json",
     "load_record",
     "make_folder",
+    "one_line",
     "open_record",
     "save_record",
     "sweep",

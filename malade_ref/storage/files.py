@@ -291,9 +291,7 @@ def _check_keys(value: Any) -> None:
         _check_keys(item)
 
 
-def from_json(
-    what: str, text: bytes | str, *, mend: str = "restore the file from a copy"
-) -> dict[str, Any]:
+def from_json(what: str, text: bytes | str, *, mend: str = "restore the file from a copy") -> dict[str, Any]:
     """Parse a JSON object from a file that may be hostile.
 
     Parameters

@@ -92,9 +92,7 @@ def save_record(
             writer.append(name, host[name])
 
 
-def load_record(
-    path: str | Path, *, kind: str, mend: str = "restore it from a copy or make it again"
-) -> Record:
+def load_record(path: str | Path, *, kind: str, mend: str = "restore it from a copy or make it again") -> Record:
     """Read a whole record and check its content against its SHA-256.
 
     Parameters
@@ -139,6 +137,7 @@ class RecordWriter:
 
     def __init__(self, file: h5py.File, sink: _Sink, path: Path) -> None:
         self._file, self._sink, self._path = file, sink, path
+        self._datasets: dict[str, Any] = {}
         self._rows: dict[str, int] = {}
         self._digests: dict[str, Any] = {}
 
@@ -163,12 +162,12 @@ class RecordWriter:
         check_name(f"{self._path}: array", name)
         dtype = np.dtype(dtype)
         if dtype.kind not in "biuf" or dtype.itemsize > 8:
-            raise InputError(
-                f"{label}: expected booleans, integers or floats of at most 8 bytes, got {dtype}"
-            )
+            raise InputError(f"{label}: expected booleans, integers or floats of at most 8 bytes, got {dtype}")
         if name in self._file or any(name.startswith(taken + "/") for taken in ("meta", *self._rows)):
             raise InputError(f"{label}: the name is taken, or a part of it; choose another")
-        self._file.create_dataset(name, shape=shape, dtype=dtype.newbyteorder("<"), track_times=False)
+        self._datasets[name] = self._file.create_dataset(
+            name, shape=shape, dtype=dtype.newbyteorder("<"), track_times=False
+        )
         self._rows[name] = 0
         self._digests[name] = hashlib.sha256()
 
@@ -187,7 +186,7 @@ class RecordWriter:
         InputError
             If they do not fit.
         """
-        dataset = self._file[name]
+        dataset = self._datasets[name]
         block = np.asarray(rows, dtype=rows.dtype.newbyteorder("<"), order="C")
         first = self._rows[name]
         last = first + (block.shape[0] if block.ndim else 1)
@@ -205,20 +204,18 @@ class RecordWriter:
         if self._sink.error is not None:
             raise self._sink.error
 
-    def _close(self) -> None:
+    def _close(self, kind: str, text: bytes) -> None:
         """Sign the content; every announced array must be complete."""
         for name, rows in self._rows.items():
-            shape = self._file[name].shape
+            shape = self._datasets[name].shape
             if rows != (shape[0] if shape else 1):
                 raise InputError(f"{self._path}: array {name}: only {rows} rows were written of {shape}")
         digests = {name: digest.hexdigest() for name, digest in self._digests.items()}
-        self._file.attrs["sha256"] = np.bytes_(_content_sha256(self._file, digests))
+        self._file.attrs["sha256"] = np.bytes_(_content_sha256(kind, text, self._datasets, digests))
 
 
 @contextmanager
-def write_record(
-    path: str | Path, meta: Mapping[str, Any] | None = None, *, kind: str
-) -> Iterator[RecordWriter]:
+def write_record(path: str | Path, meta: Mapping[str, Any] | None = None, *, kind: str) -> Iterator[RecordWriter]:
     """Write a record piece by piece: ``create`` every array, then ``append`` its rows in order.
 
     The file appears, whole, when the ``with`` block ends; if that raises, nothing is left behind.
@@ -245,9 +242,7 @@ def write_record(
     path = Path(path)
     text = to_json(f"{path}: meta", dict(meta or {}), indent=None).encode()
     if len(text) > MAX_JSON_BYTES:
-        raise InputError(
-            f"{path}: meta: {len(text)} bytes of JSON, at most {MAX_JSON_BYTES}; store arrays as arrays"
-        )
+        raise InputError(f"{path}: meta: {len(text)} bytes of JSON, at most {MAX_JSON_BYTES}; store arrays as arrays")
     with aside(path) as raw:
         sink = _Sink(raw)
         try:
@@ -258,25 +253,24 @@ def write_record(
                 file.create_dataset("meta", data=np.array(text, dtype=string), track_times=False)
                 writer = RecordWriter(file, sink, path)
                 yield writer
-                writer._close()
+                writer._close(kind, text)
         finally:
             # Whatever HDF5 made of it, the disk's complaint came first.
             if sink.error is not None:
                 raise sink.error
 
 
-class _Sink(io.RawIOBase):
-    """The file HDF5 writes to; it keeps the first failure instead of raising it.
+class _Source(io.RawIOBase):
+    """The file HDF5 reads from.
 
-    HDF5 cannot let go of a file it failed to flush: it would try again at the process's end, and crash. So it
-    is told that all went well, and :func:`write_record` throws the file away and raises ``error``.
+    It keeps its own position: processes that were forked share that of the file's descriptor, and would read
+    each other's places.
     """
 
-    def __init__(self, file: io.FileIO) -> None:
+    def __init__(self, file: io.FileIO | io.BufferedReader) -> None:
         self._descriptor = file.fileno()
+        self._size = os.fstat(self._descriptor).st_size
         self._position = 0
-        self._size = 0
-        self.error: OSError | None = None
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._position = offset + (self._size if whence == io.SEEK_END else 0)
@@ -286,9 +280,26 @@ class _Sink(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        data = b"" if self.error else os.pread(self._descriptor, len(buffer), self._position)
-        buffer[: len(data)] = data
-        return len(buffer)
+        view = memoryview(buffer).cast("B")
+        while view and (count := os.preadv(self._descriptor, [view], self._position)):
+            self._position += count
+            view = view[count:]
+        return len(buffer) - len(view)
+
+
+class _Sink(_Source):
+    """The file HDF5 writes to; it keeps the first failure instead of raising it.
+
+    HDF5 does not let go of a file that it failed to flush: it stays open to the end of the process, and is then
+    flushed again. So it is told that all went well, and :func:`write_record` throws the file away and raises
+    ``error``.
+    """
+
+    error: OSError | None = None
+
+    def readinto(self, buffer: Any) -> int:
+        super().readinto(buffer)
+        return len(buffer)  # also of what could not be written
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
@@ -343,13 +354,15 @@ class RecordReader:
 
     def __init__(self, path: str | Path, *, kind: str, mend: str) -> None:
         self._path, self._mend = Path(path), mend
+        self._kind = kind
         with ExitStack() as stack, self._damage():
             raw = stack.enter_context(open_regular(path))
-            self._file = stack.enter_context(h5py.File(raw, "r"))
-            self._check_header(kind)
+            self._file = stack.enter_context(h5py.File(_Source(raw), "r"))
+            self._check_header()
             self._datasets = _datasets(f"{path}: array", self._file, os.fstat(raw.fileno()).st_size)
             self.names = tuple(sorted(self._datasets))
-            self.meta = self._read_meta()
+            self._text = self._read_text()
+            self.meta = from_json(f"{path}: meta", self._text, mend=mend)
             self._open = stack.pop_all()
 
     def __enter__(self) -> RecordReader:
@@ -442,22 +455,18 @@ class RecordReader:
     def _check(self, digests: Mapping[str, str]) -> None:
         """Raise unless the SHA-256 of each array's bytes gives the record's."""
         with self._damage():
-            if _content_sha256(self._file, digests) != self._attribute("sha256", "S"):
+            if _content_sha256(self._kind, self._text, self._datasets, digests) != self._attribute("sha256", "S"):
                 raise RuntimeError("its content does not match its SHA-256")
 
     def _dataset(self, name: str) -> Any:
         if name not in self._datasets:
-            raise InputError(
-                f"{self._path}: no array named {name!r}; it has {', '.join(self.names) or 'none'}"
-            )
+            raise InputError(f"{self._path}: no array named {name!r}; it has {', '.join(self.names) or 'none'}")
         return self._datasets[name]
 
-    def _check_header(self, kind: str) -> None:
+    def _check_header(self) -> None:
         found = self._attribute("format", "S")
-        if found != f"malade-{kind}":
-            raise InputError(
-                f"{self._path}: expected a malade-{kind} file, got {found!r}; choose another file"
-            )
+        if found != f"malade-{self._kind}":
+            raise InputError(f"{self._path}: expected a malade-{self._kind} file, got {found!r}; choose another file")
         version = self._attribute("version", "i")
         if version != FORMAT_VERSION:
             raise InputError(
@@ -475,11 +484,11 @@ class RecordReader:
         value = self._file.attrs[name]
         return value.decode("ascii") if kind == "S" else int(value)
 
-    def _read_meta(self) -> dict[str, Any]:
+    def _read_text(self) -> bytes:
         text = self._file["meta"]
         if text.shape != () or text.dtype.kind != "S" or text.dtype.itemsize > MAX_JSON_BYTES:
             raise RuntimeError("its JSON is missing")
-        return from_json(f"{self._path}: meta", bytes(text[()]), mend=self._mend)
+        return bytes(text[()])
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
@@ -493,9 +502,7 @@ class RecordReader:
             raise InputError(f"{self._path}: not a whole malade file ({reason}); {self._mend}") from error
 
 
-def open_record(
-    path: str | Path, *, kind: str, mend: str = "restore it from a copy or make it again"
-) -> RecordReader:
+def open_record(path: str | Path, *, kind: str, mend: str = "restore it from a copy or make it again") -> RecordReader:
     """Open a record to read it in slices; ``verify()`` checks the whole of it.
 
     Parameters
@@ -558,18 +565,17 @@ def _checked_bytes(name: str, dataset: Any) -> int:
     return size
 
 
-def _content_sha256(file: h5py.File, digests: Mapping[str, str]) -> str:
+def _content_sha256(kind: str, text: bytes, datasets: Mapping[str, Any], digests: Mapping[str, str]) -> str:
     """SHA-256 of a record's content, from those of its arrays' bytes."""
-    arrays = [
-        [name, str(file[name].dtype), list(file[name].shape), digests[name]] for name in sorted(digests)
-    ]
-    header = {
-        "format": file.attrs["format"].decode(),
-        "version": int(file.attrs["version"]),
-        "meta": hashlib.sha256(bytes(file["meta"][()])).hexdigest(),
-        "arrays": arrays,
+    content = {
+        "format": f"malade-{kind}",
+        "version": FORMAT_VERSION,
+        "meta": hashlib.sha256(text).hexdigest(),
+        "arrays": {
+            name: [str(datasets[name].dtype), list(datasets[name].shape), digest] for name, digest in digests.items()
+        },
     }
-    return hashlib.sha256(to_json("record", header, indent=None).encode()).hexdigest()
+    return hashlib.sha256(to_json("record", content, indent=None).encode()).hexdigest()
 
 
 def _digest(array: NDArray[Any]) -> str:

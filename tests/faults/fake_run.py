@@ -1,12 +1,18 @@
 """A run in miniature: every kind of step that a bundle knows, computed in no time.
 
-``python -m tests.faults.fake_run FOLDER [SECONDS]`` begins it or goes on with it; every step takes that long.
+``python -m tests.faults.fake_run FOLDER SECONDS KILLS SEED`` lets a process run it, every step taking so many
+seconds, kills it at a random moment, and so on; the last process is left in peace. Processes are forked, so
+that none spends its short life importing.
 """
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from malade_ref import checkpoint
-from malade_ref.bundle import Bundle
+from malade_ref.bundle import Bundle, environment
 from malade_ref.network import Network, mlp
-from malade_ref.storage import Record
+from malade_ref.storage import Record, to_json
 
 EXPERIMENT = 'name = "fake"  # with a comment\r\n'
 CONFIG: dict[str, Any] = {"name": "fake", "seed": 3, "attacks": [{"name": "pgd", "eps": 0.3}], "samples": 11}
@@ -65,14 +71,47 @@ def run(bundle: Bundle, pause: Callable[[], None] = lambda: None) -> None:
     bundle.merge()
     with bundle.outcomes() as reader:
         results["read"] = {"rows": reader.shape("outcomes/none/pgd/loss")[0], "loss": history["loss"][-1]}
-    bundle.write_json("results.json", results)
+    bundle.write("results.json", to_json("results", results))
     bundle.write("figures/curve.png", b"not really a PNG")
     bundle.write("report.md", f"# Fake\n\n{results}\n")
     pause()
     bundle.finish()
 
 
+def forked(folder: str, seconds: float) -> int:
+    """Begin the run or go on with it in a process of its own; give its number."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with Bundle.resume(folder, EXPERIMENT, CONFIG) as bundle:
+                run(bundle, lambda: time.sleep(seconds))
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+
+def main(folder: str, seconds: str, kills: str, seed: str) -> None:
+    """Run and kill; say how many processes died of it."""
+    environment.describe_environment = lambda: {"fake": True}  # quick, so that processes die at work
+    start = time.monotonic()
+    os.waitpid(forked(f"{folder}-undisturbed", float(seconds)), 0)
+    duration = time.monotonic() - start
+    chance, killed = random.Random(int(seed)), 0
+    for last in [False] * int(kills) + [True]:
+        pid = forked(folder, float(seconds))
+        if not last:
+            time.sleep(chance.random() * 1.5 * duration / int(kills))
+            os.kill(pid, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        killed += status == -signal.SIGKILL
+        if status > 0:
+            sys.exit(status)
+    print(killed)
+
+
 if __name__ == "__main__":
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
-    with Bundle.resume(sys.argv[1], EXPERIMENT, CONFIG) as bundle:
-        run(bundle, lambda: time.sleep(seconds))
+    main(*sys.argv[1:])

@@ -6,12 +6,10 @@ Twice: exhaustively, where the process is stopped in front of each single change
 
 from __future__ import annotations
 
+import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,8 +22,9 @@ from tests.faults import fake_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# All that changes names or contents of files, but for the pieces that HDF5 writes into a file put aside.
-CHANGES = ("open", "mkdir", "replace", "unlink", "rmdir", "fsync", "ftruncate")
+# All that changes what is in a folder. What a file put aside holds when the process dies does not matter: it is
+# swept by its name.
+CHANGES = ("open", "mkdir", "replace", "unlink", "rmdir")
 
 
 class Killed(BaseException):
@@ -53,6 +52,7 @@ def killed_before(change: int) -> Iterator[list[str]]:
 
         for name in CHANGES:
             patch.setattr(os, name, counted(name))
+        patch.setattr(os, "fsync", lambda descriptor: None)  # slow, and of use against power cuts only
         yield made
 
 
@@ -88,7 +88,7 @@ def test_killed_at_every_change(tmp_path: Path, expected: dict[str, bytes]) -> N
     with killed_before(10**9) as made:
         begin_or_resume(tmp_path / "whole")
     total = len(made)
-    assert total > 150
+    assert total > 80
     assert set(made) == set(CHANGES)
     for change in range(total):
         folder = tmp_path / f"run{change}"
@@ -102,20 +102,15 @@ def test_killed_at_every_change(tmp_path: Path, expected: dict[str, bytes]) -> N
         assert verify(folder) == []
 
 
-def test_killed_at_random_moments(tmp_path: Path, expected: dict[str, bytes]) -> None:
-    """At least ten kills, each of a process of its own, until one process reaches the end."""
-    chance = random.Random(20)
-    folder, kills = tmp_path / "run", 0
-    command = [sys.executable, "-m", "tests.faults.fake_run", str(folder), "0.05"]
-    while not (folder / "MANIFEST.json").exists() or kills < 10:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
-        try:
-            process.wait(timeout=0.35 + chance.random() * 0.25)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        _, errors = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), errors.decode()
-    subprocess.run(command, cwd=ROOT, check=True)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_random_moments(tmp_path: Path, expected: dict[str, bytes], seed: int) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "tests.faults.fake_run", str(folder), "0.02", "13", str(seed)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) >= 10
     assert contents(folder) == expected
     assert verify(folder) == []
+    sessions = json.loads((folder / "environment.json").read_text())["sessions"]
+    assert len(sessions) > 1  # some died at work
+    assert sessions[-1]["ended"] is not None

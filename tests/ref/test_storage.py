@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import string
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,29 @@ def test_reading_in_slices(tmp_path: Path) -> None:
         reader.verify()
         with pytest.raises(InputError, match=r"no array named 'b'; it has a, g/flag"):
             reader.read("b")
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from malade_ref.storage import open_record
+with open_record(sys.argv[1], kind="test") as reader:
+    child = os.fork()
+    for _ in range(300):
+        for first in range(0, 1000, 100):
+            if not (reader.read("x", first, first + 100) == np.arange(first, first + 100)[:, None]).all():
+                os._exit(1)
+    if child:
+        sys.exit(os.waitpid(child, 0)[1] != 0)
+    os._exit(0)
+"""
+
+
+def test_forked_processes_read_one_open_file(tmp_path: Path) -> None:
+    """They share its descriptor, and the position of that."""
+    save_record(tmp_path / "a.h5", {"x": np.arange(1000)[:, None] * np.ones((1, 16))}, kind="test")
+    command = [sys.executable, "-c", FORKED, str(tmp_path / "a.h5")]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=60)
 
 
 # What cannot be stored --------------------------------------------------------------------------------------
@@ -369,8 +394,9 @@ def plant_loop(file: h5py.File) -> None:
 
 
 def plant_aliases(file: h5py.File) -> None:
-    for i in range(1000):
-        file[f"alias{i}"] = file["x"]
+    file["big"] = np.zeros(1000)
+    for i in range(100):
+        file[f"alias{i}"] = file["big"]
 
 
 def plant_hidden(file: h5py.File) -> None:

@@ -1,0 +1,82 @@
+"""``malade report``: draw a bundle's report again, or verify the bundle."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from malade_ref.bundle import Bundle, verify
+from malade_ref.checks import InputError
+from malade_ref.cli.console import say
+from malade_ref.report import check_report, write_report
+from malade_ref.storage.files import open_regular
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``report``.
+
+    Parameters
+    ----------
+    commands : argparse subparsers
+        Where to.
+    """
+    command = commands.add_parser(
+        "report",
+        help="draw the tables and figures of a bundle again, or verify it",
+        description="Derive results.json, report.md and figures of a finished bundle from its outcomes again.",
+        allow_abbrev=False,
+    )
+    command.add_argument("bundle", metavar="BUNDLE", help="folder of a malade run")
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        help="change nothing; check every file against its SHA-256 and every number against the outcomes; exit code 1 "
+        "if anything differs",
+    )
+    command.set_defaults(command=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    if arguments.verify:
+        return _verify(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle)
+    if not bundle.finished:
+        raise InputError(f"{bundle.path}: is not finished; malade run --resume --out {bundle.path} goes on with it")
+    files = write_report(bundle)
+    say(f"wrote {len(files)} files; report: {bundle.path / 'report.md'}")
+    for line in headlines(bundle):
+        say(line)
+    return 0
+
+
+def _verify(path: str) -> int:
+    problems = verify(path)
+    if not problems:
+        problems = check_report(path)
+    for problem in problems:
+        say(problem)
+    if problems:
+        say(f"{path}: {len(problems)} mismatch{'es' if len(problems) > 1 else ''}")
+        return 1
+    say(f"{path}: whole; every file is as the run left it, and every number follows from the outcomes")
+    return 0
+
+
+def headlines(bundle: Bundle) -> list[str]:
+    """First sentences of a report's verdict.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        With a report.
+
+    Returns
+    -------
+    list of str
+        What stands in bold before the first table.
+    """
+    with open_regular(bundle.path / "report.md") as file:
+        text = file.read().decode(errors="replace")
+    verdict = text.partition("\n## ")[0]
+    return [match[1] for match in re.finditer(r"^\*\*(.+?)\*\*", verdict, flags=re.MULTILINE)]

@@ -1,0 +1,185 @@
+"""``malade run``: an experiment, into a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from malade_ref.bundle.layout import state_of
+from malade_ref.checks import InputError
+from malade_ref.cli.console import Meter, duration, say
+from malade_ref.cli.report import headlines
+from malade_ref.experiment import Step, built_in_experiments, read_experiment, run_experiment
+from malade_ref.training import Progress
+
+RUNS = Path("runs")
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``run``.
+
+    Parameters
+    ----------
+    commands : argparse subparsers
+        Where to.
+    """
+    command = commands.add_parser(
+        "run",
+        help="run an experiment: train, attack, evaluate, report",
+        description="Run an experiment into a bundle: a folder with settings, networks, outcomes, figures and report.md.",
+        allow_abbrev=False,
+    )
+    command.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a built-in experiment, or a TOML file")
+    command.add_argument("--list", action="store_true", help="list the built-in experiments")
+    command.add_argument("--backend", choices=("ref", "gpu"), default="ref", help="ref: NumPy (default); gpu: CUDA")
+    command.add_argument("--data-dir", metavar="DIR", help="where to look for data first; MALADE_DATA does the same")
+    command.add_argument("--out", metavar="DIR", help="folder of the bundle; runs/NAME-1, runs/NAME-2, ... by default")
+    command.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting, such as seed=1, models.cnn.epochs=2, attacks.pgd.num_steps=100; scale=NAME selects a "
+        "prepared set of changes; may be given several times",
+    )
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an interrupted run: that of --out, or the newest unfinished one in runs/",
+    )
+    command.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.list:
+        titles = built_in_experiments()
+        for name, title in titles.items():
+            say(f"{name:{max(map(len, titles))}}  {title}")
+        return 0
+    if arguments.experiment is None:
+        raise InputError("expected an experiment, such as: malade run demo; malade run --list shows what there is")
+    if arguments.backend == "gpu":
+        raise InputError("--backend gpu: the GPU backend is not part of this version; use --backend ref")
+    reading = read_experiment(arguments.experiment, arguments.changes)
+    name = reading.experiment.name
+    out = Path(arguments.out) if arguments.out else default_folder(name, resume=arguments.resume)
+    watcher = _Watcher(reading.experiment.title)
+    try:
+        bundle = run_experiment(reading, out, data_dir=arguments.data_dir, resume=arguments.resume, watcher=watcher)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"what was done is kept; go on with: {_command(arguments, out)}") from None
+    watcher.close()
+    say(f"results: {bundle.path / 'report.md'}")
+    for line in headlines(bundle):
+        say(line)
+    return 0
+
+
+def default_folder(name: str, *, resume: bool) -> Path:
+    """Folder of a run that was not given one.
+
+    Parameters
+    ----------
+    name : str
+        Of the experiment.
+    resume : bool
+        Whether the newest unfinished run is wanted, if there is one.
+
+    Returns
+    -------
+    Path
+        ``runs/<name>-<number>``.
+    """
+    numbers = [0]
+    for path in RUNS.glob(f"{name}-*"):
+        match = re.fullmatch(r"([0-9]{1,9})", path.name.removeprefix(f"{name}-"))
+        if match:
+            numbers.append(int(match[1]))
+    newest = RUNS / f"{name}-{max(numbers)}"
+    if resume and max(numbers) and state_of(newest) in ("begun", "unfinished"):
+        return newest
+    return RUNS / f"{name}-{max(numbers) + 1}"
+
+
+def _command(arguments: argparse.Namespace, out: Path) -> str:
+    """The command line that goes on with a run."""
+    words = ["malade", "run", arguments.experiment, "--out", str(out), "--resume"]
+    words += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    for change in arguments.changes:
+        words += ["--set", change]
+    return shlex.join(words)
+
+
+class _StepMeter(Meter):
+    """Progress of one step, with the time that the whole run will still take."""
+
+    def __init__(self, title: str, run: _Watcher) -> None:
+        super().__init__(title)
+        self._run = run
+
+    def details(self, message: str) -> str:
+        return ", ".join(filter(None, [message, f"whole run {duration(self._run.left())} left"]))
+
+
+class _Watcher:
+    """Tells on the console how a run goes."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._began = time.monotonic()
+        self._number = self._there_already = 0
+        # Seconds expected of all steps that remain; expected of and spent on those that were worked on.
+        self._expected_left = self._expected = self._spent = 0.0
+        self._steps: list[Step] = []
+        self._meter: _StepMeter | None = None
+        self._step_began = 0.0
+
+    def plan(self, steps: list[Step], out: Path) -> None:
+        self._steps = steps
+        self._expected_left = sum(step.seconds for step in steps)
+        kinds = [step.kind for step in steps]
+        networks, searches, cells = (kinds.count(kind) for kind in ("train", "search", "attack"))
+        say(f"{self._title}: {networks} networks to train, {searches} searches, {cells} sets of outcomes, a report;")
+        say(f"about {duration(self._expected_left)} on two cores, into {out}")
+
+    def begin(self, step: Step) -> Progress:
+        self._number += 1
+        self._step_began = time.monotonic()
+        self._meter = _StepMeter(f"[{self._number}/{len(self._steps)}] {step.title}", self)
+        return self._meter
+
+    def end(self, step: Step) -> None:
+        assert self._meter is not None
+        self._meter.close()
+        self._expected_left -= step.seconds
+        if not self._meter.worked:
+            self._there_already += 1
+            return
+        if self._there_already:
+            say(f"{self._there_already} steps were done already")
+            self._there_already = 0
+        spent = time.monotonic() - self._step_began
+        self._expected += step.seconds
+        self._spent += spent
+        say(f"{self._meter.title}: {duration(spent)}")
+
+    def left(self) -> float:
+        """Seconds that the run will still take: those expected, corrected by how it went so far."""
+        assert self._meter is not None
+        step = self._steps[self._number - 1]
+        now = time.monotonic() - self._step_began
+        expected, spent = self._expected + self._meter.fraction * step.seconds, self._spent + now
+        # Ten expected seconds keep the first guesses from jumping.
+        pace = (spent + 10) / (expected + 10)
+        return pace * (self._expected_left - self._meter.fraction * step.seconds)
+
+    def close(self) -> None:
+        """Say how long it took."""
+        worked = bool(self._spent)
+        took = f"done in {duration(time.monotonic() - self._began)}"
+        say(took if worked else "finished already, nothing was left to do")

@@ -1,0 +1,572 @@
+"""What an experiment is: data, models, defences, attacks, and how they are judged.
+
+The dataclasses below are the schema of an experiment's TOML file: one class a table, one field a key (see
+`malade_ref.experiment.tables`). `check_experiment` looks at what no table can say alone: that names refer to something,
+and that an attack's settings are parameters of its function in `malade_ref.attacks`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from malade_ref import attacks
+from malade_ref.checks import InputError
+from malade_ref.experiment.tables import check_slug, nearest, setting
+from malade_ref.network import Network, cnn, sdae
+from malade_ref.training import OPTIMIZERS, SCHEDULES
+
+CLEAN = "clean"
+BUILDERS: dict[str, Callable[..., Network]] = {"classifier": cnn, "denoiser": sdae}
+PRESETS = ("paper", "small")
+
+# Parameters of an attack that the experiment sets itself.
+_GIVEN = ("eps", "seed", "sample_index")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """``[data]``: which images.
+
+    Attributes
+    ----------
+    name : str
+        Name of the data set, see ``malade data list``.
+    train, validation, test : int, optional
+        How many images of each split, the first ones; all by default.
+    seed : int
+        Of synthetic data; what is real does not depend on it.
+    """
+
+    name: str
+    seed: int = setting(0, minimum=0)
+    train: int | None = setting(None, minimum=1)
+    validation: int | None = setting(None, minimum=1)
+    test: int | None = setting(None, minimum=1)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes that were given."""
+        sizes = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: size for split, size in sizes.items() if size is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """An attack's algorithm with its settings: a table with ``method`` and parameters of that function.
+
+    Attributes
+    ----------
+    method : str
+        Name of a function in `malade_ref.attacks`.
+    settings : dict
+        Its keyword arguments.
+    """
+
+    method: str
+    settings: dict[str, Any] = setting({}, rest=True)
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function."""
+        found: Callable[..., Any] = getattr(attacks, self.method)
+        return found
+
+    def resolved(self) -> dict[str, Any]:
+        """Return all settings, defaults included."""
+        defaults = {
+            name: parameter.default
+            for name, parameter in _parameters(self.method).items()
+            if isinstance(parameter.default, bool | int | float | str)
+        }
+        return {**defaults, **self.settings}
+
+    @property
+    def norm(self) -> str:
+        """Norm of the attack's ball."""
+        return str(self.resolved().get("norm", "l2" if self.method == "fgm" else "linf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """``[models.<name>]``: a network and how it is trained.
+
+    Attributes
+    ----------
+    kind : {"classifier", "denoiser"}
+        What it is; a denoiser without ``classifier`` is a DAE, with one an sDAE.
+    name : str
+        What reports call it.
+    note : str
+        What reports must say about it.
+    preset : {"paper", "small"}
+        Size of the network.
+    epochs, batch_size, learning_rate, schedule, optimizer
+        As in `malade_ref.training.fit`.
+    subset : int, optional
+        Train on the first so many images only.
+    validation : int
+        Validation images to look at after each epoch, at most.
+    init : str, optional
+        Name of a model of the same kind to start from.
+    adversarial : Method, optional
+        For a classifier: train on the images this attack finds.
+    sigma2 : float, optional
+        For a denoiser: variance of the training noise, pixels in [0, 1].
+    classifier : str, optional
+        For an sDAE: the frozen classifier that it is to protect.
+    ce_weight : float
+        For an sDAE: factor of the classifier's cross entropy, 1 in the paper.
+    """
+
+    kind: str = setting(choices=tuple(BUILDERS))
+    name: str = ""
+    note: str = ""
+    preset: str = setting("paper", choices=PRESETS)
+    epochs: int = setting(minimum=1)
+    batch_size: int = setting(128, minimum=1)
+    learning_rate: float = setting(1e-3, above=0)
+    schedule: str = setting("one-cycle", choices=SCHEDULES)
+    optimizer: str = setting("adam", choices=OPTIMIZERS)
+    subset: int | None = setting(None, minimum=1)
+    validation: int = setting(1000, minimum=1)
+    init: str | None = None
+    adversarial: Method | None = None
+    sigma2: float | None = setting(None, above=0)
+    classifier: str | None = None
+    ce_weight: float = setting(1.0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """``[defences.<name>.search]``: a grid of chain settings, judged on the validation split (App. B.2.2).
+
+    Every setting is judged on the same validation images, clean, and as attacked by an attacker who knows the bare
+    classifier only. Of the settings that cost at most ``max_clean_drop`` of clean accuracy, the one with the highest
+    accuracy on attacked images is chosen; in a tie the one with fewer steps, then the smaller a, then the smaller delta.
+
+    Attributes
+    ----------
+    num_steps, a, delta : tuple
+        The grid: all combinations.
+    attack : Method
+        The attack on the bare classifier.
+    num_images : int
+        Validation images.
+    num_draws : int
+        Draws of the chain's noise for each of them.
+    max_clean_drop : float
+        How much clean accuracy a setting may cost, compared with the bare classifier on the same images.
+    """
+
+    num_steps: tuple[int, ...] = setting(minimum=1)
+    a: tuple[float, ...] = setting(above=0)
+    delta: tuple[float, ...] = setting(minimum=0)
+    attack: Method = setting()
+    num_images: int = setting(500, minimum=1)
+    num_draws: int = setting(1, minimum=1)
+    max_clean_drop: float = setting(0.03, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defence:
+    """``[defences.<name>]``: a classifier, bare or behind a Langevin chain.
+
+    By custom the name of a defended classifier is that of the bare one, ``+``, and the defence's.
+
+    Attributes
+    ----------
+    name : str
+        What reports call it.
+    classifier : str
+        Name of a model.
+    denoiser : str, optional
+        Name of a model; without one the classifier is bare.
+    num_steps, a, delta : number, optional
+        Fixed settings of the chain.
+    clip : bool
+        Whether the chain is clipped to [0, 1] after every step.
+    search : Search, optional
+        How to find settings instead.
+    same_settings_as : str, optional
+        Name of a defence whose settings to use instead.
+    """
+
+    name: str
+    classifier: str
+    denoiser: str | None = None
+    num_steps: int | None = setting(None, minimum=0)
+    a: float | None = setting(None, above=0)
+    delta: float | None = setting(None, minimum=0)
+    clip: bool = True
+    search: Search | None = None
+    same_settings_as: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Method):
+    """``[[attacks]]``: an attack on some of the defences.
+
+    Attributes
+    ----------
+    method, settings
+        The algorithm, see `Method`.
+    name : str
+        Its name in the outcomes.
+    title : str
+        What reports call it.
+    against : tuple of str
+        Names of defences.
+    eps : tuple of float
+        Sizes of the perturbation, in the method's norm; one cell of the outcomes each.
+    source : {"defence", "classifier"}
+        What the attacker works with: the whole defence, or the bare classifier, ignoring the chain.
+    num_images : int, optional
+        How many images; ``evaluation.num_images`` by default.
+    """
+
+    name: str
+    title: str = ""
+    against: tuple[str, ...] = setting()
+    eps: tuple[float, ...] = setting((), minimum=0)
+    source: str = setting("defence", choices=("defence", "classifier"))
+    num_images: int | None = setting(None, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """``[evaluation]``: how defences are judged.
+
+    Attributes
+    ----------
+    num_images : int
+        Test images: the first of a fixed random order, so that attacks with fewer images use a part of them.
+    num_draws : int
+        Fresh draws of a random defence's noise on every image; no attack saw them.
+    shard_size : int
+        Images that are worked on, and stored, together.
+    save_images : bool
+        Whether the bundle keeps all adversarial images.
+    """
+
+    num_images: int = setting(minimum=1)
+    num_draws: int = setting(20, minimum=1)
+    shard_size: int = setting(100, minimum=1)
+    save_images: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """``[audit]``: checks of the gradients that attacks are given.
+
+    Attributes
+    ----------
+    gradient_images : int
+        Images at which gradients are compared with finite differences.
+    eot_images : int
+        Images at which the variance of the gradient over draws is measured.
+    eot_draws : int
+        Draws for that.
+    """
+
+    gradient_images: int = setting(4, minimum=1)
+    eot_images: int = setting(16, minimum=1)
+    eot_draws: int = setting(32, minimum=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """``[paths]``: adversarial images on their way through two chains, the paper's Figure 2.
+
+    Attributes
+    ----------
+    defence : str
+        A defence with a denoiser.
+    marginal : str
+        A denoiser that never saw a label, for the chain beside it, with the same settings.
+    attack : str
+        Name of an attack; it is made against the bare classifier.
+    eps : float
+        Size of its perturbation.
+    num_images : int
+        Images that the bare classifier knew and the attack took from it.
+    """
+
+    defence: str
+    marginal: str
+    attack: str
+    eps: float = setting(minimum=0)
+    num_images: int = setting(4, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """``[report]``: what tables and verdict are about.
+
+    Attributes
+    ----------
+    norm : str
+        Norm of the perturbations.
+    eps : float
+        Their size.
+    """
+
+    norm: str = setting(choices=("linf", "l2"))
+    eps: float = setting(minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """``[[paper]]``: a figure of the paper, to be printed beside ours.
+
+    Attributes
+    ----------
+    table : str
+        Where it stands.
+    defence : str
+        Our name of what it is about.
+    attack : str
+        The attack, in the paper's words.
+    accuracy : float
+        In percent.
+    """
+
+    table: str
+    defence: str
+    attack: str
+    accuracy: float = setting(minimum=0, maximum=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """An experiment: the whole of its file.
+
+    Attributes
+    ----------
+    name : str
+        Short; part of the default folder's name.
+    title : str
+        One line.
+    note : str
+        What the report must say first.
+    seed : int
+        Of everything random.
+    scale : str
+        The ``[scales.<name>]`` whose changes are applied; empty for the file as it is.
+    data : Data
+        Which images.
+    models : dict of str to Model
+        Networks.
+    defences : dict of str to Defence
+        What is judged.
+    attacks : tuple of Attack
+        What it is judged by; clean images always come first.
+    evaluation, audit, paths, report, paper
+        See there.
+    """
+
+    name: str
+    title: str
+    note: str = ""
+    seed: int = setting(0, minimum=0)
+    scale: str = ""
+    data: Data = setting()
+    models: dict[str, Model] = setting()
+    defences: dict[str, Defence] = setting()
+    attacks: tuple[Attack, ...] = setting(())
+    evaluation: Evaluation = setting()
+    audit: Audit = Audit()
+    paths: Paths | None = None
+    report: Report | None = None
+    paper: tuple[Published, ...] = setting(())
+
+    def training_order(self) -> list[str]:
+        """Return the names of the models, each after those it needs."""
+        order: list[str] = []
+        waiting = dict(self.models)
+        while waiting:
+            ready = [name for name, model in waiting.items() if not {model.init, model.classifier} & waiting.keys()]
+            if not ready:
+                raise InputError(f"models: {', '.join(sorted(waiting))} need each other; change init or classifier")
+            order += ready
+            for name in ready:
+                del waiting[name]
+        return order
+
+    def cells(self) -> Iterator[tuple[str, Attack | None, float]]:
+        """All cells of the outcomes.
+
+        Yields
+        ------
+        tuple of (str, Attack or None, float)
+            Defence, attack (None for clean images) and eps.
+        """
+        for defence in self.defences:
+            yield defence, None, 0.0
+        for attack in self.attacks:
+            for defence in attack.against:
+                for eps in attack.eps or (0.0,):
+                    yield defence, attack, eps
+
+
+def check_experiment(experiment: Experiment, file: str) -> None:
+    """Raise unless all parts of an experiment fit together.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    file : str
+        Where it is from, for complaints.
+
+    Raises
+    ------
+    InputError
+        Naming the key that refers to nothing, is superfluous or is missing.
+    """
+    check_slug(f"{file}: name", experiment.name)
+    for name, model in experiment.models.items():
+        _check_model(experiment, model, f"{file}: models.{name}")
+    try:
+        experiment.training_order()
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    if not experiment.defences:
+        raise InputError(f"{file}: defences: expected at least one")
+    for name, defence in experiment.defences.items():
+        _check_defence(experiment, defence, f"{file}: defences.{name}")
+    names = [attack.name for attack in experiment.attacks]
+    for attack in experiment.attacks:
+        where = f"{file}: attacks.{check_slug(f'{file}: attacks', attack.name)}"
+        if attack.name == CLEAN or names.count(attack.name) > 1:
+            raise InputError(f"{where}: expected names that differ from each other and from {CLEAN!r}")
+        _check_attack(experiment, attack, where)
+    if experiment.paths is not None:
+        _check_paths(experiment, experiment.paths, f"{file}: paths")
+    for published in experiment.paper:
+        _refer(published.defence, experiment.defences, f"{file}: paper: defence")
+
+
+def _check_model(experiment: Experiment, model: Model, where: str) -> None:
+    if model.init is not None:
+        _refer(model.init, experiment.models, f"{where}.init")
+        start = experiment.models[model.init]
+        if (start.kind, start.preset) != (model.kind, model.preset):
+            raise InputError(f"{where}.init: expected a {model.kind} of preset {model.preset}, {model.init} is another")
+    if model.kind == "classifier":
+        for key in ("sigma2", "classifier"):
+            if getattr(model, key) is not None:
+                raise InputError(f"{where}.{key}: a classifier has none; remove it or set kind = \"denoiser\"")
+        if model.adversarial is not None:
+            check_method(model.adversarial, f"{where}.adversarial")
+        return
+    if model.sigma2 is None:
+        raise InputError(f"{where}.sigma2: missing; expected the variance of the noise that the denoiser is to remove")
+    if model.adversarial is not None:
+        raise InputError(f"{where}.adversarial: only classifiers can be trained on attacks; remove it")
+    if model.classifier is not None:
+        _refer(model.classifier, _of_kind(experiment, "classifier"), f"{where}.classifier")
+
+
+def _check_defence(experiment: Experiment, defence: Defence, where: str) -> None:
+    _refer(defence.classifier, _of_kind(experiment, "classifier"), f"{where}.classifier")
+    fixed = [key for key in ("num_steps", "a", "delta") if getattr(defence, key) is not None]
+    ways = [key for key in ("search", "same_settings_as") if getattr(defence, key) is not None]
+    if defence.denoiser is None:
+        if fixed or ways:
+            raise InputError(f"{where}.{(fixed + ways)[0]}: has no meaning without a denoiser; add one or remove it")
+        return
+    _refer(defence.denoiser, _of_kind(experiment, "denoiser"), f"{where}.denoiser")
+    if len(fixed) not in (0, 3) or len(ways) + bool(fixed) != 1:
+        raise InputError(f"{where}: expected either num_steps, a and delta, or search, or same_settings_as")
+    if defence.search is not None:
+        if not (defence.search.num_steps and defence.search.a and defence.search.delta):
+            raise InputError(f"{where}.search: expected at least one value each of num_steps, a and delta")
+        check_method(defence.search.attack, f"{where}.search.attack", takes_eps=True)
+    if defence.same_settings_as is not None:
+        settled = {name: other for name, other in experiment.defences.items() if other.search or other.a is not None}
+        _refer(defence.same_settings_as, settled, f"{where}.same_settings_as")
+
+
+def _check_attack(experiment: Experiment, attack: Attack, where: str) -> None:
+    check_method(attack, where)
+    if not attack.against:
+        raise InputError(f"{where}.against: expected at least one of {', '.join(experiment.defences)}")
+    for defence in attack.against:
+        _refer(defence, experiment.defences, f"{where}.against")
+    if len(set(attack.against)) < len(attack.against) or len({f"{eps:g}" for eps in attack.eps}) < len(attack.eps):
+        raise InputError(f"{where}: expected no defence and no eps twice")
+    if bool(attack.eps) != ("eps" in _parameters(attack.method)):
+        expected = "expected at least one number" if not attack.eps else f"{attack.method} has no such setting; remove it"
+        raise InputError(f"{where}.eps: {expected}")
+    if attack.num_images is not None and attack.num_images > experiment.evaluation.num_images:
+        raise InputError(f"{where}.num_images: expected at most evaluation.num_images = {experiment.evaluation.num_images}")
+
+
+def _check_paths(experiment: Experiment, paths: Paths, where: str) -> None:
+    chains = {name: defence for name, defence in experiment.defences.items() if defence.denoiser is not None}
+    _refer(paths.defence, chains, f"{where}.defence")
+    _refer(paths.marginal, _of_kind(experiment, "denoiser"), f"{where}.marginal")
+    _refer(paths.attack, {attack.name: attack for attack in experiment.attacks}, f"{where}.attack")
+
+
+def check_method(method: Method, where: str, *, takes_eps: bool = False) -> None:
+    """Raise unless an attack exists and has the settings it is given.
+
+    Parameters
+    ----------
+    method : Method
+        The attack.
+    where : str
+        File and key, for complaints.
+    takes_eps : bool
+        Whether ``eps`` is one of the settings; in ``[[attacks]]`` it is a key of its own.
+
+    Raises
+    ------
+    InputError
+        If there is no such attack, or a setting is unknown or of the wrong type.
+    """
+    if method.method not in available_attacks():
+        raise InputError(f"{where}.method: no attack {method.method!r}; {nearest(method.method, available_attacks())}")
+    takes_eps = takes_eps or not isinstance(method, Attack)
+    parameters = {
+        name: parameter
+        for name, parameter in _parameters(method.method).items()
+        if isinstance(parameter.default, bool | int | float | str) and (name != "eps" or takes_eps)
+    }
+    for key, value in method.settings.items():
+        if key not in parameters or key in _GIVEN[1:]:
+            known = [name for name in parameters if name not in _GIVEN[1:]]
+            own = ["name", "title", "against", "eps", "source", "num_images"] if isinstance(method, Attack) else []
+            raise InputError(f"{where}.{key}: unknown key; {nearest(key, ['method', *own, *known])}")
+        kind = type(parameters[key].default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise InputError(f"{where}.{key}: expected {kind.__name__} as in {method.method}'s default, got {value!r}")
+
+
+def available_attacks() -> list[str]:
+    """Return the names of the functions in `malade_ref.attacks` that attack a model's images."""
+    return [
+        name
+        for name in attacks.__all__
+        if inspect.isfunction(getattr(attacks, name))
+        and {"seed", "sample_index"} <= _parameters(name).keys()
+        and all(parameter.default is not inspect.Parameter.empty for parameter in _parameters(name).values())
+    ]
+
+
+def _parameters(method: str) -> Mapping[str, inspect.Parameter]:
+    """Keyword parameters of an attack."""
+    parameters = inspect.signature(getattr(attacks, method)).parameters
+    return {name: value for name, value in parameters.items() if value.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _of_kind(experiment: Experiment, kind: str) -> dict[str, Model]:
+    return {name: model for name, model in experiment.models.items() if model.kind == kind}
+
+
+def _refer(name: str, known: Mapping[str, Any], where: str) -> None:
+    if name not in known:
+        raise InputError(f"{where}: nothing is called {name!r}; {nearest(name, list(known))}")

@@ -1,0 +1,143 @@
+"""What a run will do, in order, and about how long each step takes.
+
+The durations are for two cores and come from measurements of the reference; they only serve to say what to expect and
+how far a run is. What they are made of is the work on one image, in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from malade_ref.datasets import Dataset
+from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Method, Model
+
+# Seconds an image: forward, forward and gradient with respect to the image, training.
+_CLASSIFIER = {"paper": (0.7e-3, 1.6e-3, 3.0e-3), "small": (0.08e-3, 0.2e-3, 0.4e-3)}
+_DENOISER = {"paper": (0.06e-3, 0.2e-3, 0.25e-3), "small": (0.04e-3, 0.12e-3, 0.15e-3)}
+
+# Steps of a chain whose number is not known before the search.
+_TYPICAL_STEPS = 10
+
+
+class Step(NamedTuple):
+    """One step of a run.
+
+    Attributes
+    ----------
+    kind : {"train", "quality", "search", "attack", "audit", "paths", "report"}
+        What is done.
+    subject : tuple
+        With what: the name of a model or defence, or defence, attack and eps.
+    title : str
+        For people.
+    seconds : float
+        About how long it takes.
+    """
+
+    kind: str
+    subject: tuple[Any, ...]
+    title: str
+    seconds: float
+
+
+def plan_of(experiment: Experiment, data: Dataset) -> list[Step]:
+    """All steps of a run, in order.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    data : Dataset
+        Its data.
+
+    Returns
+    -------
+    list of Step
+        At least one.
+    """
+    return list(_steps(experiment, data))
+
+
+def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
+    models, defences = experiment.models, experiment.defences
+    for name in experiment.training_order():
+        model = models[name]
+        images = (model.subset or len(data.train)) * model.epochs
+        yield Step("train", (name,), f"train {model.name or name}", images * _training(experiment, model))
+    for name, model in models.items():
+        yield Step("quality", (name,), f"test {model.name or name}", len(data.test) * _passes(model)[0])
+    for name, defence in defences.items():
+        if defence.search is not None:
+            search = defence.search
+            classifier, denoiser = _parts(experiment, defence)
+            grid = len(search.a) * len(search.delta) * search.num_draws * 2
+            chain = max(search.num_steps) * denoiser[0] + len(search.num_steps) * classifier[0]
+            seconds = search.num_images * (grid * chain + _evaluations(search.attack) * classifier[1])
+            yield Step("search", (name,), f"search settings of {defence.name}", seconds)
+    for name, attack, eps in experiment.cells():
+        title = f"{attack.title or attack.name}, eps {eps:g}," if attack else f"{CLEAN} images"
+        yield Step("attack", (name, attack, eps), f"{title} on {defences[name].name}", _attack(experiment, name, attack))
+    yield Step("audit", (), "check gradients", sum(_audit(experiment, defence) for defence in defences.values()))
+    if experiment.paths is not None:
+        yield Step("paths", (), "follow images through the chains", 1.0)
+    yield Step("report", (), "write the report", 5.0)
+
+
+def _passes(model: Model) -> tuple[float, float, float]:
+    return (_CLASSIFIER if model.kind == "classifier" else _DENOISER)[model.preset]
+
+
+def _training(experiment: Experiment, model: Model) -> float:
+    seconds = _passes(model)[2]
+    if model.adversarial is not None:
+        seconds += _evaluations(model.adversarial) * _passes(model)[1]
+    if model.classifier is not None:
+        seconds += _passes(experiment.models[model.classifier])[1]
+    return seconds
+
+
+def _evaluations(method: Method) -> float:
+    """Gradients that an attack needs for an image."""
+    settings = method.resolved()
+    return float((settings.get("num_steps", 1) + 1) * settings.get("num_restarts", 1) * settings.get("num_draws", 1))
+
+
+def _parts(experiment: Experiment, defence: Defence) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    denoiser = experiment.models[defence.denoiser] if defence.denoiser else None
+    return _passes(experiment.models[defence.classifier]), _passes(denoiser) if denoiser else (0.0, 0.0, 0.0)
+
+
+def _num_steps(experiment: Experiment, defence: Defence) -> int:
+    if defence.same_settings_as is not None:
+        defence = experiment.defences[defence.same_settings_as]
+    return _TYPICAL_STEPS if defence.num_steps is None else defence.num_steps
+
+
+def _attack(experiment: Experiment, name: str, attack: Attack | None) -> float:
+    defence, evaluation = experiment.defences[name], experiment.evaluation
+    classifier, denoiser = _parts(experiment, defence)
+    num_steps, random = _num_steps(experiment, defence), defence.denoiser is not None
+    num_images = (attack.num_images if attack else None) or evaluation.num_images
+    forward = classifier[0] + num_steps * denoiser[0]
+    seconds = forward * (evaluation.num_draws if random else 1)
+    if attack is not None:
+        white_box = random and attack.source == "defence"
+        exact = white_box and not is_bpda(attack)
+        gradient = classifier[1] + white_box * num_steps * denoiser[1 if exact else 0]
+        judging = attack.resolved().get("num_judge_draws", 1) if white_box else 1
+        seconds += _evaluations(attack) * gradient + 2 * judging * forward
+    return num_images * seconds
+
+
+def _audit(experiment: Experiment, defence: Defence) -> float:
+    classifier, denoiser = _parts(experiment, defence)
+    gradient = classifier[1] + _num_steps(experiment, defence) * denoiser[1]
+    audit = experiment.audit
+    draws = 2 * audit.eot_images * audit.eot_draws if defence.denoiser is not None else 0
+    return gradient * (8 * audit.gradient_images + draws)
+
+
+def is_bpda(method: Method) -> bool:
+    """Whether an attack takes a chain for the identity on the way back."""
+    return method.resolved().get("mode", "bpda" if method.method.startswith("bpda") else "exact") == "bpda"

@@ -1,0 +1,184 @@
+"""From a name or a path, and the changes of a command line, to an `Experiment`.
+
+Changes are merged over the file in this order: the scale that is asked for (``[scales.<name>]``), then each
+``key=value``. Tables are merged key by key; an array of tables with names, such as ``[[attacks]]``, is addressed by these
+names. What comes out is checked as if it had been in the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from malade_ref.checks import InputError
+from malade_ref.experiment.config import Experiment, check_experiment
+from malade_ref.experiment.tables import nearest, read_table
+from malade_ref.storage.files import one_line, open_regular
+
+MAX_BYTES = 1 << 20
+
+_KEY = re.compile(r"\"([^\"]+)\"|'([^']+)'|([^.\"'=\s]+)")
+
+
+class Reading(NamedTuple):
+    """An experiment that was read.
+
+    Attributes
+    ----------
+    experiment : Experiment
+        With all changes.
+    text : str
+        The file's text, without them.
+    """
+
+    experiment: Experiment
+    text: str
+
+
+def built_in_experiments() -> dict[str, str]:
+    """The experiments that come with the program.
+
+    Returns
+    -------
+    dict of str to str
+        Title by name.
+    """
+    folder = resources.files("malade_ref").joinpath("experiments")
+    found = {}
+    for entry in folder.iterdir():
+        if entry.name.endswith(".toml"):
+            found[entry.name.removesuffix(".toml")] = tomllib.loads(entry.read_text(encoding="utf-8"))["title"]
+    return dict(sorted(found.items()))
+
+
+def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
+    """Read and check an experiment.
+
+    Parameters
+    ----------
+    source : str
+        Name of a built-in experiment, or path of a TOML file.
+    changes : sequence of str
+        Each ``key=value``: the key dotted, the value in TOML's syntax, or a word. ``scale=NAME`` selects a scale.
+
+    Returns
+    -------
+    Reading
+        The experiment and its text.
+
+    Raises
+    ------
+    InputError
+        If there is no such experiment, or it is not as `Experiment` says, before or after the changes.
+    """
+    file, text = _text_of(source)
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{file}: not valid TOML ({one_line(error)}); mend it") from error
+    scales = table.pop("scales", {})
+    if not isinstance(scales, dict):
+        raise InputError(f"{file}: scales: expected tables [scales.<name>]")
+    _parse(table, file)
+    for name, scale in scales.items():
+        _parse(_scaled(table, name, scale, file), f"{file}: scales.{name}")
+    pairs = [_parse_change(change) for change in changes]
+    for (key, *rest), value in pairs:
+        if key == "scale" and not rest:
+            if value not in scales:
+                raise InputError(f"--set scale: {file} has no scale {value!r}; {nearest(str(value), list(scales))}")
+            table = _scaled(table, value, scales[value], file)
+    for keys, value in pairs:
+        if keys != ["scale"]:
+            change: Any = value
+            for key in reversed(keys):
+                change = {key: change}
+            table = _merged(table, change, "--set")
+    return Reading(_parse(table, file), text)
+
+
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """Settings as JSON: everything that the results depend on.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+
+    Returns
+    -------
+    dict
+        Nested; attacks with all their settings, defaults included.
+    """
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    for attack, table in zip(experiment.attacks, settings["attacks"], strict=True):
+        table["settings"] = attack.resolved()
+    return settings
+
+
+def _parse(table: Mapping[str, Any], file: str) -> Experiment:
+    experiment = read_table(Experiment, table, file=file)
+    check_experiment(experiment, file)
+    return experiment
+
+
+def _text_of(source: str) -> tuple[str, str]:
+    """Name for complaints, and text, of an experiment."""
+    names = built_in_experiments()
+    if source in names:
+        entry = resources.files("malade_ref").joinpath("experiments", f"{source}.toml")
+        return f"{source}.toml", entry.read_text(encoding="utf-8")
+    if not source.endswith(".toml") and not Path(source).is_file():
+        raise InputError(f"{source}: no such experiment; {nearest(source, list(names))}, or the path of a TOML file")
+    with open_regular(source) as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{source}: larger than {MAX_BYTES} bytes; give the TOML file of an experiment")
+    try:
+        return source, content.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: not valid TOML (not UTF-8); give the TOML file of an experiment") from error
+
+
+def _parse_change(change: str) -> tuple[list[str], Any]:
+    """Keys and value of ``key=value``."""
+    text, equals, value = change.partition("=")
+    keys, position = [], 0
+    while match := _KEY.match(text.strip(), position):
+        keys.append(next(filter(None, match.groups())))
+        position = match.end() + 1
+        if text.strip()[match.end() : position] != ".":
+            break
+    if not equals or not keys or position <= len(text.strip()):
+        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {change!r}")
+    try:
+        return keys, tomllib.loads(f"value = {value}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError, KeyError):
+        return keys, value
+
+
+def _scaled(table: Mapping[str, Any], name: str, scale: Any, file: str) -> dict[str, Any]:
+    if not isinstance(scale, dict):
+        raise InputError(f"{file}: scales.{name}: expected a table")
+    return {**_merged(table, scale, f"{file}: scales.{name}"), "scale": name}
+
+
+def _merged(old: Any, new: Any, where: str) -> Any:
+    """A value with changes."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        merged = {key: _merged(old[key], value, f"{where}.{key}") if key in old else value for key, value in new.items()}
+        return {**copy.deepcopy(old), **merged}
+    if isinstance(old, list) and isinstance(new, dict) and all(isinstance(item, dict) for item in old):
+        items = {str(item.get("name")): item for item in old}
+        for name in new:
+            if name not in items:
+                raise InputError(f"{where}: nothing is called {name!r}; {nearest(name, list(items))}")
+        return [_merged(item, new.get(name, {}), f"{where}.{name}") for name, item in items.items()]
+    return copy.deepcopy(new)

@@ -1,0 +1,447 @@
+"""Run an experiment: every step once, into a bundle that can be gone on with after any interruption.
+
+A step reads what it needs from the files of the steps before it, so a run that was interrupted at any moment ends with
+the same bits as one that was not. Test images are the first of a fixed random order of the test split; noise belongs to
+a sample's number in the split, so no result depends on how the images were cut into shards, or on their order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from malade_ref import ops as reference_ops
+from malade_ref.arrays import Array
+from malade_ref.audit import eot_check, gradient_check
+from malade_ref.bundle import Bundle
+from malade_ref.checkpoint import load_state, save_state
+from malade_ref.checks import InputError
+from malade_ref.datasets import Dataset, load_dataset
+from malade_ref.defence import MALADE
+from malade_ref.experiment.config import BUILDERS, CLEAN, Attack, Defence, Experiment
+from malade_ref.experiment.plan import Step, is_bpda, plan_of
+from malade_ref.experiment.reading import Reading, settings_of
+from malade_ref.experiment.stages import (
+    Arrays,
+    chain_paths,
+    clean_outcome,
+    judge,
+    model_quality,
+    run_attack,
+    search_settings,
+    train_model,
+)
+from malade_ref.network import Network
+from malade_ref.report import write_report
+from malade_ref.storage import Record
+from malade_ref.training import Progress
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes."""
+
+    def plan(self, steps: list[Step], out: Path) -> None:
+        """Hear what will be done, before anything is."""
+
+    def begin(self, step: Step) -> Progress:
+        """Hear that a step begins; give back whom to tell its progress. A step that was done already tells none."""
+
+    def end(self, step: Step) -> None:
+        """Hear that it ended."""
+
+
+class _Nobody:
+    """Watches nothing."""
+
+    def plan(self, steps: list[Step], out: Path) -> None:
+        pass
+
+    def begin(self, step: Step) -> Progress:
+        return lambda fraction, message: None
+
+    def end(self, step: Step) -> None:
+        pass
+
+
+def run_experiment(
+    reading: Reading,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    resume: bool = False,
+    ops: ModuleType | None = None,
+    watcher: Watcher | None = None,
+) -> Bundle:
+    """Run an experiment, or go on with it.
+
+    Parameters
+    ----------
+    reading : Reading
+        The experiment, from `read_experiment`.
+    out : path
+        The bundle's folder.
+    data_dir : path, optional
+        Where to look for data first.
+    resume : bool
+        Whether the folder may hold a part of this very run.
+    ops : module, optional
+        The backend; the NumPy reference by default.
+    watcher : Watcher, optional
+        Told how it goes.
+
+    Returns
+    -------
+    Bundle
+        Finished, to be read.
+
+    Raises
+    ------
+    InputError
+        If data, settings or the folder cannot be used; nothing that was there is overwritten.
+    """
+    experiment = reading.experiment
+    ops = reference_ops if ops is None else ops
+    data = load_dataset(experiment.data.name, data_dir=data_dir, seed=experiment.data.seed, sizes=experiment.data.sizes())
+    _check_sizes(experiment, data)
+    _rehearse(experiment, ops)
+    config = {**settings_of(experiment), "backend": ops.__name__.partition(".")[0], "data": _facts(experiment, data)}
+    begin = Bundle.resume if resume else Bundle.create
+    with begin(out, reading.text, config) as bundle:
+        if not bundle.finished:
+            _Run(bundle, experiment, data, ops, watcher or _Nobody()).run()
+    return Bundle.open(out)
+
+
+class _Run:
+    """A run in progress: what its steps share."""
+
+    def __init__(
+        self, bundle: Bundle, experiment: Experiment, data: Dataset, ops: ModuleType, watcher: Watcher
+    ) -> None:
+        self.bundle, self.experiment, self.data, self.ops, self.watcher = bundle, experiment, data, ops, watcher
+        self.seed = experiment.seed
+        self.networks: dict[str, Network] = {}
+        self.quality: dict[str, Any] = {}
+        self.correct: dict[str, Arrays] = {}
+
+    def run(self) -> None:
+        """Do every step that is not done."""
+        steps = plan_of(self.experiment, self.data)
+        self.watcher.plan(steps, self.bundle.path)
+        do = {
+            "train": self.train,
+            "quality": self.test_model,
+            "search": self.search,
+            "attack": self.attack,
+            "audit": self.audit,
+            "paths": self.follow_paths,
+            "report": self.report,
+        }
+        for step in steps:
+            progress = self.watcher.begin(step)
+            do[step.kind](progress, *step.subject)
+            self.watcher.end(step)
+
+    # Models ----------------------------------------------------------------------------------------------------------
+
+    def train(self, progress: Progress, name: str) -> None:
+        def compute(checkpoint: Path) -> tuple[Network, Mapping[str, list[float]]]:
+            progress(0.0, "")
+            return train_model(
+                self.experiment.models[name],
+                self.networks,
+                self.data.train,
+                self.data.validation,
+                seed=self.seed,
+                ops=self.ops,
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+
+        self.networks[name], _ = self.bundle.trained(name, compute, ops=self.ops)
+
+    def test_model(self, progress: Progress, name: str) -> None:
+        model = self.experiment.models[name]
+
+        def compute() -> Record:
+            progress(0.0, "")
+            classifiers = {other: self.networks[other] for other in self.protected_by(name)}
+            return Record({}, model_quality(model, self.networks[name], classifiers, self.data.test))
+
+        self.quality[name] = dict(self.bundle.stage(f"quality/{name}", compute).meta)
+        if len(self.quality) == len(self.experiment.models):
+            self.bundle.stage("quality", lambda: Record({}, self.quality), keep=True)
+
+    def protected_by(self, denoiser: str) -> list[str]:
+        """Classifiers that are to understand a denoiser's reconstructions, or those of its successors."""
+        models, defences = self.experiment.models, self.experiment.defences
+        if models[denoiser].kind == "classifier":
+            return []
+        own = [models[denoiser].classifier]
+        own += [defence.classifier for defence in defences.values() if defence.denoiser == denoiser]
+        own += [model.classifier for model in models.values() if model.init == denoiser]
+        return [name for name in dict.fromkeys(own) if name is not None]
+
+    # Defences --------------------------------------------------------------------------------------------------------
+
+    def search(self, progress: Progress, name: str) -> None:
+        defence = self.experiment.defences[name]
+        search, denoiser = defence.search, defence.denoiser
+        assert search is not None and denoiser is not None
+        classifier, split = self.networks[defence.classifier], self.data.validation
+        index = self.ops.arange(search.num_images)
+        x = self.ops.asarray(split.images(slice(0, search.num_images)))
+        y = self.ops.asarray(split.labels(slice(0, search.num_images)))
+
+        def attack() -> Record:
+            progress(0.0, "attack the bare classifier")
+            found = run_attack(search.attack, classifier, x, y, sample_index=index, seed=self.seed)
+            return Record({"x_adv": found["x_adv"]})
+
+        attacked = self.bundle.stage(f"search-attack/{name}", attack).arrays["x_adv"]
+
+        def compute() -> Record:
+            progress(0.0, "")
+            return search_settings(
+                search,
+                classifier,
+                self.networks[denoiser],
+                x,
+                self.ops.asarray(attacked),
+                y,
+                clip=defence.clip,
+                sample_index=index,
+                seed=self.seed,
+                progress=progress,
+            )
+
+        self.bundle.stage(f"search/{name}", compute, keep=True)
+
+    @cached_property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Settings of every chain, after the searches."""
+
+        def of(defence: Defence, name: str) -> dict[str, Any]:
+            if defence.same_settings_as is not None:
+                name, defence = defence.same_settings_as, self.experiment.defences[defence.same_settings_as]
+            if defence.search is not None:
+                return dict(self.bundle.record(f"search/{name}").meta["chosen"])
+            return {"num_steps": defence.num_steps, "a": defence.a, "delta": defence.delta, "clip": defence.clip}
+
+        found = {
+            name: {**of(defence, name), "sigma2": self.experiment.models[defence.denoiser].sigma2}
+            for name, defence in self.experiment.defences.items()
+            if defence.denoiser is not None
+        }
+        return {name: dict(value) for name, value in self.bundle.stage("settings", lambda: Record({}, found), keep=True).meta.items()}
+
+    def defence(self, name: str, *, denoiser: str | None = None) -> Any:
+        """A defence as a model; possibly with another denoiser."""
+        defence = self.experiment.defences[name]
+        classifier = self.networks[defence.classifier]
+        if defence.denoiser is None:
+            return classifier
+        chain = {key: value for key, value in self.settings[name].items() if key != "sigma2"}
+        return MALADE(classifier, self.networks[denoiser or defence.denoiser], **chain, seed=self.seed)
+
+    # Attacks ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def order(self) -> Array:
+        """Numbers of the test images, in the order in which they are used."""
+        key = self.ops.derive_key(self.seed, "evaluation-order")
+        return self.ops.permutation(len(self.data.test), key=key)[: self.experiment.evaluation.num_images]
+
+    def images(self, index: Array) -> tuple[Array, Array]:
+        """Test images of given numbers, and their labels."""
+        host, test = self.ops.to_host(index), self.data.test
+        return self.ops.asarray(test.images(host)), self.ops.asarray(test.labels(host))
+
+    def attack(self, progress: Progress, name: str, attack: Attack | None, eps: float) -> None:
+        evaluation = self.experiment.evaluation
+        defence = self.experiment.defences[name]
+        num_images = (attack.num_images if attack else None) or evaluation.num_images
+        model = self.defence(name)
+        meta = _description(name, defence, attack, eps)
+
+        def compute(first: int, last: int) -> Arrays:
+            progress(first / num_images, f"image {first} of {num_images}")
+            index = self.order[first:last]
+            x, y = self.images(index)
+            if attack is None:
+                found = clean_outcome(model, x, y, sample_index=index, seed=self.seed)
+            elif meta["source"] == "classifier" or defence.denoiser is None:
+                found = self.attacked_classifier(defence.classifier, attack, eps, first, last)
+            else:
+                found = self.attacked(model, attack, eps, index)
+            x_adv = self.ops.asarray(found["x_adv"])
+            outcome = {key: value for key, value in found.items() if key != "x_adv" or evaluation.save_images}
+            outcome["correct"] = judge(model, x_adv, y, num_draws=evaluation.num_draws, sample_index=index)
+            return {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(y), **outcome}
+
+        cell = f"{name}/{meta['attack']}/{eps:g}"
+        self.correct[cell] = self.bundle.shards(
+            cell, num_images, evaluation.shard_size, compute, meta=meta, only=("success", "correct")
+        )
+
+    def attacked(self, model: Any, attack: Attack, eps: float, index: Array) -> Arrays:
+        x, y = self.images(index)
+        return run_attack(attack, model, x, y, sample_index=index, seed=self.seed, **({"eps": eps} if attack.eps else {}))
+
+    def attacked_classifier(self, name: str, attack: Attack, eps: float, first: int, last: int) -> Arrays:
+        """An attack on a bare classifier: made once, for all defences that it is tried on."""
+        path = self.bundle.partial(f"attacked/{name}/{attack.name}/{eps:g}/{first:09d}-{last:09d}")
+        if not path.exists():
+            save_state(path, self.attacked(self.networks[name], attack, eps, self.order[first:last]), {})
+        return dict(load_state(path).arrays)
+
+    # Looking into the models -----------------------------------------------------------------------------------------
+
+    def audit(self, progress: Progress) -> None:
+        settings, findings = self.experiment.audit, {"gradient": {}, "eot": {}}
+        defences = self.experiment.defences
+        for number, name in enumerate(defences):
+            model = self.defence(name)
+
+            def look(what: str, num_images: int, **options: Any) -> dict[str, Any]:
+                def compute() -> Record:
+                    progress(number / len(defences), defences[name].name)
+                    index = self.order[:num_images]
+                    check = gradient_check if what == "gradient" else eot_check
+                    found = check(model, *self.images(index), sample_index=index, seed=self.seed, **options)
+                    return Record({}, found._asdict())
+
+                return dict(self.bundle.stage("/".join(["audit", what, name, *options.get("mode", "").split()]), compute).meta)
+
+            findings["gradient"][name] = look("gradient", settings.gradient_images)
+            if model.stochastic:
+                findings["eot"][name] = {
+                    mode: look("eot", settings.eot_images, mode=mode, num_draws=draws)
+                    for mode, draws in self.draws_of_attacks(name).items()
+                }
+        self.bundle.stage("audit", lambda: Record({}, findings), keep=True)
+
+    def draws_of_attacks(self, name: str) -> dict[str, list[int]]:
+        """Numbers of draws that the attacks on a defence average over, by the kind of gradient."""
+        most = self.experiment.audit.eot_draws
+        draws: dict[str, set[int]] = {"exact": {1, most}}
+        for attack in self.experiment.attacks:
+            if name in attack.against and attack.source == "defence":
+                own = draws.setdefault("bpda" if is_bpda(attack) else "exact", {1, most})
+                own.add(int(attack.resolved().get("num_draws", 1)))
+        return {mode: sorted(numbers) for mode, numbers in draws.items()}
+
+    def follow_paths(self, progress: Progress) -> None:
+        paths = self.experiment.paths
+        assert paths is not None
+        attack = next(attack for attack in self.experiment.attacks if attack.name == paths.attack)
+        defence = self.experiment.defences[paths.defence]
+
+        def compute() -> Record:
+            progress(0.0, "")
+            classifier = self.networks[defence.classifier]
+            candidates = self.order[: 8 * paths.num_images]
+            x, y = self.images(candidates)
+            found = self.attacked(classifier, attack, paths.eps, candidates)
+            fooled = self.ops.to_host(classifier.predict(x) == y) & found["success"]
+            # Those that were fooled come first, in their order.
+            chosen = np.argsort(~fooled, kind="stable")[: paths.num_images]
+            index = candidates[chosen]
+            clean, label = self.images(index)
+            chains = {"malade": self.defence(paths.defence), "marginal": self.defence(paths.defence, denoiser=paths.marginal)}
+            attacked = self.ops.asarray(found["x_adv"][chosen])
+            arrays = chain_paths(chains, clean, attacked, sample_index=index)
+            arrays |= {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(label)}
+            titles = {"malade": defence.name, "marginal": f"the same chain with {paths.marginal}"}
+            return Record(arrays, {"chains": titles, "defence": paths.defence, "attack": paths.attack, "eps": paths.eps})
+
+        self.bundle.stage("paths", compute, keep=True)
+
+    def report(self, progress: Progress) -> None:
+        progress(0.0, "")
+        self.bundle.merge()
+        write_report(self.bundle)
+        self.bundle.finish()
+
+
+def _description(name: str, defence: Defence, attack: Attack | None, eps: float) -> dict[str, Any]:
+    """What a cell of the outcomes says of itself."""
+    if attack is None:
+        return {"defence": name, "attack": CLEAN, "method": CLEAN, "eps": 0.0, "norm": "", "settings": {}, "source": "defence"}
+    return {
+        "defence": name,
+        "attack": attack.name,
+        "title": attack.title or attack.name,
+        "method": attack.method,
+        "eps": eps,
+        "norm": attack.norm,
+        "settings": {key: value for key, value in attack.resolved().items() if key not in ("eps", "seed")},
+        "source": attack.source if defence.denoiser is not None else "defence",
+    }
+
+
+def _facts(experiment: Experiment, data: Dataset) -> dict[str, Any]:
+    """What the results depend on, of the data."""
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {
+        "name": data.name,
+        "seed": experiment.data.seed,
+        "note": data.note,
+        "class_names": list(data.class_names),
+        **{split: len(images) for split, images in splits.items()},
+        "sha256": {split: images.sha256() for split, images in splits.items()},
+    }
+
+
+def _check_sizes(experiment: Experiment, data: Dataset) -> None:
+    """Raise unless there are enough images, of the shape and with the classes that the networks take."""
+    wanted = [("evaluation.num_images", experiment.evaluation.num_images, "test", data.test)]
+    for name, model in experiment.models.items():
+        wanted.append((f"models.{name}.subset", model.subset or 1, "training", data.train))
+        wanted.append((f"models.{name}.validation", 1, "validation", data.validation))
+        network = BUILDERS[model.kind](model.preset)
+        if network.input_shape != data.shape:
+            raise InputError(
+                f"models.{name}: takes images of shape {network.input_shape}, those of {data.name} have {data.shape}; "
+                "choose other data"
+            )
+        if model.kind == "classifier" and data.num_classes > network.num_classes:
+            raise InputError(
+                f"models.{name}: knows {network.num_classes} classes, {data.name} has {data.num_classes}; choose other data"
+            )
+    for name, defence in experiment.defences.items():
+        if defence.search is not None:
+            wanted.append((f"defences.{name}.search.num_images", defence.search.num_images, "validation", data.validation))
+    for key, size, what, split in wanted:
+        if size > len(split):
+            raise InputError(f"{key}: expected at most {len(split)}, the number of {what} images of {data.name}; got {size}")
+
+
+def _rehearse(experiment: Experiment, ops: ModuleType) -> None:
+    """Let every attack run on no images, so that a setting out of range is found before hours of training."""
+    classifier = BUILDERS["classifier"]("small", ops=ops)
+    defended = MALADE(classifier, BUILDERS["denoiser"]("small", ops=ops), num_steps=1, a=0.5, delta=0.1)
+    x, y, none = ops.zeros((0, *classifier.input_shape), "float32"), ops.zeros((0,), "int64"), ops.arange(0)
+    methods = [(f"attacks.{attack.name}", attack) for attack in experiment.attacks]
+    rehearsals: list[tuple[str, Any, Any, dict[str, Any]]] = []
+    for where, attack in methods:
+        for eps in attack.eps or (math.nan,):
+            given = {} if math.isnan(eps) else {"eps": eps}
+            rehearsals += [(where, attack, model, given) for model in (classifier, defended)]
+    for name, model in experiment.models.items():
+        if model.adversarial is not None:
+            rehearsals.append((f"models.{name}.adversarial", model.adversarial, classifier, {}))
+    for name, defence in experiment.defences.items():
+        if defence.search is not None:
+            rehearsals.append((f"defences.{name}.search.attack", defence.search.attack, classifier, {}))
+    for where, method, model, given in rehearsals:
+        try:
+            run_attack(method, model, x, y, sample_index=none, seed=experiment.seed, **given)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error

@@ -1,0 +1,376 @@
+"""Figures of a report, as PNG.
+
+Every function takes plain numbers and host arrays and returns the bytes of a file. Equal input gives equal bytes (with
+one version of matplotlib): its settings are the built-in ones, and the file says neither when nor by what it was made.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; markers and labels say the same again.
+
+matplotlib is imported when it is needed: `require` tells beforehand whether it is there.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checks import InputError, check_ndim, check_shape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+BLACK, GREY = "#000000", "#777777"
+BLUE, ORANGE = "#0072B2", "#D55E00"
+COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D31", "#666666")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+
+# Losses that fall by more are shown on a logarithmic axis.
+LOG_RATIO = 3.0
+
+
+class Curve(NamedTuple):
+    """Accuracy of one defence under one attack.
+
+    Attributes
+    ----------
+    label : str
+        The attack.
+    eps : sequence of float
+        Where it was measured.
+    value, low, high : sequence of float
+        Accuracies and the limits of their intervals, as shares.
+    emphasized : bool
+        Whether it is the line to look at: the worst case.
+    """
+
+    label: str
+    eps: Sequence[float]
+    value: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    emphasized: bool = False
+
+
+def require() -> None:
+    """Raise unless figures can be drawn.
+
+    Raises
+    ------
+    InputError
+        If matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"figures: need matplotlib ({error}); pip install 'malade[cli]'") from error
+
+
+def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, labels: Mapping[str, str]) -> bytes:
+    """Draw the loss of every network, epoch by epoch.
+
+    Parameters
+    ----------
+    histories : mapping
+        For each network ``epoch``, ``loss`` and what else was followed; ``validation_*`` of each.
+    labels : mapping of str to str
+        What to call the networks; their own names by default.
+
+    Returns
+    -------
+    bytes
+        PNG.
+
+    Raises
+    ------
+    InputError
+        If there are no histories, or matplotlib is missing.
+    """
+    if not histories:
+        raise InputError("training curves: expected at least one history, got none")
+    columns = min(3, len(histories))
+    rows = math.ceil(len(histories) / columns)
+    with _figure(width=3.2 * columns, height=2.7 * rows + 0.3) as (figure, content):
+        for axes, (name, history) in _panels(figure, rows, columns, list(histories.items())):
+            for key, text, color, marker in (
+                ("loss", "training", BLUE, "o"),
+                ("validation_loss", "validation", ORANGE, "s"),
+            ):
+                if key in history:
+                    epochs = np.arange(1, len(history[key]) + 1)
+                    axes.plot(epochs, history[key], color=color, marker=marker, markersize=4, label=text)
+            losses = [value for key in ("loss", "validation_loss") for value in history.get(key, [])]
+            if min(losses, default=0) > 0 and max(losses) > LOG_RATIO * min(losses):
+                axes.set_yscale("log")
+                _plain_log_ticks(axes)
+            axes.set_title(f"{labels.get(name, name)}{_final(history)}", loc="left")
+            axes.set_xlabel("epoch")
+            axes.set_ylabel("squared error + label term" if "cross_entropy" in history else _loss_name(history))
+            _whole_numbers(axes)
+            axes.grid(alpha=0.3, which="both", linewidth=0.5)
+            axes.legend(frameon=False)
+        figure.savefig(content, **_png())
+        return content.getvalue()
+
+
+def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: Mapping[str, float]) -> bytes:
+    """Draw accuracy against eps, one panel for each defence, one line for each attack.
+
+    Parameters
+    ----------
+    panels : mapping of str to sequence of Curve
+        By the defences' labels. Attacks of the same label have the same colour in all panels.
+    norm : str
+        Of eps, for the axis.
+    clean : mapping of str to float
+        Accuracy of each defence on clean images, as a share.
+
+    Returns
+    -------
+    bytes
+        PNG.
+
+    Raises
+    ------
+    InputError
+        If there are no curves, or matplotlib is missing.
+    """
+    names = list(dict.fromkeys(curve.label for curves in panels.values() for curve in curves if not curve.emphasized))
+    if not any(panels.values()):
+        raise InputError("accuracy curves: expected at least one curve, got none")
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    handles: dict[str, Any] = {}
+    with _figure(width=4.0 * columns + 2.4, height=2.6 * rows + 0.5) as (figure, content):
+        for axes, (defence, curves) in _panels(figure, rows, columns, list(panels.items()), share=True):
+            if defence in clean:
+                handles["clean images"] = axes.axhline(
+                    100 * clean[defence], color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="clean images"
+                )
+            for curve in sorted(curves, key=lambda curve: curve.emphasized):
+                number = 0 if curve.emphasized else names.index(curve.label)
+                color = BLACK if curve.emphasized else COLORS[number % len(COLORS)]
+                marker = "o" if curve.emphasized else MARKERS[number % len(MARKERS)]
+                low, value, high = (100 * np.asarray(part) for part in (curve.low, curve.value, curve.high))
+                axes.fill_between(curve.eps, low, high, color=color, alpha=0.15, linewidth=0)
+                if len(curve.eps) == 1:
+                    axes.vlines(curve.eps, low, high, color=color, linewidth=1)
+                (handles[curve.label],) = axes.plot(
+                    curve.eps,
+                    value,
+                    color=color,
+                    marker=marker,
+                    # A ring and dashes, through which the attack below can be seen.
+                    markersize=12 if curve.emphasized else 5,
+                    markerfacecolor="none" if curve.emphasized else color,
+                    markeredgewidth=1.5 if curve.emphasized else 1,
+                    linewidth=2 if curve.emphasized else 1.2,
+                    linestyle=(0, (3, 3)) if curve.emphasized else "-",
+                    label=curve.label,
+                    clip_on=False,
+                    zorder=3 if curve.emphasized else 2,
+                )
+            axes.set_title(defence, loc="left")
+            axes.set_ylim(0, 100)
+            axes.set_xlim(left=0)
+            axes.set_xlabel(f"eps ({norm}, pixels in [0, 1])")
+            axes.set_ylabel("accuracy (%)")
+            axes.grid(alpha=0.3, linewidth=0.5)
+        order = [name for name in ("clean images", *names) if name in handles]
+        order += [name for name in handles if name not in order]
+        figure.legend([handles[name] for name in order], order, loc="outside right upper", frameon=False)
+        figure.savefig(content, **_png())
+        return content.getvalue()
+
+
+def purification_paths(
+    images: NDArray[Any],
+    predictions: NDArray[Any],
+    probabilities: NDArray[Any],
+    *,
+    label: int,
+    titles: Sequence[str],
+    names: Sequence[str],
+) -> bytes:
+    """Draw an adversarial image on its way through chains, with what the classifier thinks of each position.
+
+    Parameters
+    ----------
+    images : ndarray of shape (r, t, c, h, w)
+        t positions of each of r chains, pixels in [0, 1]; one channel or three.
+    predictions : ndarray of shape (r, t), integer
+        Most probable class at each position.
+    probabilities : ndarray of shape (r, t)
+        Its probability.
+    label : int
+        The true class.
+    titles : sequence of str
+        What to call the positions.
+    names : sequence of str
+        What to call the chains.
+
+    Returns
+    -------
+    bytes
+        PNG.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit, or matplotlib is missing.
+    """
+    check_ndim("images", images, 5, "(chains, positions, c, h, w)")
+    rows, columns = images.shape[:2]
+    check_shape("predictions", predictions, (rows, columns))
+    check_shape("probabilities", probabilities, (rows, columns))
+    if not rows * columns or (len(names), len(titles)) != (rows, columns):
+        raise InputError(f"names and titles: expected {rows} and {columns}, got {len(names)} and {len(titles)}")
+    with _figure(width=1.15 * columns + 0.5, height=1.5 * rows + 0.55) as (figure, content):
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for row in range(rows):
+            for column in range(columns):
+                axes = grid[row, column]
+                axes.imshow(_pixels(images[row, column]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                axes.set_xticks([])
+                axes.set_yticks([])
+                prediction = int(predictions[row, column])
+                color, sign = (BLUE, "✓") if prediction == label else (ORANGE, "✗")
+                for spine in axes.spines.values():
+                    spine.set(color=color, linewidth=2)
+                text = f"{sign} {prediction} ({_share(float(probabilities[row, column]))})"
+                axes.set_xlabel(text, color=color, fontsize=10, fontweight="bold", labelpad=3)
+                if row == 0:
+                    axes.set_title(titles[column], fontsize=10)
+            grid[row, 0].set_ylabel(names[row], fontsize=9)
+        figure.suptitle(f"True class {label}. Below each image: predicted class (its probability)", fontsize=10)
+        figure.savefig(content, **_png())
+        return content.getvalue()
+
+
+def contact_sheet(images: NDArray[Any], *, columns: int = 10, titles: Sequence[str] = ()) -> bytes:
+    """Draw many images, row by row.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, c, h, w)
+        Pixels in [0, 1]; one channel or three.
+    columns : int
+        Images in a row.
+    titles : sequence of str
+        One for each image, or none.
+
+    Returns
+    -------
+    bytes
+        PNG.
+
+    Raises
+    ------
+    InputError
+        If the images are of another shape, or matplotlib is missing.
+    """
+    check_ndim("images", images, 4, "(n, c, h, w)")
+    if len(images) == 0 or images.shape[1] not in (1, 3) or len(titles) not in (0, len(images)):
+        raise InputError(f"images: expected n >= 1 of 1 or 3 channels and n titles or none, got {images.shape}")
+    rows = math.ceil(len(images) / columns)
+    with _figure(width=0.8 * columns, height=(1.0 if titles else 0.8) * rows) as (figure, content):
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for number, axes in enumerate(grid.flat):
+            axes.set_axis_off()
+            if number < len(images):
+                axes.imshow(_pixels(images[number]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                if titles:
+                    axes.set_title(titles[number], fontsize=8, pad=2)
+        figure.savefig(content, **_png())
+        return content.getvalue()
+
+
+@contextmanager
+def _figure(*, width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
+    """Provide an empty figure under matplotlib's own settings, whatever the user's are, and a place for its bytes."""
+    require()
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style.context(["default", _STYLE]):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, io.BytesIO()
+
+
+def _panels(
+    figure: Figure, rows: int, columns: int, items: Sequence[tuple[str, Any]], *, share: bool = False
+) -> Iterator[tuple[Axes, tuple[str, Any]]]:
+    """Axes for each item; those left over stay empty."""
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
+    for number, axes in enumerate(grid.flat):
+        if number < len(items):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelbottom=True, labelleft=True)
+            yield axes, items[number]
+        else:
+            axes.set_axis_off()
+
+
+def _pixels(image: NDArray[Any]) -> NDArray[Any]:
+    """An image (c, h, w) as matplotlib wants it."""
+    return image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+
+
+def _share(probability: float) -> str:
+    """In whole percent, but 0% and 100% only if it is so to one in a thousand."""
+    if 0.001 <= probability < 0.01 or 0.99 <= probability < 0.999:
+        return "<1%" if probability < 0.01 else ">99%"
+    return f"{100 * probability:.0f}%"
+
+
+def _final(history: Mapping[str, Sequence[float]]) -> str:
+    """Second line of a title: what the last epoch reached on the validation split, else in training."""
+    parts = []
+    for key, text, scale, unit in (("accuracy", "accuracy", 100.0, "%"), ("error", "squared error", 1.0, "")):
+        values = history.get(f"validation_{key}") or history.get(key)
+        if values:
+            where = "validation" if f"validation_{key}" in history else "training"
+            parts.append(f"{where} {text} {scale * values[-1]:.1f}{unit}")
+    return f"\n{', '.join(parts)}" if parts else ""
+
+
+def _loss_name(history: Mapping[str, Sequence[float]]) -> str:
+    return "squared error an image" if "error" in history else "cross entropy (nats)"
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    """Label a logarithmic axis with plain numbers, and enough of them where it spans less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    subs = (1.0,) if high / low > 100 else (1.0, 2.0, 5.0) if high / low > 10 else (1.0, 2.0, 3.0, 5.0, 7.0)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _whole_numbers(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _png() -> dict[str, Any]:
+    """How to write a file that depends on nothing but the drawing."""
+    return {"format": "png", "dpi": DPI, "metadata": {"Software": None}}
+
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}

@@ -1,0 +1,135 @@
+"""The report of a bundle: what was found, in words, tables and figures, all derived from its outcomes.
+
+::
+
+    outcomes.h5, *.h5, histories/*.h5  ->  results.json  ->  report.md
+                                                         ->  figures/*.png
+
+`write_report` writes these files, `check_report` derives them again and says where they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from malade_ref.bundle import Bundle
+from malade_ref.checks import InputError
+from malade_ref.report.drawing import draw_figures
+from malade_ref.report.reading import ReportInput, open_bundle, read_bundle
+from malade_ref.report.results import results_of
+from malade_ref.report.text import report_text
+from malade_ref.storage import from_json, load_json, one_line, to_json
+
+__all__ = ["ReportInput", "check_report", "read_bundle", "report_text", "results_of", "write_report"]
+
+RESULTS, REPORT = "results.json", "report.md"
+
+# Sums may be taken in another order by another version of NumPy or SciPy.
+TOLERANCE = 1e-9
+
+
+def write_report(bundle: Bundle | str | Path) -> list[str]:
+    """Write results, report and figures into a bundle.
+
+    Parameters
+    ----------
+    bundle : Bundle or path
+        One whose outcomes are merged, being computed or finished.
+
+    Returns
+    -------
+    list of str
+        Names of the files.
+
+    Raises
+    ------
+    InputError
+        If the bundle is incomplete or damaged, cannot be written, or matplotlib is missing.
+    """
+    bundle = open_bundle(bundle)
+    inputs = read_bundle(bundle)
+    results = results_of(inputs)
+    figures = draw_figures(inputs, results)
+    files: dict[str, str | bytes] = {
+        RESULTS: to_json(RESULTS, results) + "\n",
+        REPORT: report_text(results, inputs.config, inputs.environment, list(figures)),
+        **figures,
+    }
+    if bundle.finished:
+        bundle.redraw(files)
+    else:
+        for name, content in files.items():
+            bundle.write(name, content)
+    return list(files)
+
+
+def check_report(bundle: Bundle | str | Path) -> list[str]:
+    """Derive results and report again, and compare them with those in the bundle.
+
+    Parameters
+    ----------
+    bundle : Bundle or path
+        A bundle with a report.
+
+    Returns
+    -------
+    list of str
+        The mismatches, one line each: the key in results.json with the stored and the derived value, or the first
+        line of report.md that differs. Figures are not drawn again; the bundle's manifest holds their SHA-256.
+    """
+    bundle = open_bundle(bundle)
+    try:
+        stored = load_json(bundle.path / RESULTS)
+        text = (bundle.path / REPORT).read_text(encoding="utf-8")
+        inputs = read_bundle(bundle)
+        derived = from_json(RESULTS, to_json(RESULTS, results_of(inputs)))
+    except InputError as error:
+        return [str(error)]
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{bundle.path / REPORT}: cannot be read ({one_line(error)}); malade report writes it again"]
+    found = [f"{RESULTS}: {line}" for line in mismatches(stored, derived)]
+    figures = sorted(f"figures/{path.name}" for path in (bundle.path / "figures").glob("*.png"))
+    expected = report_text(derived, inputs.config, inputs.environment, figures)
+    if not found and text != expected:
+        pairs = zip([*text.splitlines(), None], [*expected.splitlines(), None], strict=False)
+        number, (old, new) = next((i, pair) for i, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+        found.append(f"{REPORT}: line {number} is {old!r}, derived is {new!r}")
+    return found
+
+
+def mismatches(stored: Any, derived: Any, key: str = "") -> Iterator[str]:
+    """Where two JSON values differ by more than rounding.
+
+    Parameters
+    ----------
+    stored, derived : object
+        As JSON gives them.
+    key : str
+        The name of the whole.
+
+    Yields
+    ------
+    str
+        Key, stored and derived value.
+    """
+    if isinstance(stored, dict) and isinstance(derived, dict):
+        for name in sorted(stored.keys() | derived.keys()):
+            where = f"{key}.{name}".lstrip(".")
+            if name not in stored or name not in derived:
+                yield f"{where} is {'missing' if name in derived else 'not derived from the outcomes'}"
+            else:
+                yield from mismatches(stored[name], derived[name], where)
+    elif isinstance(stored, list) and isinstance(derived, list) and len(stored) == len(derived):
+        for i, pair in enumerate(zip(stored, derived, strict=True)):
+            yield from mismatches(*pair, f"{key}[{i}]")
+    elif _is_number(stored) and _is_number(derived):
+        if abs(stored - derived) > TOLERANCE * max(1.0, abs(derived)):
+            yield f"{key} is {stored!r}, derived is {derived!r}"
+    elif type(stored) is not type(derived) or stored != derived:
+        yield f"{key} is {stored!r}, derived is {derived!r}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

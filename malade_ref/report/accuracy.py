@@ -1,0 +1,217 @@
+"""Tables of what survives, and at what cost to the attacker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from malade_ref.report.labels import NONE, Labels, count_of, percent, points, table, threat_label
+
+Result = Mapping[str, Any]
+
+
+def accuracy_tables(results: Result, config: Mapping[str, Any], labels: Labels) -> list[str]:
+    """Both readings: attacks by defences, clean images first, worst cases last, the paper's figures below.
+
+    Parameters
+    ----------
+    results : mapping
+        From `malade_ref.report.results.results_of`.
+    config : mapping
+        The experiment; ``paper`` is a list of ``table``, ``defence``, ``attack`` and ``accuracy`` in percent.
+    labels : Labels
+        Names.
+
+    Returns
+    -------
+    list of str
+        Lines.
+    """
+    main, cells = results["main"], _main_cells(results)
+    worst = {name: defence["worst"].get(main["threat"]) for name, defence in results["defences"].items()}
+    sizes = [cell["n"] for cell in cells.values()]
+    usual = max(sizes, key=lambda size: (sizes.count(size), size))
+    draws = max(cell["draws"] for cell in cells.values())
+    head = ["attack", *labels.defences.values()]
+
+    fewer = "; n is given where it was another" if len(set(sizes)) > 1 else ""
+    lines = [
+        f"Percent of {count_of(usual, 'test image')} that are classified rightly{fewer}, with 95% intervals (Wilson). "
+        f"Attacks are of {threat_label(main['norm'], main['eps'])}.",
+        "",
+        "**The paper's reading**: one draw of each defence; the worst case is the smallest of the accuracies.",
+        "",
+    ]
+    smallest = [_bold(found["paper"], usual, usual) if found else NONE for found in worst.values()]
+    rows = [*_attack_rows(cells, labels, "first_draw", usual), ["**worst case**", *smallest]]
+    lines += table(head, [*rows, *_published(config, labels)])
+
+    lines += [
+        f"**The honest reading**: the probability of being right, from {count_of(draws, 'fresh draw')} of a random "
+        "defence that no attack saw; the worst case takes the worst attack for each image (chosen by one half of the "
+        "draws, judged by the other).",
+        "",
+    ]
+    honest = [found["honest"] if found else None for found in worst.values()]
+    per_image = [_bold(found["mean"], found["n"], usual) if found else NONE for found in honest]
+    rows = [*_attack_rows(cells, labels, "mean", usual), ["**worst case for each image**", *per_image]]
+    return lines + table(head, rows)
+
+
+def _main_cells(results: Result) -> dict[tuple[str, str], Result]:
+    """Cells of the main threat, and of clean images, by attack and defence."""
+    threats = ("clean", results["main"]["threat"])
+    return {(cell["attack"], cell["defence"]): cell for cell in results["cells"].values() if cell["threat"] in threats}
+
+
+def _attack_rows(cells: Mapping[tuple[str, str], Result], labels: Labels, key: str, usual: int) -> list[list[str]]:
+    rows = []
+    for attack, title in labels.attacks.items():
+        found = [cells.get((attack, defence)) for defence in labels.defences]
+        if any(found):
+            rows.append([title, *(_share(cell[key], cell["n"], usual) if cell else NONE for cell in found)])
+    return rows
+
+
+def _share(estimate: Mapping[str, float], size: int, usual: int) -> str:
+    return percent(estimate, "") + (f" (n = {size})" if size != usual else "")
+
+
+def _bold(estimate: Mapping[str, float], size: int, usual: int) -> str:
+    return f"**{_share(estimate, size, usual)}**"
+
+
+def _published(config: Mapping[str, Any], labels: Labels) -> list[list[str]]:
+    """Rows of the paper's figures."""
+    rows: dict[str, dict[str, str]] = {}
+    for entry in config.get("paper") or []:
+        row = rows.setdefault(f"*the paper, {entry['table']}: {entry['attack']}*", {})
+        row[entry["defence"]] = f"*{entry['accuracy']:.2f}*"
+    return [[title, *(row.get(name, NONE) for name in labels.defences)] for title, row in rows.items()]
+
+
+def draws_table(results: Result, labels: Labels) -> list[str]:
+    """Majorities and resubmissions, of the random defences.
+
+    Parameters
+    ----------
+    results, labels
+        As in `accuracy_tables`.
+
+    Returns
+    -------
+    list of str
+        Lines; none if there is no random defence.
+    """
+    rows = []
+    for name, defence in results["defences"].items():
+        worst = defence["worst"].get(results["main"]["threat"])
+        clean = results["cells"].get(defence["clean"])
+        for on, found in (("clean images", clean), ("worst case", worst and worst["honest"])):
+            if defence["stochastic"] and found:
+                rows += [[labels.defences[name], on, *row] for row in _draw_rows(found)]
+    if not rows:
+        return []
+    text = (
+        "A random defence can be asked several times: by its owner, who takes a majority (here more than half of the "
+        "draws, a lower bound for a vote among many classes), and by an attacker, who submits an image until a draw is "
+        "wrong. No attack was made against majorities."
+    )
+    return [text, "", *table(["defence", "images", "right in", "percent of images"], rows)]
+
+
+def _draw_rows(found: Result) -> Iterator[list[str]]:
+    yield ["one draw", percent(found["mean"], "")]
+    for kind, words in (("vote", "a majority of {} draws"), ("survival", "all of {} draws")):
+        for number in sorted(map(int, found[kind])):
+            if number > 1:
+                yield [words.format(number), percent(found[kind][str(number)], "")]
+
+
+def comparison_table(results: Result, labels: Labels) -> list[str]:
+    """Every two defences on the same images.
+
+    Parameters
+    ----------
+    results, labels
+        As in `accuracy_tables`.
+
+    Returns
+    -------
+    list of str
+        Lines; none if there is one defence.
+    """
+    rows = [
+        [
+            f"{labels.defences[row['first']]} less {labels.defences[row['second']]}",
+            "clean images" if row["on"] == "clean" else "worst case",
+            points(row["difference"], ""),
+            f"{row['mcnemar']['only_first']} : {row['mcnemar']['only_second']}",
+            f"{row['mcnemar']['p_value']:.2g}",
+            str(row["n"]),
+        ]
+        for row in results["comparisons"]
+    ]
+    if not rows:
+        return []
+    text = (
+        "Differences of the probabilities of being right, in points, each defence under its own worst attacks, with "
+        "95% intervals (normal, over images). Then McNemar's exact test on first draws: how many images only the first "
+        "and only the second defence had right."
+    )
+    return [text, "", *table(["defences", "images", "difference", "first : second", "p", "n"], rows)]
+
+
+def eps_table(results: Result, labels: Labels) -> list[str]:
+    """Worst cases at every eps of the main norm.
+
+    Parameters
+    ----------
+    results, labels
+        As in `accuracy_tables`.
+
+    Returns
+    -------
+    list of str
+        Lines; none if there was no attack.
+    """
+    norm = results["main"]["norm"]
+    sizes = sorted({cell["eps"] for cell in results["cells"].values() if cell["threat"].startswith(f"{norm} ")})
+    rows = []
+    for eps in sizes:
+        found = [results["defences"][name]["worst"].get(f"{norm} {eps:g}") for name in labels.defences]
+        texts = [f"{percent(one['honest']['mean'], '')} ({one['num_attacks']})" if one else NONE for one in found]
+        rows.append([threat_label(norm, eps), *texts])
+    text = "Worst case for each image, and in parentheses the number of attacks it is taken over:"
+    return [text, "", *table(["threat", *labels.defences.values()], rows)] if rows else []
+
+
+def compute_table(results: Result, labels: Labels) -> list[str]:
+    """What attacks cost.
+
+    Parameters
+    ----------
+    results, labels
+        As in `accuracy_tables`.
+
+    Returns
+    -------
+    list of str
+        Lines; none if it was not counted.
+    """
+    cells = _main_cells(results)
+    rows = []
+    for attack, title in labels.attacks.items():
+        found = [cells.get((attack, defence), {}) for defence in labels.defences]
+        if attack != "clean" and any("num_gradients" in cell for cell in found):
+            rows.append(
+                [
+                    title,
+                    *(f"{cell['num_queries']:,.0f} / {cell['num_gradients']:,.0f}" if cell else NONE for cell in found),
+                ]
+            )
+    text = (
+        "Queries / gradients that an attack spent on an image, each draw of a random defence counted. One carried over "
+        "from the bare classifier spent them there."
+    )
+    return [text, "", *table(["attack", *labels.defences.values()], rows)] if rows else []

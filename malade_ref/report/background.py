@@ -1,0 +1,175 @@
+"""Tables of what the results depend on: settings of the chains, models, data, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from malade_ref.report.labels import NONE, Labels, count_of, percent, table
+
+# Settings of a grid that are shown; all are in the search's record.
+MAX_ROWS = 10
+CHAIN = ("num_steps", "a", "delta")
+
+
+def settings_table(results: Mapping[str, Any], labels: Labels) -> list[str]:
+    """Settings of the chains, in the code's terms and in the paper's.
+
+    Parameters
+    ----------
+    results : mapping
+        From `malade_ref.report.results.results_of`.
+    labels : Labels
+        Names.
+
+    Returns
+    -------
+    list of str
+        Lines; none without chains.
+    """
+    rows = [
+        [
+            labels.defences.get(name, name),
+            *(f"{chain[key]:.4g}" for key in (*CHAIN, "sigma2", "alpha", "temperature")),
+            "yes" if chain["clip"] else "no",
+        ]
+        for name, chain in results["settings"].items()
+    ]
+    text = (
+        "The chain is x <- x + a (r(x) - x) + delta z, N times, clipped to [0, 1] after each step or not; r is the "
+        "denoiser trained at noise of variance sigma^2. alpha = a sigma^2, temperature T = delta^2 / (2 alpha)."
+    )
+    head = ["defence", "N", "a", "delta", "sigma^2", "alpha", "T", "clipped"]
+    return [text, "", *table(head, rows)] if rows else []
+
+
+def search_tables(results: Mapping[str, Any], labels: Labels) -> list[str]:
+    """How settings were found.
+
+    Parameters
+    ----------
+    results, labels
+        As in `settings_table`.
+
+    Returns
+    -------
+    list of str
+        Lines; none without a search.
+    """
+    lines = []
+    for name, search in results["search"].items():
+        chosen = tuple(search["chosen"][key] for key in CHAIN)
+        grid = {tuple(row[key] for key in CHAIN): row for row in search["grid"]}
+        best = sorted(grid, key=lambda setting: (-grid[setting]["attacked"], setting))
+        shown = [setting for number, setting in enumerate(best) if number < MAX_ROWS or setting == chosen]
+        bare = search["undefended"]
+        text = (
+            f"{labels.defences.get(name, name)}: {count_of(len(grid), 'setting')} on "
+            f"{count_of(search['num_images'], 'validation image')}, attacked by somebody who knew the bare classifier "
+            f"only (alone it is right on {100 * bare['clean']:.1f}% of the clean and {100 * bare['attacked']:.1f}% of "
+            f"the attacked images). Chosen: {search['criterion']}."
+        )
+        if search["at_edge_of_grid"]:
+            text += f" The choice is at the edge of the grid in {' and '.join(search['at_edge_of_grid'])}."
+        if len(shown) < len(grid):
+            text += f" The best are shown; all are in search/{name}.h5."
+        rows = [
+            [
+                *(f"{value:g}" for value in setting),
+                *(f"{100 * grid[setting][key]:.1f}" for key in ("clean", "attacked")),
+                "**chosen**" if setting == chosen else "",
+            ]
+            for setting in shown
+        ]
+        lines += [text, "", *table(["N", "a", "delta", "clean (%)", "attacked (%)", ""], rows)]
+    return lines
+
+
+def model_table(results: Mapping[str, Any], config: Mapping[str, Any], labels: Labels) -> list[str]:
+    """Models, how they were trained and how good they are.
+
+    Parameters
+    ----------
+    results, labels
+        As in `settings_table`.
+    config : mapping
+        The experiment.
+
+    Returns
+    -------
+    list of str
+        Lines; none without models.
+    """
+    num_images = (config.get("data") or {}).get("train")
+    rows = [
+        [labels.models[name], _recipe(model, num_images, labels), *_quality(results["models"].get(name, {}), labels)]
+        for name, model in (config.get("models") or {}).items()
+    ]
+    text = (
+        "Errors are sums of squares over the pixels of an image, at the noise of the training; J is a classifier's "
+        "cross entropy at the denoised images, in nats."
+    )
+    return [text, "", *table(["model", "training", "on test images", "n"], rows)] if rows else []
+
+
+def _recipe(model: Mapping[str, Any], num_images: int | None, labels: Labels) -> str:
+    used = model.get("subset") or num_images
+    parts = [count_of(model["epochs"], "epoch") + (f" of {count_of(used, 'image')}" if used else "")]
+    parts.append(
+        f"{model['optimizer']}, {model['schedule']} rate {model['learning_rate']:g}, batches of {model['batch_size']}"
+    )
+    if model.get("init"):
+        parts.append(f"starting from {labels.models.get(model['init'], model['init'])}")
+    attack = model.get("adversarial")
+    if attack:
+        settings = [f"{key} {value}" for key, value in sorted(attack["settings"].items())]
+        parts.append(f"on images attacked by {attack['method']} ({', '.join(settings)})")
+    if model.get("sigma2"):
+        parts.append(f"sigma^2 = {model['sigma2']:g}")
+    if model.get("classifier"):
+        protected = labels.models.get(model["classifier"], model["classifier"])
+        parts.append(f"+ 2 sigma^2 * {model['ce_weight']:g} J of {protected}")
+    return "; ".join(parts)
+
+
+def _quality(quality: Mapping[str, Any], labels: Labels) -> list[str]:
+    if "accuracy" in quality:
+        return [f"accuracy {percent(quality['accuracy'])}", f"{quality['num_images']:,}"]
+    if "error" in quality:
+        entropies = [
+            f"J of {labels.models.get(name, name)} {value:.3f}" for name, value in quality["cross_entropy"].items()
+        ]
+        return [", ".join([f"error {quality['error']:.2f}", *entropies]), f"{quality['num_images']:,}"]
+    return [NONE, NONE]
+
+
+def provenance(config: Mapping[str, Any], environment: Mapping[str, Any]) -> list[str]:
+    """Data, seeds and versions.
+
+    Parameters
+    ----------
+    config : mapping
+        The experiment.
+    environment : mapping
+        ``environment`` (versions) and ``warnings``.
+
+    Returns
+    -------
+    list of str
+        Lines.
+    """
+    data, versions = config.get("data") or {}, environment.get("environment") or {}
+    sizes = ", ".join(f"{data[split]:,} {split}" for split in ("train", "validation", "test") if data.get(split))
+    hashes = ", ".join(f"{split} {sha256[:16]}" for split, sha256 in sorted((data.get("sha256") or {}).items()))
+    packages = [f"{name} {version}" for name, version in sorted((versions.get("packages") or {}).items())]
+    code = f"{versions.get('malade') or 'not installed'} (code {str(versions.get('source_sha256'))[:12]})"
+    scale = f" at scale {config['scale']}" if config.get("scale") else ""
+    lines = [
+        f"- Experiment {config.get('name', '')}{scale}, seed {config.get('seed', 0)}, "
+        f"backend {config.get('backend', '')}.",
+        f"- Data: {data.get('name', 'unknown')}, seed {data.get('seed', 0)}; images: {sizes}; SHA-256: {hashes}.",
+        f"- Versions: malade {code}, {versions.get('python')}, {', '.join(packages)}.",
+        *(f"- Note: {warning}." for warning in environment.get("warnings") or []),
+        "- All settings: config.json. Every number: results.json. Machine, dates and durations: environment.json.",
+    ]
+    return [*lines, ""]

@@ -1,0 +1,102 @@
+"""Which figures a report has, and with what in them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from malade_ref.figures import Curve, accuracy_curves, purification_paths, training_curves
+from malade_ref.report.labels import NORMS, Labels
+from malade_ref.report.reading import ReportInput
+from malade_ref.storage import Record
+
+WORST = "worst attack\nfor each image"
+LABEL_WIDTH = 26
+NAME_WIDTH = 16
+
+
+def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, bytes]:
+    """Draw all figures that there are data for.
+
+    Parameters
+    ----------
+    inputs : ReportInput
+        What a bundle holds.
+    results : mapping
+        From `malade_ref.report.results.results_of`.
+
+    Returns
+    -------
+    dict of str to bytes
+        PNG files by their names in the bundle.
+    """
+    labels = Labels(inputs.config, results)
+    files = {}
+    norm = results["main"]["norm"]
+    panels = {
+        title: curves for name, title in labels.defences.items() if (curves := _curves(results, labels, name, norm))
+    }
+    if panels:
+        clean = {
+            title: results["cells"][cell]["mean"]["value"]
+            for name, title in labels.defences.items()
+            if (cell := results["defences"][name]["clean"]) is not None
+        }
+        files["figures/accuracy.png"] = accuracy_curves(panels, norm=NORMS.get(norm, norm), clean=clean)
+    if inputs.histories:
+        files["figures/training.png"] = training_curves(inputs.histories, labels=labels.models)
+    if "paths" in inputs.records:
+        files |= _paths(inputs.records["paths"])
+    return files
+
+
+def _curves(results: Mapping[str, Any], labels: Labels, defence: str, norm: str) -> list[Curve]:
+    """Accuracy against eps: one curve for each attack on a defence, and the worst case."""
+    curves = []
+    for attack, title in labels.attacks.items():
+        cells = [
+            cell
+            for cell in results["cells"].values()
+            if (cell["defence"], cell["attack"]) == (defence, attack) and cell["threat"].startswith(f"{norm} ")
+        ]
+        if cells:
+            found = sorted(((cell["eps"], cell["mean"]) for cell in cells), key=lambda pair: pair[0])
+            curves.append(_curve("\n".join(textwrap.wrap(title, LABEL_WIDTH)), found))
+    worst = {
+        float(threat.removeprefix(f"{norm} ")): found["honest"]["mean"]
+        for threat, found in results["defences"][defence]["worst"].items()
+        if threat.startswith(f"{norm} ")
+    }
+    return (
+        [*curves, _curve(WORST, sorted(worst.items(), key=lambda pair: pair[0]))._replace(emphasized=True)]
+        if curves
+        else []
+    )
+
+
+def _curve(label: str, found: list[tuple[float, Mapping[str, float]]]) -> Curve:
+    value, low, high = ([estimate[key] for _, estimate in found] for key in ("value", "low", "high"))
+    return Curve(label, [eps for eps, _ in found], value, low, high)
+
+
+def _paths(record: Record) -> dict[str, bytes]:
+    """One figure an image: the image, the adversarial image, and its positions in each chain."""
+    arrays, chains = record.arrays, record.meta["chains"]
+    steps = [f"step {step}" if step else "adversarial" for step in arrays["steps"].tolist()]
+    files = {}
+    for number, label in enumerate(arrays["label"].tolist()):
+        clean = arrays["clean"][number], arrays["clean_probability"][number]
+        images = [[clean[0], *arrays[f"{chain}/position"][:, number]] for chain in chains]
+        probabilities = np.array([[clean[1], *arrays[f"{chain}/probability"][:, number]] for chain in chains])
+        files[f"figures/path-{number + 1}.png"] = purification_paths(
+            np.array(images),
+            probabilities.argmax(axis=2),
+            probabilities.max(axis=2),
+            label=label,
+            titles=["clean", *steps],
+            names=["\n".join(textwrap.wrap(title, NAME_WIDTH)) for title in chains.values()],
+        )
+    return files

@@ -1,0 +1,126 @@
+"""How a report writes names, numbers and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+NONE = "–"
+NORMS = {"linf": "L-infinity", "l2": "L2"}
+
+
+class Labels:
+    """Names for readers, from an experiment.
+
+    Parameters
+    ----------
+    config : mapping
+        The experiment.
+    results : mapping
+        From `malade_ref.report.results.results_of`.
+    """
+
+    def __init__(self, config: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        defences, models = config.get("defences") or {}, config.get("models") or {}
+        self.defences = {name: (defences.get(name) or {}).get("name") or name for name in results["defences"]}
+        self.models = {name: model.get("name") or name for name, model in models.items()}
+        titles = {attack["name"]: attack.get("title") or attack["name"] for attack in config.get("attacks") or []}
+        found = sorted({cell["attack"] for cell in results["cells"].values()})
+        # In the order of the experiment, clean images first.
+        order = dict.fromkeys(["clean", *titles, *found])
+        self.attacks = {name: titles.get(name, name) for name in order if name in found}
+        if "clean" in self.attacks:
+            self.attacks["clean"] = "clean images"
+
+
+def threat_label(norm: str, eps: float) -> str:
+    """Name a threat.
+
+    Parameters
+    ----------
+    norm : str
+        ``"linf"`` or ``"l2"``.
+    eps : float
+        Radius.
+
+    Returns
+    -------
+    str
+        Such as ``"L-infinity 0.3"``.
+    """
+    return f"{NORMS.get(norm, norm)} {eps:g}".strip()
+
+
+def percent(estimate: Mapping[str, float], unit: str = "%") -> str:
+    """Write a share with its interval.
+
+    Parameters
+    ----------
+    estimate : mapping
+        ``value``, ``low``, ``high``.
+    unit : str
+        After the value.
+
+    Returns
+    -------
+    str
+        Such as ``"24.1% [18.9, 30.3]"``.
+    """
+    return f"{100 * estimate['value']:.1f}{unit} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+
+
+def points(estimate: Mapping[str, float], unit: str = " points") -> str:
+    """Write a difference of shares with its interval.
+
+    Parameters
+    ----------
+    estimate : mapping
+        ``value``, ``low``, ``high``.
+    unit : str
+        After the value.
+
+    Returns
+    -------
+    str
+        Such as ``"-3.0 points [-5.1, -0.9]"``.
+    """
+    # Adding zero makes a negative zero positive.
+    value, low, high = (f"{round(100 * estimate[key], 1) + 0.0:+.1f}" for key in ("value", "low", "high"))
+    return f"{value}{unit} [{low}, {high}]"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table.
+
+    Parameters
+    ----------
+    head : sequence of str
+        Names of the columns.
+    rows : iterable of sequences of str
+        As many cells each.
+
+    Returns
+    -------
+    list of str
+        Markdown, with an empty line after it.
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return [*("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines), ""]
+
+
+def count_of(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    noun : str
+        Of what, in the singular.
+
+    Returns
+    -------
+    str
+        Such as ``"1 image"`` or ``"2 images"``.
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,74 @@
+"""results.json: every figure of a report that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from malade_ref.audit import audit
+from malade_ref.checks import InputError
+from malade_ref.evaluation import derive_results
+from malade_ref.report.reading import SEARCH, ReportInput
+from malade_ref.statistics import wilson
+from malade_ref.storage import Record
+
+GRID = ("num_steps", "a", "delta", "clean", "attacked")
+
+
+def results_of(inputs: ReportInput) -> dict[str, Any]:
+    """Derive all results.
+
+    Parameters
+    ----------
+    inputs : ReportInput
+        What a bundle holds.
+
+    Returns
+    -------
+    dict
+        JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``, ``models``, ``settings``, ``search``.
+
+    Raises
+    ------
+    InputError
+        If outcomes or records are incomplete.
+    """
+    records = inputs.records
+    checks = records["audit"].meta if "audit" in records else None
+    try:
+        return {
+            **derive_results(inputs.cells, inputs.config),
+            "audit": [finding._asdict() for finding in audit(inputs.cells, checks)],
+            "models": {name: _model(quality) for name, quality in _meta(records, "quality").items()},
+            "settings": {name: _chain(settings) for name, settings in _meta(records, "settings").items()},
+            "search": {
+                name.removeprefix(f"{SEARCH}/"): _search(record)
+                for name, record in records.items()
+                if name.startswith(f"{SEARCH}/")
+            },
+        }
+    except (KeyError, TypeError) as error:
+        raise InputError(f"records of the bundle: incomplete ({error!r}); run the experiment again") from error
+
+
+def _meta(records: Mapping[str, Record], name: str) -> Mapping[str, Any]:
+    return records[name].meta if name in records else {}
+
+
+def _model(quality: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(quality)
+    if "accuracy" in quality:
+        count, total = round(quality["accuracy"] * quality["num_images"]), quality["num_images"]
+        found["accuracy"] = wilson(count, total)._asdict()
+    return found
+
+
+def _chain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a chain in the paper's terms too: alpha = a sigma^2, T = delta^2 / (2 alpha)."""
+    alpha = settings["a"] * settings["sigma2"]
+    return {**settings, "alpha": alpha, "temperature": settings["delta"] ** 2 / (2 * alpha)}
+
+
+def _search(record: Record) -> dict[str, Any]:
+    columns = [record.arrays[name].tolist() for name in GRID]
+    return {**record.meta, "grid": [dict(zip(GRID, row, strict=True)) for row in zip(*columns, strict=True)]}

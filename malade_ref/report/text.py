@@ -1,0 +1,112 @@
+"""report.md: verdict, accuracies, audit, and where they come from.
+
+Everything measured is taken from results.json, everything chosen from config.json. Neither dates nor durations are
+told, so that equal runs have equal reports; those are in environment.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from malade_ref.report.accuracy import accuracy_tables, comparison_table, compute_table, draws_table, eps_table
+from malade_ref.report.background import model_table, provenance, search_tables, settings_table
+from malade_ref.report.labels import Labels, count_of, table
+from malade_ref.report.verdict import verdict
+
+MARKS = {"ok": "ok", "warning": "**WARNING**", "not run": "not run"}
+PATHS = "figures/path-"
+
+
+def report_text(
+    results: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any], figures: Sequence[str]
+) -> str:
+    """Write a report.
+
+    Parameters
+    ----------
+    results : mapping
+        From `malade_ref.report.results.results_of`.
+    config : mapping
+        The experiment.
+    environment : mapping
+        ``environment`` (versions) and ``warnings``.
+    figures : sequence of str
+        Names of the figures' files.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    labels = Labels(config, results)
+    lines = [f"# {config.get('title') or config.get('name') or 'Report'}", ""]
+    for paragraph in verdict(results, labels):
+        lines += [paragraph, ""]
+    lines += _notes(config, labels)
+    lines += ["## Accuracy", "", *accuracy_tables(results, config, labels)]
+    lines += _section("### Several draws", draws_table(results, labels))
+    lines += _section("### Two defences on the same images", comparison_table(results, labels))
+    accuracy_figure = _figure(
+        "figures/accuracy.png",
+        "Accuracy against the size of the perturbation: mean over draws, with 95% intervals. The black line takes the "
+        "worst attack for each image.",
+        figures,
+    )
+    lines += _section("## Accuracy against eps", [*accuracy_figure, *eps_table(results, labels)])
+    lines += _section("## Audit", _audit(results))
+    lines += _section("## Settings of the defences", settings_table(results, labels))
+    lines += _section("### Search", search_tables(results, labels))
+    training_figure = _figure(
+        "figures/training.png", "Training: losses by epoch, and what the last epoch reached.", figures
+    )
+    lines += _section("## Models", [*model_table(results, config, labels), *training_figure])
+    lines += _section("## On the way through the chain", _paths(config, labels, figures))
+    lines += _section("## Compute", compute_table(results, labels))
+    lines += _section("## Provenance", provenance(config, environment))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [title, "", *lines] if lines else []
+
+
+def _notes(config: Mapping[str, Any], labels: Labels) -> list[str]:
+    """What to know before the numbers: of the experiment, of the data, and of models trained in a cheaper way."""
+    notes = [config.get("note"), (config.get("data") or {}).get("note")]
+    for name, model in (config.get("models") or {}).items():
+        subset = f"Trained on {count_of(model['subset'], 'image')} only." if model.get("subset") else ""
+        said = " ".join(filter(None, [subset, model.get("note")]))
+        notes.append(f"{labels.models[name]}: {said}" if said else "")
+    quoted = [line for note in filter(None, notes) for line in (f"> {note}", ">")]
+    return [*quoted[:-1], ""] if quoted else []
+
+
+def _audit(results: Mapping[str, Any]) -> list[str]:
+    text = (
+        "Checks that a sound evaluation passes. A failed one is a warning about the attacks: the accuracies above are "
+        "then too high rather than too low."
+    )
+    rows = [[finding["name"], MARKS[finding["status"]], finding["message"]] for finding in results["audit"]]
+    return [text, "", *table(["check", "result", "numbers"], rows)]
+
+
+def _paths(config: Mapping[str, Any], labels: Labels, figures: Sequence[str]) -> list[str]:
+    names = [name for name in figures if name.startswith(PATHS)]
+    paths = config.get("paths") or {}
+    if not names or not paths:
+        return []
+    attack = labels.attacks.get(paths["attack"], paths["attack"])
+    text = (
+        f"Images that an attack on the bare classifier turned ({attack}, eps {paths['eps']:g}), on their way through "
+        f"{labels.defences.get(paths['defence'], paths['defence'])} (above) and through the same chain driven by "
+        f"{labels.models.get(paths['marginal'], paths['marginal'])}, which never saw a label (below), with what the "
+        "classifier makes of each position. This attacker ignored the defence, and the images are the first that it "
+        "turned: they show how the chain works, not how robust it is."
+    )
+    images = [f"![Image {number} on its way through two chains]({name})" for number, name in enumerate(names, 1)]
+    return [text, "", *(line for image in images for line in (image, ""))]
+
+
+def _figure(name: str, caption: str, figures: Sequence[str]) -> list[str]:
+    return [f"![{caption}]({name})", "", f"*{caption}*", ""] if name in figures else []

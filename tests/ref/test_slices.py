@@ -1,0 +1,130 @@
+"""Batches in slices: the same slices in the same order whatever the threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import threadpoolctl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malade_ref import ops
+from malade_ref.checks import InputError
+
+
+@pytest.fixture(params=["1", "2", "4"])
+def num_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setenv("MALADE_NUM_THREADS", request.param)
+    return int(request.param)
+
+
+@given(st.integers(0, 200), st.integers(1, 40))
+def test_slices_cover_the_batch_in_order(num_samples: int, slice_size: int) -> None:
+    parts = ops.map_slices(lambda part: part, num_samples, slice_size=slice_size)
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(num_samples))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= slice_size
+    assert max(sizes) - min(sizes) <= 1
+    assert len(parts) == max(1, -(-num_samples // slice_size))
+
+
+def test_results_keep_their_order(num_threads: int) -> None:
+    """Also where a later slice is done before an earlier one."""
+    later = threading.Event()
+
+    def function(part: slice) -> int:
+        if part.start == 0 and num_threads > 1:
+            assert later.wait(timeout=30)
+        if part.start == 5:
+            later.set()
+        return part.start
+
+    assert ops.map_slices(function, 20, slice_size=5) == [0, 5, 10, 15]
+
+
+def test_threads_are_used(num_threads: int) -> None:
+    everybody = threading.Barrier(num_threads)
+
+    def function(part: slice) -> str:
+        everybody.wait(timeout=30)  # nobody goes on before all are there
+        return threading.current_thread().name
+
+    assert len(set(ops.map_slices(function, num_threads, slice_size=1))) == num_threads
+
+
+def blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_blas_has_one_thread_inside_and_its_own_again_outside(num_threads: int) -> None:
+    before = blas_threads()
+    assert all(inside <= {1} for inside in ops.map_slices(lambda part: blas_threads(), 40, slice_size=10))
+    assert ops.map_slices(lambda part: blas_threads(), 1)[0] <= {1}
+    assert blas_threads() == before
+
+
+def test_nested_calls_stay_on_their_thread(num_threads: int) -> None:
+    def inner(part: slice) -> tuple[int, int, int]:
+        return part.start, part.stop, threading.get_ident()
+
+    def outer(part: slice) -> tuple[int, list[tuple[int, int, int]]]:
+        return threading.get_ident(), ops.map_slices(inner, 10, slice_size=4)
+
+    for ident, results in ops.map_slices(outer, 40, slice_size=10):
+        assert [result[:2] for result in results] == [(0, 3), (3, 6), (6, 10)]
+        assert {result[2] for result in results} == {ident}
+
+
+def test_an_error_comes_out_and_leaves_nothing_behind(num_threads: int) -> None:
+    def function(part: slice) -> int:
+        if part.start == 10:
+            raise ValueError("slice 10")
+        return part.start
+
+    before = blas_threads()
+    with pytest.raises(ValueError, match="slice 10"):
+        ops.map_slices(function, 40, slice_size=10)
+    assert blas_threads() == before
+    assert ops.map_slices(lambda part: threading.get_ident(), 40, slice_size=40) == [threading.get_ident()]
+    assert ops.map_slices(lambda part: part.start, 40, slice_size=20) == [0, 20]
+
+
+def test_calls_from_several_threads(num_threads: int) -> None:
+    before = blas_threads()
+    with ThreadPoolExecutor(4) as callers:
+        jobs = [callers.submit(ops.map_slices, lambda part: part.stop, 30, slice_size=10) for _ in range(20)]
+    assert [job.result() for job in jobs] == [[10, 20, 30]] * 20
+    assert blas_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own(num_threads: int) -> None:
+    ops.map_slices(lambda part: None, 40, slice_size=10)
+    child = os.fork()
+    if child == 0:
+        try:
+            right = ops.map_slices(lambda part: part.start, 40, slice_size=10) == [0, 10, 20, 30]
+        except BaseException:  # whatever it is, the child must not go on with the parent's tests
+            right = False
+        os._exit(0 if right else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALADE_NUM_THREADS", raising=False)
+    assert 1 <= ops.num_threads() <= (os.cpu_count() or 1)
+    monkeypatch.setenv("MALADE_NUM_THREADS", "3")
+    assert ops.num_threads() == 3
+
+
+@pytest.mark.parametrize("setting", ["0", "-1", "two", "1.5", " 2"])
+def test_bad_settings(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALADE_NUM_THREADS", setting)
+    call: Any = lambda: ops.map_slices(lambda part: part, 40)  # noqa: E731
+    with pytest.raises(InputError, match="MALADE_NUM_THREADS: expected"):
+        call()

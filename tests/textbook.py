@@ -1,0 +1,88 @@
+"""Definitions from textbooks, in float64 and with plain loops: what the package is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.strategies import Padding, pads_as_pairs
+
+Pair = tuple[int, int]
+
+
+def same_pads(size: int, kernel: int, stride: int) -> Pair:
+    """TensorFlow's rule in its own words: by the remainder of the size, the odd zero at the end."""
+    remainder = size % stride or stride
+    total = max(kernel - remainder, 0)
+    return total // 2, total - total // 2
+
+
+def pads_of(padding: Padding, size: tuple[int, ...], kernel: tuple[int, ...], stride: Pair) -> Any:
+    """Zeros around an input, ((top, bottom), (left, right))."""
+    explicit = pads_as_pairs(padding)
+    if explicit is not None:
+        return explicit
+    return tuple(same_pads(h, k, s) for h, k, s in zip(size, kernel, stride, strict=True))
+
+
+def conv(x: Any, weight: Any, stride: Pair, pads: Any) -> Any:
+    """Each output pixel is the sum of a window times the kernel."""
+    (sh, sw), (_, _, kh, kw) = stride, weight.shape
+    xp = np.pad(x.astype("float64"), ((0, 0), (0, 0), *pads))
+    oh, ow = (xp.shape[2] - kh) // sh + 1, (xp.shape[3] - kw) // sw + 1
+    y = np.zeros((len(x), len(weight), oh, ow))
+    for i in range(oh):
+        for j in range(ow):
+            window = xp[:, :, i * sh : i * sh + kh, j * sw : j * sw + kw]
+            y[:, :, i, j] = np.einsum("ncuv,ocuv->no", window, weight.astype("float64"))
+    return y
+
+
+def conv_vjp(dy: Any, x: Any, weight: Any, stride: Pair, pads: Any) -> tuple[Any, Any]:
+    """Each output pixel sends its gradient back to its window, and to the kernel."""
+    (sh, sw), (_, _, kh, kw) = stride, weight.shape
+    dy, weight = dy.astype("float64"), weight.astype("float64")
+    xp = np.pad(x.astype("float64"), ((0, 0), (0, 0), *pads))
+    dxp, dweight = np.zeros_like(xp), np.zeros_like(weight)
+    for i in range(dy.shape[2]):
+        for j in range(dy.shape[3]):
+            window = np.s_[:, :, i * sh : i * sh + kh, j * sw : j * sw + kw]
+            dxp[window] += np.einsum("no,ocuv->ncuv", dy[:, :, i, j], weight)
+            dweight += np.einsum("no,ncuv->ocuv", dy[:, :, i, j], xp[window])
+    (top, _), (left, _) = pads
+    return dxp[:, :, top : top + x.shape[2], left : left + x.shape[3]], dweight
+
+
+def conv_transpose(
+    x: Any, weight: Any, stride: Pair, pads: Any, output_padding: Pair = (0, 0), *, size: Pair | None = None
+) -> Any:
+    """Each input pixel stamps the kernel onto a canvas, which is then cropped by the pads, or to a given size."""
+    x, weight = x.astype("float64"), weight.astype("float64")
+    (n, _, h, w), (_, o, kh, kw), (sh, sw) = x.shape, weight.shape, stride
+    canvas = np.zeros((n, o, (h + 1) * sh + kh, (w + 1) * sw + kw))
+    for i in range(h):
+        for j in range(w):
+            stamps = np.einsum("nc,couv->nouv", x[:, :, i, j], weight)
+            canvas[:, :, i * sh : i * sh + kh, j * sw : j * sw + kw] += stamps
+    (top, bottom), (left, right) = pads
+    if size is None:
+        size = (
+            (h - 1) * sh + kh - top - bottom + output_padding[0],
+            (w - 1) * sw + kw - left - right + output_padding[1],
+        )
+    return canvas[:, :, top : top + size[0], left : left + size[1]]
+
+
+def same_conv(x: Any, weight: Any, bias: Any, stride: int = 1) -> Any:
+    """Convolution with SAME padding, and bias."""
+    pads = pads_of("same", x.shape[2:], weight.shape[2:], (stride, stride))
+    return conv(x, weight, (stride, stride), pads) + bias.astype("float64")[:, None, None]
+
+
+def same_conv_transpose(x: Any, weight: Any, bias: Any, stride: int = 1) -> Any:
+    """Transposed convolution with SAME padding, and bias."""
+    size = x.shape[2] * stride, x.shape[3] * stride
+    pads = pads_of("same", size, weight.shape[2:], (stride, stride))
+    y = conv_transpose(x, weight, (stride, stride), pads, size=size)
+    return y + bias.astype("float64")[:, None, None]
