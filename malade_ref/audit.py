@@ -41,7 +41,7 @@ WHITE_BOX = (*ITERATIVE, "one-step")
 GREY_EPS = 0.5
 GREY_ACCURACY = 0.05
 
-# Rounding leaves 1e-8 and kinks of rectifiers and of the clipping up to 1e-5; a wrong term leaves 1e-2 and more.
+# Rounding leaves 1e-8 and kinks, of rectifiers and of the clipping, up to 1e-5.
 GRADIENT_ERROR = 1e-4
 ZERO_SHARE = 0.1
 JITTER = 0.05
@@ -138,12 +138,13 @@ class Comparison(NamedTuple):
 
 
 def gradient_check(
-    model: Any, x: Array, y: Array, *, step: float = 1e-7, seed: int = 0, sample_index: Array | None = None
+    model: Any, x: Array, y: Array, *, step: float = 1e-6, seed: int = 0, sample_index: Array | None = None
 ) -> GradientCheck:
     """Compare the gradient of a model's loss with finite differences, in float64.
 
     One random direction d for each sample: (loss(x + step d) - loss(x - step d)) / (2 step) should be gradient . d, at
-    images with a little noise. A random model keeps its own noise: the gradient is that of one draw of it.
+    images with a little noise. The best of three steps counts for a sample: where a large one meets a kink, a small one
+    rarely does. A random model keeps its own noise: the gradient is that of one draw of it.
 
     Parameters
     ----------
@@ -154,7 +155,7 @@ def gradient_check(
     y : array of shape (n,), integer
         Labels.
     step : float
-        Length of the step, in pixel units a pixel.
+        Largest length of the step, in pixel units a pixel.
     seed : int
         Of the directions.
     sample_index : array of shape (n,), integer, optional
@@ -189,10 +190,14 @@ def gradient_check(
     def evaluate(shift: float) -> Any:
         return exact.loss_and_gradient(x + shift * direction, y, mode="exact", sample_index=index)
 
-    slope = (evaluate(step).loss - evaluate(-step).loss) / (2 * step)
     predicted = _dot(evaluate(0.0).gradient, direction)
-    error = float(((predicted - slope) ** 2).sum())
-    size = max(float((predicted**2).sum()), float((slope**2).sum()))
+    error, size = 0.0, 0.0
+    steps = (step, step / 10, step / 100)
+    slopes = [((evaluate(h).loss - evaluate(-h).loss) / (2 * h)).tolist() for h in steps]
+    for own_slope, *measured in zip(predicted.tolist(), *slopes, strict=True):
+        slope = min(measured, key=lambda value: abs(value - own_slope))
+        error += (slope - own_slope) ** 2
+        size += max(slope**2, own_slope**2)
     return GradientCheck((error / size) ** 0.5 if size > 0 else 0.0, zero_share, len(x))
 
 
@@ -404,9 +409,9 @@ def _large_eps(cells: Sequence[Cell]) -> Finding:
     for defence in dict.fromkeys(cell.defence for cell in large):
         eps = max(cell.eps for cell in large if cell.defence == defence)
         chosen = [cell for cell in large if cell.defence == defence and cell.eps == eps]
-        accuracy = summary(worst_outcomes(chosen).correct)["mean"]["value"]
-        found.append(f"{defence} {_percent(accuracy)} at eps {eps:g}")
-        failed |= accuracy > GREY_ACCURACY
+        accuracy = summary(worst_outcomes(chosen).correct)["mean"]
+        found.append(f"{defence} {_percent(accuracy['value'])} at eps {eps:g}")
+        failed |= accuracy["low"] > GREY_ACCURACY
     missing = sorted({cell.defence for cell in attacks} - {cell.defence for cell in large})
     found += [f"{defence} not attacked there" for defence in missing]
     expected = f"; expected at most {_percent(GREY_ACCURACY)}" if failed else ""

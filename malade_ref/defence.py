@@ -26,8 +26,6 @@ from .network import LossGradient, Network, join
 from .sampling import ChainSettings, Stream, init, run_chain, run_chain_vjp, step
 
 MODES = ("exact", "bpda")
-# A chain's arrays are smaller than a classifier's: more images fit into the cache at once.
-CHAIN_SLICE = 32
 
 
 class MALADE:
@@ -136,7 +134,7 @@ class MALADE:
                 state, _ = step(state, self.denoiser, self.chain, key=key, sample_index=index[part])
             purified[part] = state.position
 
-        self.ops.map_slices(of_slice, len(x), slice_size=CHAIN_SLICE)
+        self.ops.map_slices(of_slice, len(x), slice_size=self.denoiser.slice_size)
         return purified
 
     def path(
@@ -349,7 +347,8 @@ class MALADE:
             draws = [of_draw(first_draw + i) for i in range(num_draws)]
             return LossGradient(*(sum(arrays[1:], arrays[0]) / num_draws for arrays in zip(*draws, strict=True)))
 
-        return join(self.ops, self.ops.map_slices(of_slice, len(x)))
+        slice_size = min(self.classifier.slice_size, self.denoiser.slice_size)
+        return join(self.ops, self.ops.map_slices(of_slice, len(x), slice_size=slice_size))
 
     def _noise(
         self, x: Array, sample_index: Array | None, stream: Stream | None, draw: int

@@ -44,7 +44,7 @@ class DenoiserScore:
     def __init__(self, denoiser: Network, *, sigma: float) -> None:
         if denoiser.output_shape != denoiser.input_shape:
             raise InputError(
-                f"denoiser: expected outputs of the shape of its inputs {denoiser.input_shape}, got {denoiser.output_shape}"
+                f"denoiser: expected outputs of its inputs' shape {denoiser.input_shape}, got {denoiser.output_shape}"
             )
         self.denoiser = denoiser
         self.sigma = check_number("sigma", sigma, above=0)

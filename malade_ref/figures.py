@@ -140,6 +140,9 @@ def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: 
     InputError
         If there are no curves, or matplotlib is missing.
     """
+    require()
+    from matplotlib.ticker import MaxNLocator
+
     names = list(dict.fromkeys(curve.label for curves in panels.values() for curve in curves if not curve.emphasized))
     if not any(panels.values()):
         raise InputError("accuracy curves: expected at least one curve, got none")
@@ -178,6 +181,7 @@ def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: 
             axes.set_title(defence, loc="left")
             axes.set_ylim(0, 100)
             axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
             axes.set_xlabel(f"eps ({norm}, pixels in [0, 1])")
             axes.set_ylabel("accuracy (%)")
             axes.grid(alpha=0.3, linewidth=0.5)

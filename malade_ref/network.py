@@ -28,6 +28,13 @@ from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_number, check_shape
 from .ops.geometry import Padding, as_pair, conv_geometry, transpose_geometry
 
+# A slice of a batch has at most this many images, and at most this many numbers in its largest activation (6 MB in
+# float32): what one core works on should stay in the cache.
+MAX_SLICE = 32
+MAX_ACTIVATION = 1_600_000
+# More numbers than this in one image's activation are a mistake, or an attempt on the memory.
+LARGEST_ACTIVATION = 1 << 26
+
 Shape = tuple[int, ...]
 Parameters = dict[str, Array]
 
@@ -521,8 +528,13 @@ class Network:
         self.params: Parameters = {name: params[name] for name in shapes}
         self.dtype = dtypes[0] if dtypes else "float32"
         self.output_shape: Shape = self.input_shape
+        largest = math.prod(self.input_shape)
         for layer in self.layers:
             self.output_shape = layer.output_shape(self.output_shape)
+            largest = max(largest, math.prod(self.output_shape))
+            if largest > LARGEST_ACTIVATION:
+                raise InputError(f"{layer.kind}: an output of shape {self.output_shape} an image is too large")
+        self.slice_size = max(1, min(MAX_SLICE, MAX_ACTIVATION // max(1, largest)))
 
     def __repr__(self) -> str:
         """Return the layers on one line."""
@@ -643,7 +655,7 @@ class Network:
         def of_slice(part: slice) -> None:
             y[part] = self.forward(x[part])[0]
 
-        self.ops.map_slices(of_slice, len(x))
+        self.ops.map_slices(of_slice, len(x), slice_size=self.slice_size)
         return y
 
     def logits(self, x: Array) -> Array:
@@ -732,7 +744,7 @@ class Network:
             logits, tape = self.forward(x[part])
             return self.loss_gradient_of(logits, tape, y[part])
 
-        return join(self.ops, self.ops.map_slices(of_slice, len(x)))
+        return join(self.ops, self.ops.map_slices(of_slice, len(x), slice_size=self.slice_size))
 
     def loss_gradient_of(self, logits: Array, tape: list[Any], y: Array) -> LossGradient:
         """Cross entropy and its gradient with respect to the input of a forward pass.
@@ -829,9 +841,11 @@ class Network:
         try:
             layers = [_layer(description) for description in architecture["layers"]]
             input_shape = tuple(int(size) for size in architecture["input_shape"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return cls(layers, params, input_shape, metadata=metadata, ops=ops)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"architecture: malformed description of the layers ({error})") from None
-        return cls(layers, params, input_shape, metadata=metadata, ops=ops)
 
     def _of_layer(self, number: int) -> Parameters:
         return {name: self.params[f"{number}.{name}"] for name in self.layers[number].parameter_shapes()}

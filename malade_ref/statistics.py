@@ -163,7 +163,7 @@ def mean_interval(values: NDArray[Any], *, num_draws: int = 1, confidence: float
     most = float(count * check_count("num_draws", num_draws))
     binary = mean * (1 - mean)
     effective = float(count) if binary == 0 else most if variance * most <= binary else binary / variance
-    return wilson(mean * effective, effective, confidence=confidence)
+    return wilson(mean * effective, effective, confidence=confidence)._replace(value=mean)
 
 
 def survival(num_correct: NDArray[Any], num_draws: int, num_submissions: int) -> NDArray[np.float64]:

@@ -417,7 +417,9 @@ def evaluate(
         raise InputError("images: expected at least one, got none")
     whole = Batch(images, labels, network.ops.arange(len(images)), 0, seed)
     results = network.ops.map_slices(
-        lambda part: objective.evaluate(network, whole.part(part), training=False).sums, len(images)
+        lambda part: objective.evaluate(network, whole.part(part), training=False).sums,
+        len(images),
+        slice_size=network.slice_size,
     )
     return {name: sum(sums[name] for sums in results) / len(images) for name in results[0]}
 
@@ -474,9 +476,9 @@ def _train_step(
     batch = objective.prepare(network, batch)
     size = len(batch.x)
     # A network with batch statistics sees the batch in one piece.
-    slice_size = {"slice_size": size} if network.mixes_samples else {}
+    slice_size = size if network.mixes_samples else network.slice_size
     results = ops.map_slices(
-        lambda part: objective.evaluate(network, batch.part(part), training=True), size, **slice_size
+        lambda part: objective.evaluate(network, batch.part(part), training=True), size, slice_size=slice_size
     )
     sums = dict(state.sums)
     for result in results:

@@ -27,12 +27,12 @@ TOP_LEVEL = {
 # stands for the package itself (its __init__), which gathers the public names.
 LAYERS = (
     ("checks", "arrays"),
-    ("ops", "storage"),
+    ("ops", "storage", "statistics"),
     ("network", "density"),
     ("sampling", "datasets", "checkpoint", "bundle"),
     ("defence",),
     ("attacks",),
-    ("training", "evaluation", "certify", "theorem"),
+    ("training", "evaluation", "audit", "certify", "theorem"),
     ("interop",),
     ("",),
     ("experiment", "report", "figures"),
@@ -41,7 +41,7 @@ LAYERS = (
 )
 
 # Sequencing, written once for all backends: arrays come from `model.ops` and are never named.
-DRIVERS = {"network", "sampling", "defence", "attacks", "training", "evaluation", "certify"}
+DRIVERS = {"network", "sampling", "defence", "attacks", "training", "evaluation", "audit", "certify"}
 
 GPU_PACKAGES = {"cupy", "cupyx", "cupy_backends", "numba", "numba_cuda", "cuda", "malade_gpu"}
 
@@ -138,9 +138,7 @@ def complaints_about_top_level(paths: list[str]) -> list[str]:
     """Files and folders at the top that the layout does not know; names with a leading dot are free."""
     names = {path.partition("/")[0] for path in paths}
     return [
-        f"{name}: not part of the fixed top level"
-        for name in sorted(names - TOP_LEVEL)
-        if not name.startswith(".")
+        f"{name}: not part of the fixed top level" for name in sorted(names - TOP_LEVEL) if not name.startswith(".")
     ]
 
 

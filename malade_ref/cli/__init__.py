@@ -1,6 +1,7 @@
 """The command line: ``malade``.
 
-Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, said in one line; 130 interrupted, what was done is kept.
+Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, said in one line; 130 interrupted, what was done is
+kept.
 Progress goes to standard error, everything else to standard output.
 """
 
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(
         prog="malade",
         description="A laboratory for MALADE: defending classifiers by Langevin relaxation, and what that is worth.",
-        epilog="Exit codes: 0 done, 1 a check failed, 2 bad usage or bad input, 130 interrupted (what was done is kept).",
+        epilog="Exit codes: 0 done, 1 a check failed, 2 bad usage or input, 130 interrupted (what was done is kept).",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"malade {__version__}")

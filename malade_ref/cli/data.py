@@ -29,8 +29,8 @@ def add_commands(commands: Any) -> None:
     bring = actions.add_parser(
         "import",
         help="bring in other data",
-        description="Import a folder of IDX files, an .npz or .h5 with images (uint8) and labels, or a folder or .zip of "
-        "train/<class>/*.png|jpg.",
+        description="Import a folder of IDX files, an .npz or .h5 with images (uint8) and labels, or a folder or .zip "
+        "of train/<class>/*.png|jpg.",
         allow_abbrev=False,
     )
     bring.add_argument("path", metavar="PATH", help="file or folder")

@@ -30,7 +30,7 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "run",
         help="run an experiment: train, attack, evaluate, report",
-        description="Run an experiment into a bundle: a folder with settings, networks, outcomes, figures and report.md.",
+        description="Run an experiment into a bundle: a folder with settings, networks, outcomes and a report.",
         allow_abbrev=False,
     )
     command.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a built-in experiment, or a TOML file")

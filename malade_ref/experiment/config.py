@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from malade_ref import attacks
 from malade_ref.checks import InputError
-from malade_ref.experiment.tables import check_slug, nearest, setting
+from malade_ref.experiment.tables import REST, check_slug, nearest, setting
 from malade_ref.network import Network, cnn, sdae
 from malade_ref.training import OPTIMIZERS, SCHEDULES
 
@@ -23,7 +23,7 @@ BUILDERS: dict[str, Callable[..., Network]] = {"classifier": cnn, "denoiser": sd
 PRESETS = ("paper", "small")
 
 # Parameters of an attack that the experiment sets itself.
-_GIVEN = ("eps", "seed", "sample_index")
+_GIVEN = ("seed", "sample_index")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Method:
     """
 
     method: str
-    settings: dict[str, Any] = setting({}, rest=True)
+    settings: dict[str, Any] = field(default_factory=dict, metadata=REST)
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -144,7 +144,7 @@ class Search:
 
     Every setting is judged on the same validation images, clean, and as attacked by an attacker who knows the bare
     classifier only. Of the settings that cost at most ``max_clean_drop`` of clean accuracy, the one with the highest
-    accuracy on attacked images is chosen; in a tie the one with fewer steps, then the smaller a, then the smaller delta.
+    accuracy on attacked images is chosen; in a tie the one with fewer steps, then smaller a, then smaller delta.
 
     Attributes
     ----------
@@ -163,7 +163,7 @@ class Search:
     num_steps: tuple[int, ...] = setting(minimum=1)
     a: tuple[float, ...] = setting(above=0)
     delta: tuple[float, ...] = setting(minimum=0)
-    attack: Method = setting()
+    attack: Method
     num_images: int = setting(500, minimum=1)
     num_draws: int = setting(1, minimum=1)
     max_clean_drop: float = setting(0.03, minimum=0, maximum=1)
@@ -228,7 +228,7 @@ class Attack(Method):
 
     name: str
     title: str = ""
-    against: tuple[str, ...] = setting()
+    against: tuple[str, ...]
     eps: tuple[float, ...] = setting((), minimum=0)
     source: str = setting("defence", choices=("defence", "classifier"))
     num_images: int | None = setting(None, minimum=1)
@@ -371,11 +371,11 @@ class Experiment:
     note: str = ""
     seed: int = setting(0, minimum=0)
     scale: str = ""
-    data: Data = setting()
-    models: dict[str, Model] = setting()
-    defences: dict[str, Defence] = setting()
+    data: Data
+    models: dict[str, Model]
+    defences: dict[str, Defence]
     attacks: tuple[Attack, ...] = setting(())
-    evaluation: Evaluation = setting()
+    evaluation: Evaluation
     audit: Audit = Audit()
     paths: Paths | None = None
     report: Report | None = None
@@ -457,9 +457,9 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
     if model.kind == "classifier":
         for key in ("sigma2", "classifier"):
             if getattr(model, key) is not None:
-                raise InputError(f"{where}.{key}: a classifier has none; remove it or set kind = \"denoiser\"")
+                raise InputError(f'{where}.{key}: a classifier has none; remove it or set kind = "denoiser"')
         if model.adversarial is not None:
-            check_method(model.adversarial, f"{where}.adversarial")
+            check_method(model.adversarial, f"{where}.adversarial", training=True)
         return
     if model.sigma2 is None:
         raise InputError(f"{where}.sigma2: missing; expected the variance of the noise that the denoiser is to remove")
@@ -483,7 +483,7 @@ def _check_defence(experiment: Experiment, defence: Defence, where: str) -> None
     if defence.search is not None:
         if not (defence.search.num_steps and defence.search.a and defence.search.delta):
             raise InputError(f"{where}.search: expected at least one value each of num_steps, a and delta")
-        check_method(defence.search.attack, f"{where}.search.attack", takes_eps=True)
+        check_method(defence.search.attack, f"{where}.search.attack")
     if defence.same_settings_as is not None:
         settled = {name: other for name, other in experiment.defences.items() if other.search or other.a is not None}
         _refer(defence.same_settings_as, settled, f"{where}.same_settings_as")
@@ -498,10 +498,14 @@ def _check_attack(experiment: Experiment, attack: Attack, where: str) -> None:
     if len(set(attack.against)) < len(attack.against) or len({f"{eps:g}" for eps in attack.eps}) < len(attack.eps):
         raise InputError(f"{where}: expected no defence and no eps twice")
     if bool(attack.eps) != ("eps" in _parameters(attack.method)):
-        expected = "expected at least one number" if not attack.eps else f"{attack.method} has no such setting; remove it"
+        expected = (
+            "expected at least one number" if not attack.eps else f"{attack.method} has no such setting; remove it"
+        )
         raise InputError(f"{where}.eps: {expected}")
     if attack.num_images is not None and attack.num_images > experiment.evaluation.num_images:
-        raise InputError(f"{where}.num_images: expected at most evaluation.num_images = {experiment.evaluation.num_images}")
+        raise InputError(
+            f"{where}.num_images: expected at most evaluation.num_images = {experiment.evaluation.num_images}"
+        )
 
 
 def _check_paths(experiment: Experiment, paths: Paths, where: str) -> None:
@@ -511,49 +515,61 @@ def _check_paths(experiment: Experiment, paths: Paths, where: str) -> None:
     _refer(paths.attack, {attack.name: attack for attack in experiment.attacks}, f"{where}.attack")
 
 
-def check_method(method: Method, where: str, *, takes_eps: bool = False) -> None:
+def check_method(method: Method, where: str, *, training: bool = False) -> None:
     """Raise unless an attack exists and has the settings it is given.
 
     Parameters
     ----------
     method : Method
-        The attack.
+        The attack. ``eps`` is one of its settings, but for an `Attack`, where it is a key of its own.
     where : str
         File and key, for complaints.
-    takes_eps : bool
-        Whether ``eps`` is one of the settings; in ``[[attacks]]`` it is a key of its own.
+    training : bool
+        Whether it is to find images to train on.
 
     Raises
     ------
     InputError
         If there is no such attack, or a setting is unknown or of the wrong type.
     """
-    if method.method not in available_attacks():
-        raise InputError(f"{where}.method: no attack {method.method!r}; {nearest(method.method, available_attacks())}")
-    takes_eps = takes_eps or not isinstance(method, Attack)
+    available = available_attacks(training=training)
+    if method.method not in available:
+        raise InputError(f"{where}.method: no attack {method.method!r}; {nearest(method.method, available)}")
+    hidden = (*_GIVEN, "eps") if isinstance(method, Attack) else _GIVEN
     parameters = {
         name: parameter
         for name, parameter in _parameters(method.method).items()
-        if isinstance(parameter.default, bool | int | float | str) and (name != "eps" or takes_eps)
+        if isinstance(parameter.default, bool | int | float | str) and name not in hidden
     }
     for key, value in method.settings.items():
-        if key not in parameters or key in _GIVEN[1:]:
-            known = [name for name in parameters if name not in _GIVEN[1:]]
+        if key not in parameters:
             own = ["name", "title", "against", "eps", "source", "num_images"] if isinstance(method, Attack) else []
-            raise InputError(f"{where}.{key}: unknown key; {nearest(key, ['method', *own, *known])}")
+            raise InputError(f"{where}.{key}: unknown key; {nearest(key, ['method', *own, *parameters])}")
         kind = type(parameters[key].default)
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise InputError(f"{where}.{key}: expected {kind.__name__} as in {method.method}'s default, got {value!r}")
 
 
-def available_attacks() -> list[str]:
-    """Return the names of the functions in `malade_ref.attacks` that attack a model's images."""
+def available_attacks(*, training: bool = False) -> list[str]:
+    """Names of the attacks in `malade_ref.attacks` that need nothing but a model, images, labels and settings.
+
+    Parameters
+    ----------
+    training : bool
+        Whether those count that find images to train on and judge nothing.
+
+    Returns
+    -------
+    list of str
+        Names of functions.
+    """
     return [
         name
         for name in attacks.__all__
         if inspect.isfunction(getattr(attacks, name))
         and {"seed", "sample_index"} <= _parameters(name).keys()
         and all(parameter.default is not inspect.Parameter.empty for parameter in _parameters(name).values())
+        and (training or inspect.signature(getattr(attacks, name)).return_annotation == "AttackResult")
     ]
 
 

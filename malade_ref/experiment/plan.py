@@ -77,8 +77,11 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
             yield Step("search", (name,), f"search settings of {defence.name}", seconds)
     for name, attack, eps in experiment.cells():
         title = f"{attack.title or attack.name}, eps {eps:g}," if attack else f"{CLEAN} images"
-        yield Step("attack", (name, attack, eps), f"{title} on {defences[name].name}", _attack(experiment, name, attack))
-    yield Step("audit", (), "check gradients", sum(_audit(experiment, defence) for defence in defences.values()))
+        yield Step(
+            "attack", (name, attack, eps), f"{title} on {defences[name].name}", _attack(experiment, name, attack)
+        )
+    for name, defence in defences.items():
+        yield Step("audit", (name,), f"check gradients of {defence.name}", _audit(experiment, defence))
     if experiment.paths is not None:
         yield Step("paths", (), "follow images through the chains", 1.0)
     yield Step("report", (), "write the report", 5.0)
@@ -140,4 +143,5 @@ def _audit(experiment: Experiment, defence: Defence) -> float:
 
 def is_bpda(method: Method) -> bool:
     """Whether an attack takes a chain for the identity on the way back."""
-    return method.resolved().get("mode", "bpda" if method.method.startswith("bpda") else "exact") == "bpda"
+    default = "bpda" if method.method.startswith("bpda") else "exact"
+    return bool(method.resolved().get("mode", default) == "bpda")

@@ -1,8 +1,8 @@
 """From a name or a path, and the changes of a command line, to an `Experiment`.
 
 Changes are merged over the file in this order: the scale that is asked for (``[scales.<name>]``), then each
-``key=value``. Tables are merged key by key; an array of tables with names, such as ``[[attacks]]``, is addressed by these
-names. What comes out is checked as if it had been in the file.
+``key=value``. Tables are merged key by key; an array of tables with names, such as ``[[attacks]]``, is addressed by
+these names. What comes out is checked as if it had been in the file.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
     _parse(table, file)
     for name, scale in scales.items():
         _parse(_scaled(table, name, scale, file), f"{file}: scales.{name}")
-    pairs = [_parse_change(change) for change in changes]
+    pairs = [parse_change(change) for change in changes]
     for (key, *rest), value in pairs:
         if key == "scale" and not rest:
             if value not in scales:
@@ -97,11 +97,12 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
             table = _scaled(table, value, scales[value], file)
     for keys, value in pairs:
         if keys != ["scale"]:
+            _check_subject(table, keys)
             change: Any = value
             for key in reversed(keys):
                 change = {key: change}
-            table = _merged(table, change, "--set")
-    return Reading(_parse(table, file), text)
+            table = _merged(table, change, "--set ")
+    return Reading(_parse(table, f"{file} with --set" if changes else file), text)
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -121,6 +122,41 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     for attack, table in zip(experiment.attacks, settings["attacks"], strict=True):
         table["settings"] = attack.resolved()
     return settings
+
+
+def parse_change(change: str) -> tuple[list[str], Any]:
+    """Take ``key=value`` apart.
+
+    Parameters
+    ----------
+    change : str
+        The key dotted, parts of it quoted if need be; the value in TOML's syntax, or a word.
+
+    Returns
+    -------
+    keys : list of str
+        Parts of the key.
+    value : object
+        The value.
+
+    Raises
+    ------
+    InputError
+        If it is not of this form.
+    """
+    text, equals, value = change.partition("=")
+    keys, position = [], 0
+    while match := _KEY.match(text.strip(), position):
+        keys.append(next(filter(None, match.groups())))
+        position = match.end() + 1
+        if text.strip()[match.end() : position] != ".":
+            break
+    if not equals or not keys or position <= len(text.strip()):
+        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {change!r}")
+    try:
+        return keys, tomllib.loads(f"value = {value}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError, KeyError):
+        return keys, value
 
 
 def _parse(table: Mapping[str, Any], file: str) -> Experiment:
@@ -147,21 +183,11 @@ def _text_of(source: str) -> tuple[str, str]:
         raise InputError(f"{source}: not valid TOML (not UTF-8); give the TOML file of an experiment") from error
 
 
-def _parse_change(change: str) -> tuple[list[str], Any]:
-    """Keys and value of ``key=value``."""
-    text, equals, value = change.partition("=")
-    keys, position = [], 0
-    while match := _KEY.match(text.strip(), position):
-        keys.append(next(filter(None, match.groups())))
-        position = match.end() + 1
-        if text.strip()[match.end() : position] != ".":
-            break
-    if not equals or not keys or position <= len(text.strip()):
-        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {change!r}")
-    try:
-        return keys, tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError, KeyError):
-        return keys, value
+def _check_subject(table: Mapping[str, Any], keys: list[str]) -> None:
+    """Raise if a setting is for a model or a defence that does not exist: it would make one that has nothing else."""
+    known = table.get(keys[0])
+    if keys[0] in ("models", "defences") and len(keys) > 2 and isinstance(known, dict) and keys[1] not in known:
+        raise InputError(f"--set {keys[0]}: nothing is called {keys[1]!r}; {nearest(keys[1], list(known))}")
 
 
 def _scaled(table: Mapping[str, Any], name: str, scale: Any, file: str) -> dict[str, Any]:
@@ -173,12 +199,18 @@ def _scaled(table: Mapping[str, Any], name: str, scale: Any, file: str) -> dict[
 def _merged(old: Any, new: Any, where: str) -> Any:
     """A value with changes."""
     if isinstance(old, dict) and isinstance(new, dict):
-        merged = {key: _merged(old[key], value, f"{where}.{key}") if key in old else value for key, value in new.items()}
+        merged = {
+            key: _merged(old[key], value, _join(where, key)) if key in old else value for key, value in new.items()
+        }
         return {**copy.deepcopy(old), **merged}
     if isinstance(old, list) and isinstance(new, dict) and all(isinstance(item, dict) for item in old):
         items = {str(item.get("name")): item for item in old}
         for name in new:
             if name not in items:
                 raise InputError(f"{where}: nothing is called {name!r}; {nearest(name, list(items))}")
-        return [_merged(item, new.get(name, {}), f"{where}.{name}") for name, item in items.items()]
+        return [_merged(item, new.get(name, {}), _join(where, name)) for name, item in items.items()]
     return copy.deepcopy(new)
+
+
+def _join(where: str, key: str) -> str:
+    return where + key if where.endswith(" ") else f"{where}.{key}"

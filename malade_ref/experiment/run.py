@@ -7,9 +7,8 @@ a sample's number in the split, so no result depends on how the images were cut 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -21,12 +20,12 @@ from malade_ref.arrays import Array
 from malade_ref.audit import eot_check, gradient_check
 from malade_ref.bundle import Bundle
 from malade_ref.checkpoint import load_state, save_state
-from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
 from malade_ref.defence import MALADE
-from malade_ref.experiment.config import BUILDERS, CLEAN, Attack, Defence, Experiment
+from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment
 from malade_ref.experiment.plan import Step, is_bpda, plan_of
 from malade_ref.experiment.reading import Reading, settings_of
+from malade_ref.experiment.rehearsal import check_sizes, rehearse
 from malade_ref.experiment.stages import (
     Arrays,
     chain_paths,
@@ -107,9 +106,11 @@ def run_experiment(
     """
     experiment = reading.experiment
     ops = reference_ops if ops is None else ops
-    data = load_dataset(experiment.data.name, data_dir=data_dir, seed=experiment.data.seed, sizes=experiment.data.sizes())
-    _check_sizes(experiment, data)
-    _rehearse(experiment, ops)
+    data = load_dataset(
+        experiment.data.name, data_dir=data_dir, seed=experiment.data.seed, sizes=experiment.data.sizes()
+    )
+    check_sizes(experiment, data)
+    rehearse(experiment, ops)
     config = {**settings_of(experiment), "backend": ops.__name__.partition(".")[0], "data": _facts(experiment, data)}
     begin = Bundle.resume if resume else Bundle.create
     with begin(out, reading.text, config) as bundle:
@@ -128,13 +129,13 @@ class _Run:
         self.seed = experiment.seed
         self.networks: dict[str, Network] = {}
         self.quality: dict[str, Any] = {}
-        self.correct: dict[str, Arrays] = {}
+        self.findings: dict[str, dict[str, Any]] = {"gradient": {}, "eot": {}}
 
     def run(self) -> None:
         """Do every step that is not done."""
         steps = plan_of(self.experiment, self.data)
         self.watcher.plan(steps, self.bundle.path)
-        do = {
+        do: dict[str, Callable[..., None]] = {
             "train": self.train,
             "quality": self.test_model,
             "search": self.search,
@@ -193,7 +194,8 @@ class _Run:
     def search(self, progress: Progress, name: str) -> None:
         defence = self.experiment.defences[name]
         search, denoiser = defence.search, defence.denoiser
-        assert search is not None and denoiser is not None
+        assert search is not None
+        assert denoiser is not None
         classifier, split = self.networks[defence.classifier], self.data.validation
         index = self.ops.arange(search.num_images)
         x = self.ops.asarray(split.images(slice(0, search.num_images)))
@@ -239,7 +241,10 @@ class _Run:
             for name, defence in self.experiment.defences.items()
             if defence.denoiser is not None
         }
-        return {name: dict(value) for name, value in self.bundle.stage("settings", lambda: Record({}, found), keep=True).meta.items()}
+        return {
+            name: dict(value)
+            for name, value in self.bundle.stage("settings", lambda: Record({}, found), keep=True).meta.items()
+        }
 
     def defence(self, name: str, *, denoiser: str | None = None) -> Any:
         """A defence as a model; possibly with another denoiser."""
@@ -286,13 +291,13 @@ class _Run:
             return {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(y), **outcome}
 
         cell = f"{name}/{meta['attack']}/{eps:g}"
-        self.correct[cell] = self.bundle.shards(
-            cell, num_images, evaluation.shard_size, compute, meta=meta, only=("success", "correct")
-        )
+        self.bundle.shards(cell, num_images, evaluation.shard_size, compute, meta=meta, only=())
 
     def attacked(self, model: Any, attack: Attack, eps: float, index: Array) -> Arrays:
         x, y = self.images(index)
-        return run_attack(attack, model, x, y, sample_index=index, seed=self.seed, **({"eps": eps} if attack.eps else {}))
+        return run_attack(
+            attack, model, x, y, sample_index=index, seed=self.seed, **({"eps": eps} if attack.eps else {})
+        )
 
     def attacked_classifier(self, name: str, attack: Attack, eps: float, first: int, last: int) -> Arrays:
         """An attack on a bare classifier: made once, for all defences that it is tried on."""
@@ -303,29 +308,29 @@ class _Run:
 
     # Looking into the models -----------------------------------------------------------------------------------------
 
-    def audit(self, progress: Progress) -> None:
-        settings, findings = self.experiment.audit, {"gradient": {}, "eot": {}}
-        defences = self.experiment.defences
-        for number, name in enumerate(defences):
-            model = self.defence(name)
+    def audit(self, progress: Progress, name: str) -> None:
+        """Compare gradients with finite differences, and measure the noise of those that are random."""
+        model, audit = self.defence(name), self.experiment.audit
 
-            def look(what: str, num_images: int, **options: Any) -> dict[str, Any]:
-                def compute() -> Record:
-                    progress(number / len(defences), defences[name].name)
-                    index = self.order[:num_images]
-                    check = gradient_check if what == "gradient" else eot_check
-                    found = check(model, *self.images(index), sample_index=index, seed=self.seed, **options)
-                    return Record({}, found._asdict())
+        def compare() -> Record:
+            progress(0.0, "finite differences")
+            index = self.order[: audit.gradient_images]
+            return Record({}, gradient_check(model, *self.images(index), sample_index=index, seed=self.seed)._asdict())
 
-                return dict(self.bundle.stage("/".join(["audit", what, name, *options.get("mode", "").split()]), compute).meta)
+        def measure(mode: str, draws: list[int]) -> Record:
+            progress(0.5, f"draws, {mode}")
+            index = self.order[: audit.eot_images]
+            options = {"num_draws": draws, "mode": mode, "sample_index": index, "seed": self.seed}
+            return Record({}, eot_check(model, *self.images(index), **options)._asdict())
 
-            findings["gradient"][name] = look("gradient", settings.gradient_images)
-            if model.stochastic:
-                findings["eot"][name] = {
-                    mode: look("eot", settings.eot_images, mode=mode, num_draws=draws)
-                    for mode, draws in self.draws_of_attacks(name).items()
-                }
-        self.bundle.stage("audit", lambda: Record({}, findings), keep=True)
+        self.findings["gradient"][name] = dict(self.bundle.stage(f"audit/{name}/gradient", compare).meta)
+        if model.stochastic:
+            self.findings["eot"][name] = {
+                mode: dict(self.bundle.stage(f"audit/{name}/eot-{mode}", partial(measure, mode, draws)).meta)
+                for mode, draws in self.draws_of_attacks(name).items()
+            }
+        if len(self.findings["gradient"]) == len(self.experiment.defences):
+            self.bundle.stage("audit", lambda: Record({}, self.findings), keep=True)
 
     def draws_of_attacks(self, name: str) -> dict[str, list[int]]:
         """Numbers of draws that the attacks on a defence average over, by the kind of gradient."""
@@ -354,12 +359,17 @@ class _Run:
             chosen = np.argsort(~fooled, kind="stable")[: paths.num_images]
             index = candidates[chosen]
             clean, label = self.images(index)
-            chains = {"malade": self.defence(paths.defence), "marginal": self.defence(paths.defence, denoiser=paths.marginal)}
+            chains = {
+                "malade": self.defence(paths.defence),
+                "marginal": self.defence(paths.defence, denoiser=paths.marginal),
+            }
             attacked = self.ops.asarray(found["x_adv"][chosen])
             arrays = chain_paths(chains, clean, attacked, sample_index=index)
             arrays |= {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(label)}
             titles = {"malade": defence.name, "marginal": f"the same chain with {paths.marginal}"}
-            return Record(arrays, {"chains": titles, "defence": paths.defence, "attack": paths.attack, "eps": paths.eps})
+            return Record(
+                arrays, {"chains": titles, "defence": paths.defence, "attack": paths.attack, "eps": paths.eps}
+            )
 
         self.bundle.stage("paths", compute, keep=True)
 
@@ -373,7 +383,15 @@ class _Run:
 def _description(name: str, defence: Defence, attack: Attack | None, eps: float) -> dict[str, Any]:
     """What a cell of the outcomes says of itself."""
     if attack is None:
-        return {"defence": name, "attack": CLEAN, "method": CLEAN, "eps": 0.0, "norm": "", "settings": {}, "source": "defence"}
+        return {
+            "defence": name,
+            "attack": CLEAN,
+            "method": CLEAN,
+            "eps": 0.0,
+            "norm": "",
+            "settings": {},
+            "source": "defence",
+        }
     return {
         "defence": name,
         "attack": attack.name,
@@ -397,51 +415,3 @@ def _facts(experiment: Experiment, data: Dataset) -> dict[str, Any]:
         **{split: len(images) for split, images in splits.items()},
         "sha256": {split: images.sha256() for split, images in splits.items()},
     }
-
-
-def _check_sizes(experiment: Experiment, data: Dataset) -> None:
-    """Raise unless there are enough images, of the shape and with the classes that the networks take."""
-    wanted = [("evaluation.num_images", experiment.evaluation.num_images, "test", data.test)]
-    for name, model in experiment.models.items():
-        wanted.append((f"models.{name}.subset", model.subset or 1, "training", data.train))
-        wanted.append((f"models.{name}.validation", 1, "validation", data.validation))
-        network = BUILDERS[model.kind](model.preset)
-        if network.input_shape != data.shape:
-            raise InputError(
-                f"models.{name}: takes images of shape {network.input_shape}, those of {data.name} have {data.shape}; "
-                "choose other data"
-            )
-        if model.kind == "classifier" and data.num_classes > network.num_classes:
-            raise InputError(
-                f"models.{name}: knows {network.num_classes} classes, {data.name} has {data.num_classes}; choose other data"
-            )
-    for name, defence in experiment.defences.items():
-        if defence.search is not None:
-            wanted.append((f"defences.{name}.search.num_images", defence.search.num_images, "validation", data.validation))
-    for key, size, what, split in wanted:
-        if size > len(split):
-            raise InputError(f"{key}: expected at most {len(split)}, the number of {what} images of {data.name}; got {size}")
-
-
-def _rehearse(experiment: Experiment, ops: ModuleType) -> None:
-    """Let every attack run on no images, so that a setting out of range is found before hours of training."""
-    classifier = BUILDERS["classifier"]("small", ops=ops)
-    defended = MALADE(classifier, BUILDERS["denoiser"]("small", ops=ops), num_steps=1, a=0.5, delta=0.1)
-    x, y, none = ops.zeros((0, *classifier.input_shape), "float32"), ops.zeros((0,), "int64"), ops.arange(0)
-    methods = [(f"attacks.{attack.name}", attack) for attack in experiment.attacks]
-    rehearsals: list[tuple[str, Any, Any, dict[str, Any]]] = []
-    for where, attack in methods:
-        for eps in attack.eps or (math.nan,):
-            given = {} if math.isnan(eps) else {"eps": eps}
-            rehearsals += [(where, attack, model, given) for model in (classifier, defended)]
-    for name, model in experiment.models.items():
-        if model.adversarial is not None:
-            rehearsals.append((f"models.{name}.adversarial", model.adversarial, classifier, {}))
-    for name, defence in experiment.defences.items():
-        if defence.search is not None:
-            rehearsals.append((f"defences.{name}.search.attack", defence.search.attack, classifier, {}))
-    for where, method, model, given in rehearsals:
-        try:
-            run_attack(method, model, x, y, sample_index=none, seed=experiment.seed, **given)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error

@@ -286,9 +286,7 @@ def search_settings(
     for number, (a, delta) in enumerate(pairs):
         chain = ChainSettings(lengths[-1], a, delta, clip)
         settings = {"num_draws": search.num_draws, "sample_index": sample_index, "seed": seed}
-        accuracies = [
-            _accuracies(classifier, denoiser, chain, lengths, x, y, **settings) for x in (clean, attacked)
-        ]
+        accuracies = [_accuracies(classifier, denoiser, chain, lengths, x, y, **settings) for x in (clean, attacked)]
         rows += [(n, a, delta, *pair) for n, *pair in zip(lengths, *accuracies, strict=True)]
         if progress is not None:
             progress((number + 1) / len(pairs), f"{len(rows)} of {len(pairs) * len(lengths)} settings")
@@ -296,8 +294,14 @@ def search_settings(
     floor = bare["clean"] - search.max_clean_drop
     allowed = [row for row in rows if row[3] >= floor - 1e-12]
     # Ties: fewer steps, then the smaller a, then the smaller delta.
-    best = min(allowed, key=lambda row: (-row[4], row[:3])) if allowed else min(rows, key=lambda row: (-row[3], row[:3]))
-    grids = {"num_steps": lengths, "a": sorted(set(search.a)), "delta": sorted(set(search.delta))}
+    best = (
+        min(allowed, key=lambda row: (-row[4], row[:3])) if allowed else min(rows, key=lambda row: (-row[3], row[:3]))
+    )
+    grids: dict[str, Sequence[float]] = {
+        "num_steps": lengths,
+        "a": sorted(set(search.a)),
+        "delta": sorted(set(search.delta)),
+    }
     at_edge = [
         name
         for name, value in zip(grids, best, strict=False)
@@ -377,7 +381,7 @@ def chain_paths(chains: Mapping[str, MALADE], clean: Array, attacked: Array, *, 
     to_host = first.ops.to_host
 
     def probability(x: Array) -> NDArray[Any]:
-        return np.exp(to_host(first.ops.log_softmax(first.classifier.logits(x))))
+        return np.asarray(np.exp(to_host(first.ops.log_softmax(first.classifier.logits(x)))))
 
     num_steps = first.chain.num_steps
     shown = sorted({round(num_steps * i / (MAX_POSITIONS - 1)) for i in range(MAX_POSITIONS)})

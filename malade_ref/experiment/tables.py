@@ -19,6 +19,9 @@ from malade_ref.storage import check_name
 
 T = TypeVar("T")
 
+# Metadata of a field that takes all keys that no other field takes.
+REST = {"rest": True}
+
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -29,7 +32,6 @@ def setting(
     maximum: float = math.inf,
     above: float = -math.inf,
     choices: Sequence[str] = (),
-    rest: bool = False,
 ) -> Any:
     """Describe a key of a table: a dataclass field with limits.
 
@@ -41,17 +43,13 @@ def setting(
         Limits of a number, or of each number of an array.
     choices : sequence of str
         The words that are allowed, if not all.
-    rest : bool
-        Whether the field takes all keys that no other field takes.
 
     Returns
     -------
     dataclasses.Field
         For the body of a dataclass.
     """
-    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices, "rest": rest}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=limits)
+    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
     return dataclasses.field(default=default, metadata=limits)
 
 
@@ -204,6 +202,13 @@ def _expected(kind: Any) -> str:
 
 
 def _found(value: Any) -> str:
-    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array", dict: "a table"}
+    names = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        list: "an array",
+        dict: "a table",
+    }
     name = names.get(type(value), type(value).__name__)
     return f"{name} ({value!r})" if isinstance(value, bool | int | float | str) and len(repr(value)) < 60 else name

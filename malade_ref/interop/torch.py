@@ -2,8 +2,8 @@ r"""Networks from and to PyTorch.
 
 Layers and parameters correspond one to one, up to two conventions:
 
-- PyTorch pads symmetrically, so a convolution with other pads becomes ``ZeroPad2d`` and ``Conv2d``. "same" with a stride
-  (TensorFlow's convention) is such a case whenever the number of zeros is odd.
+- PyTorch pads symmetrically, so a convolution with other pads becomes ``ZeroPad2d`` and ``Conv2d``. "same" with a
+  stride (TensorFlow's convention) is such a case whenever the number of zeros is odd.
 - A transposed convolution *crops* what a convolution would have padded. Where the crop is not symmetric even with
   ``output_padding``, it becomes ``ConvTranspose2d`` without padding and a ``ZeroPad2d`` with negative numbers.
 
@@ -389,5 +389,5 @@ def _both_sides(padding: tuple[int, int]) -> Pads:
 
 
 def _sum(first: Pads, second: Pads) -> Pads:
-    ((t, b), (l, r)), ((top, bottom), (left, right)) = first, second
-    return (t + top, b + bottom), (l + left, r + right)
+    (top, bottom), (left, right) = first
+    return (top + second[0][0], bottom + second[0][1]), (left + second[1][0], right + second[1][1])

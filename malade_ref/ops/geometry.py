@@ -15,6 +15,10 @@ Pads = tuple[Pair, Pair]
 Padding = Literal["same", "valid"] | int | Pads
 
 
+# No kernel, stride or padding is larger; sizes then stay far from the limits of addresses.
+LARGEST = 1 << 16
+
+
 class Geometry(NamedTuple):
     """Where the windows of a convolution lie on its input.
 
@@ -43,11 +47,13 @@ def as_pair(name: str, value: int | Pair, *, minimum: int) -> Pair:
     Raises
     ------
     InputError
-        If it is neither an integer nor a pair of integers, or one is below ``minimum``.
+        If it is neither an integer nor a pair of integers, or one is below ``minimum`` or absurdly large.
     """
     pair: tuple[Any, ...] = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in pair):
         raise InputError(f"{name}: expected an integer >= {minimum} or a pair of them, got {value!r}")
+    if max(pair) > LARGEST:
+        raise InputError(f"{name}: expected at most {LARGEST}, got {value!r}")
     return pair[0], pair[1]
 
 

@@ -21,7 +21,7 @@ from ..checks import InputError, check_count
 
 T = TypeVar("T")
 
-SLICE_SIZE = 16
+SLICE_SIZE = 32
 
 
 def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: int = SLICE_SIZE) -> list[T]:

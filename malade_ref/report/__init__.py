@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from malade_ref.bundle import Bundle
+from malade_ref.bundle.layout import FIGURES, REPORT, RESULTS
 from malade_ref.checks import InputError
 from malade_ref.report.drawing import draw_figures
 from malade_ref.report.reading import ReportInput, open_bundle, read_bundle
@@ -23,8 +24,6 @@ from malade_ref.report.text import report_text
 from malade_ref.storage import from_json, load_json, one_line, to_json
 
 __all__ = ["ReportInput", "check_report", "read_bundle", "report_text", "results_of", "write_report"]
-
-RESULTS, REPORT = "results.json", "report.md"
 
 # Sums may be taken in another order by another version of NumPy or SciPy.
 TOLERANCE = 1e-9
@@ -90,7 +89,7 @@ def check_report(bundle: Bundle | str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         return [f"{bundle.path / REPORT}: cannot be read ({one_line(error)}); malade report writes it again"]
     found = [f"{RESULTS}: {line}" for line in mismatches(stored, derived)]
-    figures = sorted(f"figures/{path.name}" for path in (bundle.path / "figures").glob("*.png"))
+    figures = sorted(f"{FIGURES}/{path.name}" for path in (bundle.path / FIGURES).glob("*.png"))
     expected = report_text(derived, inputs.config, inputs.environment, figures)
     if not found and text != expected:
         pairs = zip([*text.splitlines(), None], [*expected.splitlines(), None], strict=False)

@@ -34,10 +34,10 @@ def accuracy_tables(results: Result, config: Mapping[str, Any], labels: Labels) 
     draws = max(cell["draws"] for cell in cells.values())
     head = ["attack", *labels.defences.values()]
 
-    fewer = "; n is given where it was another" if len(set(sizes)) > 1 else ""
+    fewer = " n is given where it was another." if len(set(sizes)) > 1 else ""
     lines = [
-        f"Percent of {count_of(usual, 'test image')} that are classified rightly{fewer}, with 95% intervals (Wilson). "
-        f"Attacks are of {threat_label(main['norm'], main['eps'])}.",
+        f"Percent of {count_of(usual, 'test image')} that are classified rightly, with 95% intervals (Wilson). Attacks "
+        f"are of {threat_label(main['norm'], main['eps'])}.{fewer}",
         "",
         "**The paper's reading**: one draw of each defence; the worst case is the smallest of the accuracies.",
         "",

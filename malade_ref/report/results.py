@@ -35,9 +35,10 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     """
     records = inputs.records
     checks = records["audit"].meta if "audit" in records else None
+    statistics = derive_results(inputs.cells, inputs.config)
     try:
         return {
-            **derive_results(inputs.cells, inputs.config),
+            **statistics,
             "audit": [finding._asdict() for finding in audit(inputs.cells, checks)],
             "models": {name: _model(quality) for name, quality in _meta(records, "quality").items()},
             "settings": {name: _chain(settings) for name, settings in _meta(records, "settings").items()},

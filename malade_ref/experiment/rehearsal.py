@@ -1,0 +1,91 @@
+"""Before a run: whether there are enough images, and whether every attack accepts its settings."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from malade_ref.checks import InputError
+from malade_ref.datasets import Dataset
+from malade_ref.defence import MALADE
+from malade_ref.experiment.config import BUILDERS, Experiment
+from malade_ref.experiment.stages import run_attack
+
+
+def check_sizes(experiment: Experiment, data: Dataset) -> None:
+    """Raise unless there are enough images, of the shape and with the classes that the networks take.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    data : Dataset
+        Its data.
+
+    Raises
+    ------
+    InputError
+        Naming the key that asks for too much.
+    """
+    wanted = [("evaluation.num_images", experiment.evaluation.num_images, "test", data.test)]
+    for name, model in experiment.models.items():
+        wanted.append((f"models.{name}.subset", model.subset or 1, "training", data.train))
+        wanted.append((f"models.{name}.validation", 1, "validation", data.validation))
+        network = BUILDERS[model.kind](model.preset)
+        if network.input_shape != data.shape:
+            raise InputError(
+                f"models.{name}: takes images of shape {network.input_shape}, those of {data.name} have {data.shape}; "
+                "choose other data"
+            )
+        if model.kind == "classifier" and data.num_classes > network.num_classes:
+            raise InputError(
+                f"models.{name}: knows {network.num_classes} classes, "
+                f"{data.name} has {data.num_classes}; choose other data"
+            )
+    for name, defence in experiment.defences.items():
+        if defence.search is not None:
+            wanted.append(
+                (f"defences.{name}.search.num_images", defence.search.num_images, "validation", data.validation)
+            )
+    for key, size, what, split in wanted:
+        if size > len(split):
+            raise InputError(
+                f"{key}: expected at most {len(split)}, the number of {what} images of {data.name}; got {size}"
+            )
+
+
+def rehearse(experiment: Experiment, ops: ModuleType) -> None:
+    """Let every attack run on no images, so that a setting out of range is found before hours of training.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    ops : module
+        The backend.
+
+    Raises
+    ------
+    InputError
+        Naming the attack and the setting.
+    """
+    classifier = BUILDERS["classifier"]("small", ops=ops)
+    defended = MALADE(classifier, BUILDERS["denoiser"]("small", ops=ops), num_steps=1, a=0.5, delta=0.1)
+    x, y, none = ops.zeros((0, *classifier.input_shape), "float32"), ops.zeros((0,), "int64"), ops.arange(0)
+    methods = [(f"attacks.{attack.name}", attack) for attack in experiment.attacks]
+    rehearsals: list[tuple[str, Any, Any, dict[str, Any]]] = []
+    for where, attack in methods:
+        for eps in attack.eps or (None,):
+            given = {} if eps is None else {"eps": eps}
+            rehearsals += [(where, attack, model, given) for model in (classifier, defended)]
+    for name, model in experiment.models.items():
+        if model.adversarial is not None:
+            rehearsals.append((f"models.{name}.adversarial", model.adversarial, classifier, {}))
+    for name, defence in experiment.defences.items():
+        if defence.search is not None:
+            rehearsals.append((f"defences.{name}.search.attack", defence.search.attack, classifier, {}))
+    for where, method, model, given in rehearsals:
+        try:
+            run_attack(method, model, x, y, sample_index=none, seed=experiment.seed, **given)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
