@@ -278,7 +278,8 @@ def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str
     -------
     dict
         JSON-able and independent of the order of the cells: ``main`` (threat), ``cells`` by name, ``defences`` (clean,
-        and by threat both worst cases) and ``comparisons`` of defences on the same samples.
+        and by threat the worst cases and the attacks on the samples that all had) and ``comparisons`` of defences on
+        the same samples.
 
     Raises
     ------
@@ -366,15 +367,21 @@ def _worst(own: Sequence[Cell], name: str) -> dict[str, Any]:
     """Both worst cases of one defence and one threat."""
     attacks = [cell for cell in own if cell.threat == name]
     clean = [cell for cell in own if cell.attack == CLEAN]
-    by_first_draw = min(attacks, key=lambda cell: (float(cell.correct[:, 0].mean()), cell.attack))
-    by_mean = min(attacks, key=lambda cell: (float(cell.p.mean()), cell.attack))
+    first_draws = {cell.attack: cell.correct[:, 0] for cell in attacks}
+    by_first_draw = min(first_draws, key=lambda attack: (float(first_draws[attack].mean()), attack))
     _, correct = join(attacks + clean)
+    means = {cell.attack: summary(outcomes)["mean"] for cell, outcomes in zip(attacks, correct, strict=False)}
     return {
-        "paper": {"attack": by_first_draw.attack, **mean_interval(by_first_draw.correct[:, 0])._asdict()},
-        "strongest": {"attack": by_mean.attack, **summary(by_mean.correct)["mean"]},
+        "paper": {
+            "attack": by_first_draw,
+            "n": len(first_draws[by_first_draw]),
+            **mean_interval(first_draws[by_first_draw])._asdict(),
+        },
         "honest": summary(worst_case(correct)),
+        # Each attack on the samples that all had.
+        "attacks": means,
+        "strongest": min(means, key=lambda attack: (means[attack]["value"], attack)),
         "smallest_mean": float(smallest_p(correct).mean()),
-        "num_attacks": len(attacks),
     }
 
 
@@ -402,6 +409,7 @@ def _compared(first: Outcomes, second: Outcomes) -> dict[str, Any] | None:
     one, other = first.correct[rows_first], second.correct[rows_second]
     return {
         "n": len(rows_first),
+        "means": [summary(outcomes)["mean"] for outcomes in (one, other)],
         "difference": paired_difference(one.mean(axis=1), other.mean(axis=1))._asdict(),
         "mcnemar": mcnemar(one[:, 0], other[:, 0])._asdict(),
     }

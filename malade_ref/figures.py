@@ -111,7 +111,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, l
             axes.set_title(f"{labels.get(name, name)}{_final(history)}", loc="left")
             axes.set_xlabel("epoch")
             axes.set_ylabel("squared error + label term" if "cross_entropy" in history else _loss_name(history))
-            _whole_numbers(axes)
+            _number_epochs(axes, max(map(len, history.values()), default=1))
             axes.grid(alpha=0.3, which="both", linewidth=0.5)
             axes.legend(frameon=False)
         figure.savefig(content, **_png())
@@ -360,10 +360,12 @@ def _plain_log_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _whole_numbers(axes: Axes) -> None:
+def _number_epochs(axes: Axes, count: int) -> None:
+    """Give an axis whole numbers from 1 on, and room for a single one."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.8, count + 0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _png() -> dict[str, Any]:

@@ -18,7 +18,9 @@ References
 .. [2] Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
 .. [3] Korn and Graubard, "Confidence intervals for proportions with small expected number of positive counts
    estimated from survey data", Survey Methodology 24, 1998.
-.. [4] McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 1947.
+.. [4] Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in
+   Medicine 24, 2005.
+.. [5] McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 1947.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from .checks import InputError, check_count, check_number
 
@@ -128,8 +130,8 @@ def clopper_pearson(count: int, total: int, *, confidence: float = CONFIDENCE) -
     """
     _check_counts(count, total)
     tail = (1 - _check_confidence(confidence)) / 2
-    low = 0.0 if count == 0 else float(stats.beta.ppf(tail, count, total - count + 1))
-    high = 1.0 if count == total else float(stats.beta.ppf(1 - tail, count + 1, total - count))
+    low = 0.0 if count == 0 else float(special.betaincinv(count, total - count + 1, tail))
+    high = 1.0 if count == total else float(special.betaincinv(count + 1, total - count, 1 - tail))
     return Estimate(count / total, low, high)
 
 
@@ -313,7 +315,10 @@ def mcnemar(first: NDArray[Any], second: NDArray[Any]) -> McNemar:
 
 
 def paired_difference(first: NDArray[Any], second: NDArray[Any], *, confidence: float = CONFIDENCE) -> Estimate:
-    """Mean difference of two numbers of the same samples, with a normal interval over samples.
+    """Mean difference of two numbers of the same samples, with a normal interval after Agresti and Min.
+
+    Two samples are added in thought, one without a difference and one half each with +1 and -1: so few samples, or
+    samples that all agree, do not give an interval without width.
 
     Parameters
     ----------
@@ -325,7 +330,7 @@ def paired_difference(first: NDArray[Any], second: NDArray[Any], *, confidence: 
     Returns
     -------
     Estimate
-        Of the expectation of ``first - second``; from -1 to 1 where one sample says nothing about the spread.
+        Of the expectation of ``first - second``; the value is the mean itself.
 
     Raises
     ------
@@ -335,16 +340,16 @@ def paired_difference(first: NDArray[Any], second: NDArray[Any], *, confidence: 
     if len(first) == 0:
         raise InputError("first: expected at least one sample, got none")
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    mean = float(difference.mean())
-    if len(difference) == 1:
-        return Estimate(mean, -1.0, 1.0)
-    half = _quantile(confidence) * float(difference.std(ddof=1)) / len(difference) ** 0.5
-    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half))
+    total = len(difference) + 2
+    center = float(difference.sum()) / total
+    variance = (float((difference**2).sum()) + 1) / total - center**2
+    half = _quantile(confidence) * (variance / total) ** 0.5
+    return Estimate(float(difference.mean()), max(-1.0, center - half), min(1.0, center + half))
 
 
 def _quantile(confidence: float) -> float:
     """Standard normal quantile of a two-sided interval."""
-    return float(stats.norm.ppf((1 + _check_confidence(confidence)) / 2))
+    return float(special.ndtri((1 + _check_confidence(confidence)) / 2))
 
 
 def _check_confidence(confidence: float) -> float:

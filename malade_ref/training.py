@@ -489,10 +489,7 @@ def _train_step(
         params.update(network.updated_buffers(results[0].tape))
     first, second = dict(state.first), dict(state.second)
     for name in first:
-        gradient = results[0].gradients[name]
-        for result in results[1:]:
-            gradient = gradient + result.gradients[name]
-        gradient = gradient / size
+        gradient = ops.add_up([result.gradients[name] for result in results]) / size
         if optimizer == "adam":
             params[name], first[name], second[name] = ops.adam_step(
                 params[name], gradient, first[name], second[name], step=state.step + 1, learning_rate=rate

@@ -92,11 +92,11 @@ class Meter:
             self._first = (now, fraction)
             self._bar = _bar(self.title)
         if self._bar is not None:
-            self._bar.set_postfix_str(self.details(message), refresh=False)
+            self._bar.set_postfix_str("; ".join(filter(None, [message, self.left_altogether()])), refresh=False)
             self._bar.update(fraction - self._bar.n)
         elif now - self._said >= EVERY:
             self._said = now
-            details = ", ".join(filter(None, [f"{100 * fraction:.0f}%", self.details(message), self.left()]))
+            details = "; ".join(filter(None, [f"{100 * fraction:.0f}%", message, self.left()]))
             say(f"{self.title}: {details}", error=True)
 
     @property
@@ -104,16 +104,18 @@ class Meter:
         """Whether there was anything to do."""
         return self._first is not None
 
-    def details(self, message: str) -> str:
-        """What to show besides the fraction, made of the worker's message."""
-        return message
-
     def left(self) -> str:
-        """Say how long it will still take, if that can be known."""
-        if self._first is None or self.fraction <= self._first[1]:
-            return ""
-        began, start = self._first
-        return f"{duration((time.monotonic() - began) * (1 - self.fraction) / (self.fraction - start))} left"
+        """Say how long it will still take, as far as that can be known."""
+        own = ""
+        if self._first is not None and self.fraction > self._first[1]:
+            began, start = self._first
+            seconds = (time.monotonic() - began) * (1 - self.fraction) / (self.fraction - start)
+            own = f"{duration(seconds)} left"
+        return ", ".join(filter(None, [own, self.left_altogether()]))
+
+    def left_altogether(self) -> str:
+        """Say how long the work will still take that this is a part of, if it is."""
+        return ""
 
     def close(self) -> None:
         """Take the bar away."""

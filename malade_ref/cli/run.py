@@ -122,8 +122,8 @@ class _StepMeter(Meter):
         super().__init__(title)
         self._run = run
 
-    def details(self, message: str) -> str:
-        return ", ".join(filter(None, [message, f"whole run {duration(self._run.left())} left"]))
+    def left_altogether(self) -> str:
+        return f"whole run {duration(self._run.left())}"
 
 
 class _Watcher:
@@ -166,7 +166,8 @@ class _Watcher:
         spent = time.monotonic() - self._step_began
         self._expected += step.seconds
         self._spent += spent
-        say(f"{self._meter.title}: {duration(spent)}")
+        if spent >= 1:
+            say(f"{self._meter.title}: {duration(spent)}")
 
     def left(self) -> float:
         """Seconds that the run will still take: those expected, corrected by how it went so far."""

@@ -96,6 +96,7 @@ def _add_train(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="setting of that attack, such as eps=0.3; may be given several times",
     )
+    train.add_argument("--checkpoint-every", type=float, default=20.0, metavar="SECONDS", help="how often to save")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted training of the same settings")
     train.set_defaults(command=_train)
 
@@ -169,6 +170,7 @@ def _train(arguments: argparse.Namespace) -> int:
             validation=validation,
             seed=arguments.seed,
             checkpoint=partial,
+            checkpoint_every=arguments.checkpoint_every,
             progress=meter,
         )
     except KeyboardInterrupt:

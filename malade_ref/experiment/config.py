@@ -394,6 +394,13 @@ class Experiment:
                 del waiting[name]
         return order
 
+    def protected_by(self, denoiser: str) -> list[str]:
+        """Return the classifiers that are to understand a denoiser's reconstructions, or those of its successors."""
+        own = [self.models[denoiser].classifier]
+        own += [defence.classifier for defence in self.defences.values() if defence.denoiser == denoiser]
+        own += [model.classifier for model in self.models.values() if model.init == denoiser]
+        return [name for name in dict.fromkeys(own) if name is not None]
+
     def cells(self) -> Iterator[tuple[str, Attack | None, float]]:
         """All cells of the outcomes.
 

@@ -13,8 +13,8 @@ from malade_ref.datasets import Dataset
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Method, Model
 
 # Seconds an image: forward, forward and gradient with respect to the image, training.
-_CLASSIFIER = {"paper": (0.7e-3, 1.6e-3, 3.0e-3), "small": (0.08e-3, 0.2e-3, 0.4e-3)}
-_DENOISER = {"paper": (0.06e-3, 0.2e-3, 0.25e-3), "small": (0.04e-3, 0.12e-3, 0.15e-3)}
+_CLASSIFIER = {"paper": (0.75e-3, 1.4e-3, 2.4e-3), "small": (0.07e-3, 0.17e-3, 0.3e-3)}
+_DENOISER = {"paper": (0.06e-3, 0.16e-3, 0.13e-3), "small": (0.035e-3, 0.1e-3, 0.09e-3)}
 
 # Steps of a chain whose number is not known before the search.
 _TYPICAL_STEPS = 10
@@ -66,7 +66,8 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
         images = (model.subset or len(data.train)) * model.epochs
         yield Step("train", (name,), f"train {model.name or name}", images * _training(experiment, model))
     for name, model in models.items():
-        yield Step("quality", (name,), f"test {model.name or name}", len(data.test) * _passes(model)[0])
+        seconds = _passes(model)[0] + sum(_passes(models[other])[0] for other in experiment.protected_by(name))
+        yield Step("quality", (name,), f"test {model.name or name}", len(data.test) * seconds)
     for name, defence in defences.items():
         if defence.search is not None:
             search = defence.search
@@ -75,11 +76,16 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
             chain = max(search.num_steps) * denoiser[0] + len(search.num_steps) * classifier[0]
             seconds = search.num_images * (grid * chain + _evaluations(search.attack) * classifier[1])
             yield Step("search", (name,), f"search settings of {defence.name}", seconds)
+    attacked = set()
     for name, attack, eps in experiment.cells():
         title = f"{attack.title or attack.name}, eps {eps:g}," if attack else f"{CLEAN} images"
-        yield Step(
-            "attack", (name, attack, eps), f"{title} on {defences[name].name}", _attack(experiment, name, attack)
-        )
+        seconds = _judging(experiment, name, attack)
+        white_box = defences[name].denoiser is not None and (attack is None or attack.source == "defence")
+        target = (name if white_box else defences[name].classifier, attack and attack.name, eps)
+        if attack is not None and target not in attacked:
+            seconds += _attack(experiment, name, attack, white_box=white_box)
+        attacked.add(target)
+        yield Step("attack", (name, attack, eps), f"{title} on {defences[name].name}", seconds)
     for name, defence in defences.items():
         yield Step("audit", (name,), f"check gradients of {defence.name}", _audit(experiment, defence))
     if experiment.paths is not None:
@@ -117,20 +123,29 @@ def _num_steps(experiment: Experiment, defence: Defence) -> int:
     return _TYPICAL_STEPS if defence.num_steps is None else defence.num_steps
 
 
-def _attack(experiment: Experiment, name: str, attack: Attack | None) -> float:
-    defence, evaluation = experiment.defences[name], experiment.evaluation
+def _num_images(experiment: Experiment, attack: Attack | None) -> int:
+    return (attack.num_images if attack else None) or experiment.evaluation.num_images
+
+
+def _forward(experiment: Experiment, defence: Defence) -> float:
     classifier, denoiser = _parts(experiment, defence)
-    num_steps, random = _num_steps(experiment, defence), defence.denoiser is not None
-    num_images = (attack.num_images if attack else None) or evaluation.num_images
-    forward = classifier[0] + num_steps * denoiser[0]
-    seconds = forward * (evaluation.num_draws if random else 1)
-    if attack is not None:
-        white_box = random and attack.source == "defence"
-        exact = white_box and not is_bpda(attack)
-        gradient = classifier[1] + white_box * num_steps * denoiser[1 if exact else 0]
-        judging = attack.resolved().get("num_judge_draws", 1) if white_box else 1
-        seconds += _evaluations(attack) * gradient + 2 * judging * forward
-    return num_images * seconds
+    return classifier[0] + _num_steps(experiment, defence) * denoiser[0]
+
+
+def _judging(experiment: Experiment, name: str, attack: Attack | None) -> float:
+    defence = experiment.defences[name]
+    num_draws = 1 if defence.denoiser is None else experiment.evaluation.num_draws
+    return _num_images(experiment, attack) * num_draws * _forward(experiment, defence)
+
+
+def _attack(experiment: Experiment, name: str, attack: Attack, *, white_box: bool) -> float:
+    defence = experiment.defences[name]
+    if not white_box:
+        defence = Defence(name="", classifier=defence.classifier)
+    classifier, denoiser = _parts(experiment, defence)
+    chain = _num_steps(experiment, defence) * (denoiser[0] if is_bpda(attack) else denoiser[0] + denoiser[1])
+    judging = 2 * (attack.resolved().get("num_judge_draws", 1) if white_box else 1) * _forward(experiment, defence)
+    return _num_images(experiment, attack) * (_evaluations(attack) * (classifier[1] + chain) + judging)
 
 
 def _audit(experiment: Experiment, defence: Defence) -> float:

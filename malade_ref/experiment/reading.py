@@ -154,9 +154,10 @@ def parse_change(change: str) -> tuple[list[str], Any]:
     if not equals or not keys or position <= len(text.strip()):
         raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {change!r}")
     try:
-        return keys, tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError, KeyError):
+        found = tomllib.loads(f"value = {value}")
+    except (tomllib.TOMLDecodeError, RecursionError):
         return keys, value
+    return keys, found["value"] if len(found) == 1 else value
 
 
 def _parse(table: Mapping[str, Any], file: str) -> Experiment:

@@ -172,22 +172,12 @@ class _Run:
 
         def compute() -> Record:
             progress(0.0, "")
-            classifiers = {other: self.networks[other] for other in self.protected_by(name)}
+            classifiers = {other: self.networks[other] for other in self.experiment.protected_by(name)}
             return Record({}, model_quality(model, self.networks[name], classifiers, self.data.test))
 
         self.quality[name] = dict(self.bundle.stage(f"quality/{name}", compute).meta)
         if len(self.quality) == len(self.experiment.models):
             self.bundle.stage("quality", lambda: Record({}, self.quality), keep=True)
-
-    def protected_by(self, denoiser: str) -> list[str]:
-        """Classifiers that are to understand a denoiser's reconstructions, or those of its successors."""
-        models, defences = self.experiment.models, self.experiment.defences
-        if models[denoiser].kind == "classifier":
-            return []
-        own = [models[denoiser].classifier]
-        own += [defence.classifier for defence in defences.values() if defence.denoiser == denoiser]
-        own += [model.classifier for model in models.values() if model.init == denoiser]
-        return [name for name in dict.fromkeys(own) if name is not None]
 
     # Defences --------------------------------------------------------------------------------------------------------
 
@@ -346,7 +336,7 @@ class _Run:
         paths = self.experiment.paths
         assert paths is not None
         attack = next(attack for attack in self.experiment.attacks if attack.name == paths.attack)
-        defence = self.experiment.defences[paths.defence]
+        defence, marginal = self.experiment.defences[paths.defence], self.experiment.models[paths.marginal]
 
         def compute() -> Record:
             progress(0.0, "")
@@ -366,7 +356,7 @@ class _Run:
             attacked = self.ops.asarray(found["x_adv"][chosen])
             arrays = chain_paths(chains, clean, attacked, sample_index=index)
             arrays |= {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(label)}
-            titles = {"malade": defence.name, "marginal": f"the same chain with {paths.marginal}"}
+            titles = {"malade": defence.name, "marginal": f"the same chain with {marginal.name or paths.marginal}"}
             return Record(
                 arrays, {"chains": titles, "defence": paths.defence, "attack": paths.attack, "eps": paths.eps}
             )

@@ -44,6 +44,7 @@ from .losses import (
     squared_error_vjp,
 )
 from .memory import (
+    add_up,
     arange,
     argmax,
     asarray,
@@ -65,6 +66,7 @@ __all__ = [
     "adam_step",
     "add_bias",
     "add_bias_vjp",
+    "add_up",
     "arange",
     "argmax",
     "asarray",

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import InputError, check_float, check_integer, check_ndim, check_shape
+from .slices import map_slices
 
 Floats = NDArray[Any]
+
+BLOCK = 1 << 15
 
 
 def asarray(values: Any, *, dtype: str | None = None) -> NDArray[Any]:
@@ -147,6 +150,31 @@ def stack(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
         The stacked array.
     """
     return np.stack(list(arrays))
+
+
+def add_up(arrays: Sequence[Floats]) -> Floats:
+    """Sum of arrays, added in their order.
+
+    Parameters
+    ----------
+    arrays : sequence of ndarray
+        At least one; equal shapes and dtypes.
+
+    Returns
+    -------
+    ndarray
+        The sum; shares no memory with them.
+    """
+    total = np.array(arrays[0])
+    flat = [np.reshape(array, -1) for array in arrays]
+    result = total.reshape(-1)
+
+    def of_block(part: slice) -> None:
+        for array in flat[1:]:
+            result[part] += array[part]
+
+    map_slices(of_block, total.size, slice_size=BLOCK)
+    return total
 
 
 def argmax(logits: Floats) -> NDArray[np.int64]:

@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import check_count, check_number, check_same
+from .slices import map_slices
 
 Floats = NDArray[Any]
+
+BLOCK = 1 << 15
 
 
 def adam_step(
@@ -61,11 +64,20 @@ def adam_step(
     check_number("beta2", beta2, minimum=0, below=1)
     check_number("epsilon", epsilon, above=0)
     real = parameter.dtype.type
-    first = real(beta1) * first + real(1 - beta1) * gradient
-    second = real(beta2) * second + real(1 - beta2) * (gradient * gradient)
-    mean = first * real(1 / (1 - beta1**step))
-    square = second * real(1 / (1 - beta2**step))
-    return parameter - real(learning_rate) * mean / (np.sqrt(square) + real(epsilon)), first, second
+    results = np.empty((3, *parameter.shape), dtype=parameter.dtype)
+    new_parameter, new_first, new_second = flat = results.reshape(3, parameter.size)
+    p, g, m, v = (array.reshape(-1) for array in (parameter, gradient, first, second))
+
+    def of_block(part: slice) -> None:
+        new_first[part] = real(beta1) * m[part] + real(1 - beta1) * g[part]
+        new_second[part] = real(beta2) * v[part] + real(1 - beta2) * (g[part] * g[part])
+        mean = flat[1, part] * real(1 / (1 - beta1**step))
+        square = flat[2, part] * real(1 / (1 - beta2**step))
+        new_parameter[part] = p[part] - real(learning_rate) * mean / (np.sqrt(square) + real(epsilon))
+
+    # Block by block, so that the temporary arrays stay in the cache.
+    map_slices(of_block, parameter.size, slice_size=BLOCK)
+    return results[0], results[1], results[2]
 
 
 def sgd_step(

@@ -30,7 +30,8 @@ def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: 
     Parameters
     ----------
     function : callable
-        Takes a slice of 0..num_samples; must not change anything that another slice reads.
+        Takes a slice of 0..num_samples; must not change anything that another slice reads, nor wait for another thread
+        that calls this.
     num_samples : int
         Size of the batch; with 0 the function is called once, on the empty slice.
     slice_size : int
@@ -51,7 +52,7 @@ def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: 
     slices = [slice(first, last) for first, last in itertools.pairwise(bounds)]
     if getattr(_inside, "slice", False):
         return [function(part) for part in slices]
-    with _one_blas_thread:
+    with _turns.setdefault(os.getpid(), threading.Lock()), _blas().limit(limits=1, user_api="blas"):
         if num_slices == 1 or num_threads() == 1:
             return [_run(function, part) for part in slices]
         return list(_pool(num_threads(), os.getpid()).map(lambda part: _run(function, part), slices))
@@ -79,6 +80,9 @@ def num_threads() -> int:
 
 
 _inside = threading.local()
+# Callers from several threads take turns: the BLAS's setting is the process's, and they would share the cores anyway.
+# One lock for each process: a fork can copy a held lock without the thread that would release it.
+_turns: dict[int, threading.Lock] = {}
 
 
 def _run(function: Callable[[slice], T], part: slice) -> T:
@@ -87,29 +91,6 @@ def _run(function: Callable[[slice], T], part: slice) -> T:
         return function(part)
     finally:
         _inside.slice = False
-
-
-class _OneBlasThread:
-    """A BLAS of one thread while anybody is inside: the setting is the process's, not the calling thread's."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.num_inside = 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.num_inside == 0:
-                self.limit = _blas().limit(limits=1, user_api="blas")
-            self.num_inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.num_inside -= 1
-            if self.num_inside == 0:
-                self.limit.restore_original_limits()
-
-
-_one_blas_thread = _OneBlasThread()
 
 
 @lru_cache(maxsize=1)

@@ -42,7 +42,7 @@ def accuracy_tables(results: Result, config: Mapping[str, Any], labels: Labels) 
         "**The paper's reading**: one draw of each defence; the worst case is the smallest of the accuracies.",
         "",
     ]
-    smallest = [_bold(found["paper"], usual, usual) if found else NONE for found in worst.values()]
+    smallest = [_bold(found["paper"], found["paper"]["n"], usual) if found else NONE for found in worst.values()]
     rows = [*_attack_rows(cells, labels, "first_draw", usual), ["**worst case**", *smallest]]
     lines += table(head, [*rows, *_published(config, labels)])
 
@@ -156,8 +156,8 @@ def comparison_table(results: Result, labels: Labels) -> list[str]:
         return []
     text = (
         "Differences of the probabilities of being right, in points, each defence under its own worst attacks, with "
-        "95% intervals (normal, over images). Then McNemar's exact test on first draws: how many images only the first "
-        "and only the second defence had right."
+        "95% intervals (Agresti and Min). Then McNemar's exact test on first draws: how many images only the first and "
+        "only the second defence had right."
     )
     return [text, "", *table(["defences", "images", "difference", "first : second", "p", "n"], rows)]
 
@@ -180,7 +180,7 @@ def eps_table(results: Result, labels: Labels) -> list[str]:
     rows = []
     for eps in sizes:
         found = [results["defences"][name]["worst"].get(f"{norm} {eps:g}") for name in labels.defences]
-        texts = [f"{percent(one['honest']['mean'], '')} ({one['num_attacks']})" if one else NONE for one in found]
+        texts = [f"{percent(one['honest']['mean'], '')} ({len(one['attacks'])})" if one else NONE for one in found]
         rows.append([threat_label(norm, eps), *texts])
     text = "Worst case for each image, and in parentheses the number of attacks it is taken over:"
     return [text, "", *table(["threat", *labels.defences.values()], rows)] if rows else []

@@ -2,13 +2,14 @@
 
 For every classifier behind a chain: what is left under the worst attack for each image comes first, whatever it is;
 then each kind of attack, the bare classifier, and how much of the gain against an attacker who ignores the defence
-remains against one who does not. A difference is named only if its interval excludes zero.
+remains against one who does not. All are on the same images, those that every attack was given. A difference is named
+only if its interval excludes zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from malade_ref.report.labels import Labels, count_of, percent, points, threat_label
 
@@ -20,6 +21,20 @@ KINDS = {
     "bpda": "one who replaces the chain by the identity on the way back (BPDA{}) leaves {}",
     "exact": "one who takes the exact gradient through the chain{} leaves {}",
 }
+
+
+class _Attack(NamedTuple):
+    """An attack: what it leaves, and how many draws it averages a gradient over."""
+
+    mean: Mapping[str, float]
+    eot_draws: int
+
+
+class _Pair(NamedTuple):
+    """A bare classifier on the images of a defence: what it keeps, and how much more the defence does."""
+
+    base: Mapping[str, float]
+    difference: Mapping[str, float]
 
 
 def verdict(results: Mapping[str, Any], labels: Labels) -> list[str]:
@@ -55,24 +70,22 @@ def _defended(results: Mapping[str, Any], labels: Labels, name: str) -> str:
     label, base_label = labels.defences[name], labels.defences[base]
     worst = defence["worst"][main["threat"]]
     honest = worst["honest"]
-    base_worst = results["defences"][base]["worst"].get(main["threat"])
     strongest = _strongest_by_kind(results, name)
-    difference = _difference(results, name, base)
+    pair = _pair(results, name, base)
     threat = threat_label(main["norm"], main["eps"])
 
     draws = f", mean over {count_of(honest['draws'], 'draw')} of its noise" if honest["draws"] > 1 else ""
     text = [
-        f"**{_headline(label, base_label, honest, base_worst, strongest, difference)}**",
-        f"Under the worst of {count_of(worst['num_attacks'], 'attack')} for each image ({threat}), {label} is right on "
-        f"{percent(honest['mean'])} of {count_of(honest['n'], 'test image')}{draws}; "
-        f"the single strongest attack is {labels.attacks[worst['strongest']['attack']]}.",
+        f"**{_headline(label, base_label, honest, strongest, pair)}**",
+        f"Under the worst of {count_of(len(worst['attacks']), 'attack')} for each image ({threat}), {label} is right "
+        f"on {percent(honest['mean'])} of {count_of(honest['n'], 'test image')}{draws}; "
+        f"the single strongest attack is {labels.attacks[worst['strongest']]}.",
     ]
     told = []
     for kind, sentence in KINDS.items():
         if kind in strongest:
-            cell = strongest[kind]
-            eot = f" with {cell['eot_draws']} draws a gradient" if cell["eot_draws"] > 1 else ""
-            value = percent(cell["mean"]) + (f" of {cell['n']} images" if cell["n"] != honest["n"] else "")
+            value, eot_draws = percent(strongest[kind].mean), strongest[kind].eot_draws
+            eot = f" with {eot_draws} draws a gradient" if eot_draws > 1 else ""
             told.append(sentence.format(value) if kind == "transfer" else sentence.format(eot, value))
     if told:
         text.append("Kind by kind: " + "; ".join(told) + ".")
@@ -84,18 +97,17 @@ def _defended(results: Mapping[str, Any], labels: Labels, name: str) -> str:
             "exact": "by the exact gradient",
         }
         text.append(f"There is no attack {' and none '.join(words[kind] for kind in missing)}.")
-    if base_worst:
-        text.append(f"{base_label} alone keeps {percent(base_worst['honest']['mean'])}.")
+    if pair:
+        text.append(
+            f"{base_label} alone keeps {percent(pair.base)} of the same images: "
+            f"a difference of {points(pair.difference)}."
+        )
         if "transfer" in strongest:
-            text.append(_kept(honest, base_worst, strongest["transfer"]))
-    if difference is not None:
-        text.append(f"On the same images {label} differs from {base_label} by {points(difference)}.")
+            text.append(_kept(honest, pair, strongest["transfer"]))
     clean = [results["cells"].get(results["defences"][other]["clean"]) for other in (name, base)]
     if all(clean):
-        text.append(
-            f"Without an attack {label} is right on {percent(clean[0]['mean'])}, "
-            f"{base_label} on {percent(clean[1]['mean'])}."
-        )
+        kept = [percent(cell["mean"]) for cell in clean]
+        text.append(f"Without an attack {label} is right on {kept[0]} and {base_label} on {kept[1]}.")
     submissions = [int(number) for number in honest["survival"] if int(number) > 1]
     if submissions:
         share = percent(honest["survival"][str(max(submissions))])
@@ -104,29 +116,24 @@ def _defended(results: Mapping[str, Any], labels: Labels, name: str) -> str:
 
 
 def _headline(
-    label: str,
-    base: str,
-    honest: Mapping[str, Any],
-    base_worst: Mapping[str, Any] | None,
-    strongest: Mapping[str, Mapping[str, Any]],
-    difference: Mapping[str, float] | None,
+    label: str, base: str, honest: Mapping[str, Any], strongest: Mapping[str, _Attack], pair: _Pair | None
 ) -> str:
-    if difference is None or base_worst is None:
+    if pair is None:
         return f"{label} keeps {100 * honest['mean']['value']:.1f}% under attack."
-    if difference["high"] < 0:
+    if pair.difference["high"] < 0:
         return f"{label} is less robust than {base} alone."
-    if difference["low"] <= 0:
+    if pair.difference["low"] <= 0:
         return f"{label} is not measurably more robust than {base} alone."
     if "transfer" in strongest:
-        gain, apparent = _gains(honest, base_worst, strongest["transfer"])
-        if apparent > 0 and gain < MOST * apparent:
+        gain, apparent = _gains(honest, pair, strongest["transfer"])
+        if gain < MOST * apparent:
             lost = "most of what it restores is lost to an informed attacker"
             return f"{label} is more robust than {base} alone, but {lost}."
     return f"{label} is more robust than {base} alone under the attacks tried here."
 
 
-def _kept(honest: Mapping[str, Any], base_worst: Mapping[str, Any], transfer: Mapping[str, Any]) -> str:
-    gain, apparent = _gains(honest, base_worst, transfer)
+def _kept(honest: Mapping[str, Any], pair: _Pair, transfer: _Attack) -> str:
+    gain, apparent = _gains(honest, pair, transfer)
     if apparent <= 0:
         return ""
     remain = f"{100 * gain:.1f} remain" if gain > 0 else "none remain"
@@ -136,12 +143,10 @@ def _kept(honest: Mapping[str, Any], base_worst: Mapping[str, Any], transfer: Ma
     )
 
 
-def _gains(
-    honest: Mapping[str, Any], base_worst: Mapping[str, Any], transfer: Mapping[str, Any]
-) -> tuple[float, float]:
+def _gains(honest: Mapping[str, Any], pair: _Pair, transfer: _Attack) -> tuple[float, float]:
     """What is gained over the bare classifier: in the worst case, and against an attacker who ignores the defence."""
-    base = base_worst["honest"]["mean"]["value"]
-    return honest["mean"]["value"] - base, transfer["mean"]["value"] - base
+    base = pair.base["value"]
+    return honest["mean"]["value"] - base, transfer.mean["value"] - base
 
 
 def _bare(results: Mapping[str, Any], labels: Labels, name: str) -> str:
@@ -150,7 +155,7 @@ def _bare(results: Mapping[str, Any], labels: Labels, name: str) -> str:
     return (
         f"**{labels.defences[name]} keeps {percent(worst['honest']['mean'])} of "
         f"{count_of(worst['honest']['n'], 'test image')}** under the worst of "
-        f"{count_of(worst['num_attacks'], 'attack')} for each image ({threat_label(main['norm'], main['eps'])})."
+        f"{count_of(len(worst['attacks']), 'attack')} for each image ({threat_label(main['norm'], main['eps'])})."
     )
 
 
@@ -167,23 +172,26 @@ def _caution(results: Mapping[str, Any]) -> str:
     return text + (f" {count_of(missing, 'check')} could not be run." if missing else "")
 
 
-def _strongest_by_kind(results: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
-    """For each kind of attack of the main threat, the cell with the lowest mean."""
-    found: dict[str, Mapping[str, Any]] = {}
+def _strongest_by_kind(results: Mapping[str, Any], name: str) -> dict[str, _Attack]:
+    """For each kind of attack of the main threat, the one with the lowest mean."""
+    threat = results["main"]["threat"]
+    means = results["defences"][name]["worst"][threat]["attacks"]
+    found: dict[str, _Attack] = {}
     for cell in results["cells"].values():
-        if cell["defence"] == name and cell["threat"] == results["main"]["threat"] and cell["kind"] in KINDS:
-            best = found.get(cell["kind"])
-            if best is None or cell["mean"]["value"] < best["mean"]["value"]:
-                found[cell["kind"]] = cell
+        if cell["defence"] == name and cell["threat"] == threat and cell["kind"] in KINDS:
+            attack = _Attack(means[cell["attack"]], cell["eot_draws"])
+            best = found.get(cell["kind"], attack)
+            found[cell["kind"]] = min(best, attack, key=lambda one: one.mean["value"])
     return found
 
 
-def _difference(results: Mapping[str, Any], name: str, base: str) -> dict[str, float] | None:
-    """Worst case of a defence less that of the bare classifier, on the same images."""
+def _pair(results: Mapping[str, Any], name: str, base: str) -> _Pair | None:
+    """A defence and the bare classifier in their worst cases."""
     for row in results["comparisons"]:
         if row["on"] == results["main"]["threat"] and {row["first"], row["second"]} == {name, base}:
-            difference: dict[str, float] = row["difference"]
+            difference = row["difference"]
             if row["first"] == name:
-                return difference
-            return {"value": -difference["value"], "low": -difference["high"], "high": -difference["low"]}
+                return _Pair(row["means"][1], difference)
+            reverse = {"value": -difference["value"], "low": -difference["high"], "high": -difference["low"]}
+            return _Pair(row["means"][0], reverse)
     return None

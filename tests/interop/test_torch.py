@@ -33,6 +33,7 @@ from tests.tolerances import assert_close
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn = torch.nn
+torch.set_num_threads(1)  # tensors are tiny here, and threads would only wait for each other
 
 
 def rng() -> np.random.Generator:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -27,24 +27,25 @@ from tests.tolerances import (
 )
 
 # The forms of the arithmetic: which of the two products; how many numbers are laid out at once; below how many
-# channels the phases of a transposed convolution share a product.
-FORMS = {
+# channels the phases of a transposed convolution share a product; and with how few they are scattered instead.
+NEVER = 1 << 30
+FORMS: dict[str, dict[str, Any]] = {
     "as it comes": {},
-    "windows, phases together": {"banded": False, "block": 200, "narrow": 1 << 30},
-    "windows, phases apart": {"banded": False, "block": 1, "narrow": 0},
+    "windows, phases together": {"banded": False, "WINDOW_BLOCK": 200, "NARROW": NEVER, "LITTLE": NEVER},
+    "windows, phases apart": {"banded": False, "WINDOW_BLOCK": 1, "NARROW": 0, "LITTLE": NEVER},
+    "windows, scattered": {"banded": False, "LITTLE": 0},
     "banded": {"banded": True},
 }
 
 
 @contextmanager
-def form(*, banded: bool | None = None, block: int = conv.WINDOW_BLOCK, narrow: int = conv.NARROW) -> Iterator[None]:
+def form(*, banded: bool | None = None, **constants: int) -> Iterator[None]:
     """Force a form."""
-    pays = conv_banded.pays if banded is None else lambda *_: banded
-    with (
-        mock.patch.object(conv_banded, "pays", pays),
-        mock.patch.object(conv, "WINDOW_BLOCK", block),
-        mock.patch.object(conv, "NARROW", narrow),
-    ):
+    with ExitStack() as patches:
+        if banded is not None:
+            patches.enter_context(mock.patch.object(conv_banded, "pays", return_value=banded))
+        for name, value in constants.items():
+            patches.enter_context(mock.patch.object(conv, name, value))
         yield
 
 
@@ -217,6 +218,7 @@ def test_finite_differences_catch_planted_errors() -> None:
         ((5, 10, 14, 14), (25, 10, 5, 5), (2, 2), False),
         ((5, 25, 7, 7), (25, 10, 9, 9), (2, 2), True),
         ((5, 10, 14, 14), (10, 1, 1, 1), (2, 2), True),
+        ((5, 64, 14, 14), (64, 3, 5, 5), (2, 2), True),
         ((3, 40, 7, 7), (40, 33, 3, 3), (2, 2), True),
     ],
 )

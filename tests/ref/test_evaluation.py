@@ -34,8 +34,8 @@ def test_two_readings_of_a_deterministic_defence() -> None:
     # Samples 2 and 8 survive both attacks; sample 9 does too, but is wrong without one.
     assert worst["honest"]["mean"]["value"] == 0.2
     assert worst["honest"]["count"] == 2
-    assert worst["strongest"]["attack"] == "pgd"
-    assert worst["num_attacks"] == 2
+    assert worst["strongest"] == "pgd"
+    assert {attack: mean["value"] for attack, mean in worst["attacks"].items()} == {"pgd": 0.5, "fgsm": 0.6}
     assert results["defences"]["cnn"]["clean"] == "cnn/clean/0"
     assert not results["defences"]["cnn"]["stochastic"]
     assert (
@@ -62,6 +62,9 @@ def test_worst_case_is_over_the_samples_that_all_attacks_had() -> None:
     worst = derive_results([everyone, some], {})["defences"]["cnn"]["worst"]["linf 0.3"]
     assert worst["honest"]["n"] == 2
     assert worst["honest"]["mean"]["value"] == 0.5
+    assert worst["attacks"]["transfer"]["value"] == 1
+    assert worst["strongest"] == "exact"
+    assert (worst["paper"]["attack"], worst["paper"]["n"], worst["paper"]["value"]) == ("exact", 2, 0.5)
 
 
 def test_comparisons_are_of_the_same_samples() -> None:
@@ -70,6 +73,7 @@ def test_comparisons_are_of_the_same_samples() -> None:
     (row,) = derive_results([first, second], {})["comparisons"]
     assert (row["first"], row["second"], row["on"], row["n"]) == ("cnn", "cnn+malade", "linf 0.3", 3)
     assert row["difference"]["value"] == pytest.approx(2 / 3)
+    assert [mean["value"] for mean in row["means"]] == [1.0, pytest.approx(1 / 3)]
     assert row["mcnemar"] == {"only_first": 2, "only_second": 0, "p_value": 0.5}
     apart = cell([1], defence="cnn+malade", index=[77])
     assert derive_results([first, apart], {})["comparisons"] == []

@@ -228,6 +228,21 @@ def test_only_what_is_needed_is_computed(name: str) -> None:
     assert all(np.array_equal(only_gradients[name], gradients[name]) for name in gradients)
 
 
+def test_nobody_needs_the_first_layers_input_gradient() -> None:
+    asked = []
+
+    def conv2d_vjp(*arrays: Any, **settings: Any) -> Any:
+        asked.append((settings["need_dx"], settings["need_dweight"]))
+        return ops.conv2d_vjp(*arrays, **settings)
+
+    watched: Any = SimpleNamespace(**{**vars(ops), "conv2d_vjp": conv2d_vjp})
+    network = cnn("small", ops=watched)
+    y, tape = network.forward(images(2, "float32"))
+    network.backward(tape, y, need_dx=False, need_parameters=True)
+    network.backward(tape, y)
+    assert asked == [(True, True), (False, True), (True, False), (True, False)]
+
+
 @pytest.mark.parametrize("name", ["cnn", "mlp"])
 def test_loss_gradient(name: str) -> None:
     network = NETWORKS[name]("float64")
@@ -364,6 +379,9 @@ def test_initial_weights() -> None:
     weight = cnn().params["2.weight"]
     assert np.var(weight) == pytest.approx(2 / (128 * 25), rel=0.02)
     assert abs(float(weight.mean())) < 4 * math.sqrt(2 / 3200 / weight.size)
+    weight = sdae().params["2.weight"]  # each output pixel sees 10 * 25 inputs, each input 25 * 25 / 4 outputs
+    limit = math.sqrt(6 / (10 * 25 + 25 * 25 / 4))
+    assert 0.999 * limit < np.abs(weight).max() < limit
     weight = sdae().params["4.weight"]  # each output pixel sees 25 * 81 / 4 inputs, each input 10 * 81 outputs
     limit = math.sqrt(6 / (25 * 81 / 4 + 10 * 81))
     assert 0.999 * limit < np.abs(weight).max() < limit

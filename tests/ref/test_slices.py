@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -93,11 +94,46 @@ def test_an_error_comes_out_and_leaves_nothing_behind(num_threads: int) -> None:
     assert ops.map_slices(lambda part: part.start, 40, slice_size=20) == [0, 20]
 
 
-def test_calls_from_several_threads(num_threads: int) -> None:
+def test_callers_from_several_threads_take_turns(num_threads: int) -> None:
+    """So that nobody lifts the limit on BLAS while another one computes."""
+    ops.map_slices(lambda part: None, 1)
     before = blas_threads()
+    inside: list[str] = []
+    first_inside, second_called = threading.Event(), threading.Event()
+
+    def first(part: slice) -> set[int]:
+        first_inside.set()
+        assert second_called.wait(timeout=30)
+        time.sleep(0.05)  # for the second to come in, if it can
+        inside.append("first")
+        return blas_threads()
+
+    def second(part: slice) -> set[int]:
+        inside.append("second")
+        return blas_threads()
+
+    def call_second() -> list[set[int]]:
+        assert first_inside.wait(timeout=30)
+        second_called.set()
+        return ops.map_slices(second, 1)
+
+    with ThreadPoolExecutor(2) as callers:
+        calls = callers.submit(ops.map_slices, first, 1), callers.submit(call_second)
+    assert inside == ["first", "second"]
+    for call in calls:
+        assert call.result()[0] <= {1}
+    assert blas_threads() == before
+
+
+def test_many_calls_from_several_threads(num_threads: int) -> None:
+    before = blas_threads()
+
+    def function(part: slice) -> tuple[int, bool]:
+        return part.stop, blas_threads() <= {1}
+
     with ThreadPoolExecutor(4) as callers:
-        jobs = [callers.submit(ops.map_slices, lambda part: part.stop, 30, slice_size=10) for _ in range(20)]
-    assert [job.result() for job in jobs] == [[10, 20, 30]] * 20
+        jobs = [callers.submit(ops.map_slices, function, 30, slice_size=10) for _ in range(20)]
+    assert [job.result() for job in jobs] == [[(10, True), (20, True), (30, True)]] * 20
     assert blas_threads() == before
 
 

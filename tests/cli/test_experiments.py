@@ -1,0 +1,105 @@
+"""Experiments as TOML: defaults, scales, changes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from malade_ref import attacks
+from malade_ref.checks import InputError
+from malade_ref.datasets import load_dataset
+from malade_ref.experiment import built_in_experiments, plan_of, read_experiment, settings_of
+from malade_ref.experiment.config import available_attacks
+from malade_ref.experiment.reading import parse_change
+
+
+@pytest.mark.parametrize("name", built_in_experiments())
+def test_built_in_experiments(name: str) -> None:
+    experiment, text = read_experiment(name)
+    assert experiment.name == name
+    assert "[scales.tiny" in text
+    settings = settings_of(experiment)
+    assert settings == json.loads(json.dumps(settings))
+    assert read_experiment(name, ["scale=tiny"]).experiment.scale == "tiny"
+    # A defended classifier is compared with the bare one.
+    assert {defence.partition("+")[0] for defence in experiment.defences} <= experiment.defences.keys()
+
+
+def test_settings_hold_defaults() -> None:
+    settings = settings_of(read_experiment("demo").experiment)
+    pgd = next(attack for attack in settings["attacks"] if attack["name"] == "pgd")
+    assert pgd["settings"]["num_restarts"] == 1
+    assert pgd["settings"]["num_steps"] == 30
+
+
+def test_training_order() -> None:
+    order = read_experiment("demo").experiment.training_order()
+    assert order.index("cnn") < order.index("sdae")
+    assert order.index("dae") < order.index("sdae-madry")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("seed=1", (["seed"], 1)),
+        ("a.b=1.5", (["a", "b"], 1.5)),
+        ("a.b=word", (["a", "b"], "word")),
+        ('a.b="two words"', (["a", "b"], "two words")),
+        ("a.b=two words", (["a", "b"], "two words")),
+        ("a=", (["a"], "")),
+        ("a=x=y", (["a"], "x=y")),
+        ("defences.cnn+malade.a=[1, 2]", (["defences", "cnn+malade", "a"], [1, 2])),
+        ('defences."x.y".a=true', (["defences", "x.y", "a"], True)),
+        ("a=1\nb=2", (["a"], "1\nb=2")),
+    ],
+)
+def test_parse_change(change: str, expected: object) -> None:
+    assert parse_change(change) == expected
+
+
+@pytest.mark.parametrize("change", ["seed", "=1", "a.=1", ".a=1", "a..b=1", "a b=1", 'a"b=1'])
+def test_parse_change_refuses(change: str) -> None:
+    with pytest.raises(InputError, match="expected key=value"):
+        parse_change(change)
+
+
+def test_changes_come_after_the_scale() -> None:
+    for changes in (["scale=tiny", "models.cnn.epochs=7"], ["models.cnn.epochs=7", "scale=tiny"]):
+        assert read_experiment("demo", changes).experiment.models["cnn"].epochs == 7
+
+
+def test_changes_of_named_tables() -> None:
+    changes = ["attacks.pgd.num_steps=3", "defences.cnn+malade.search.attack.num_steps=4"]
+    experiment = read_experiment("demo", changes).experiment
+    assert next(attack for attack in experiment.attacks if attack.name == "pgd").settings["num_steps"] == 3
+    search = experiment.defences["cnn+malade"].search
+    assert search is not None
+    assert search.attack.settings["num_steps"] == 4
+    assert len(experiment.attacks) == len(read_experiment("demo").experiment.attacks)
+
+
+def test_attacks_are_found_by_name() -> None:
+    found = available_attacks()
+    assert {"pgd", "fgsm", "fgm", "bpda", "eot", "bpda_eot"} <= set(found)
+    assert set(found) <= set(attacks.__all__)
+    assert "transfer" not in found  # it needs a second model
+
+
+def test_plan_has_every_step_once() -> None:
+    experiment = read_experiment("demo").experiment
+    steps = plan_of(experiment, load_dataset("synthetic-digits", sizes=experiment.data.sizes()))
+    assert len({(step.kind, str(step.subject)) for step in steps}) == len(steps)
+    assert all(step.seconds >= 0 for step in steps)
+    assert sum(step.kind == "attack" for step in steps) == len(list(experiment.cells()))
+    assert steps[-1].kind == "report"
+
+
+def test_plan_counts_an_attack_on_a_bare_classifier_once() -> None:
+    """Defences that it is tried on only have to judge it."""
+    experiment = read_experiment("demo").experiment
+    steps = plan_of(experiment, load_dataset("synthetic-digits", sizes=experiment.data.sizes()))
+    seconds = {step.subject[0]: step.seconds for step in steps if "PGD on the bare classifier, eps 0.1" in step.title}
+    clean = {step.subject[0]: step.seconds for step in steps if step.title.startswith("clean images")}
+    assert seconds["cnn"] > 10 * clean["cnn"]
+    assert seconds["cnn+malade"] == clean["cnn+malade"]
