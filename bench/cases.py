@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from malade_ref import ops
-from malade_ref.network import Conv2d, ConvTranspose2d, Linear, Network, cnn, sdae
+from malade_ref.layers import Conv2d, ConvTranspose2d, Linear
+from malade_ref.network import Network, cnn, sdae
 from malade_ref.sampling import ChainSettings
 
 

@@ -38,7 +38,8 @@ from typing import Any, NamedTuple, Protocol
 from .arrays import Array
 from .checkpoint import load_state, save_state
 from .checks import InputError, check_choice, check_count, check_number
-from .network import Network, Parameters
+from .layers import Parameters
+from .network import Network
 
 History = dict[str, list[float]]
 Progress = Callable[[float, str], None]
@@ -100,13 +101,13 @@ class SliceResult(NamedTuple):
         Sums over the samples: "loss" and what else is worth following.
     gradients : dict of str to array
         Gradients of the sum of the losses; empty if they were not asked for.
-    tape : list
-        Of the trained network's forward pass.
+    buffers : dict of str to array
+        New running averages of a network with batch statistics.
     """
 
     sums: dict[str, float]
     gradients: Parameters
-    tape: list[Any]
+    buffers: Parameters
 
 
 class Objective(Protocol):
@@ -163,10 +164,10 @@ class Classification(Objective):
         correct = ops.argmax(logits) == batch.y
         sums = {"loss": float(losses.sum()), "accuracy": float(correct.sum())}
         if not training:
-            return SliceResult(sums, {}, tape)
+            return SliceResult(sums, {}, {})
         dlogits = ops.softmax_cross_entropy_vjp(ops.ones(batch.y.shape, network.dtype), logits, batch.y)
         _, gradients = network.backward(tape, dlogits, need_dx=False, need_parameters=True)
-        return SliceResult(sums, gradients, tape)
+        return SliceResult(sums, gradients, network.updated_buffers(tape))
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,10 @@ class Denoising(Objective):
         output, tape, losses = self._reconstruct(network, batch, training)
         sums = {"loss": float(losses.sum()), "error": float(losses.sum())}
         if not training:
-            return SliceResult(sums, {}, tape)
+            return SliceResult(sums, {}, {})
         doutput = network.ops.squared_error_vjp(network.ops.ones(batch.y.shape, network.dtype), output, batch.x)
         _, gradients = network.backward(tape, doutput, need_dx=False, need_parameters=True)
-        return SliceResult(sums, gradients, tape)
+        return SliceResult(sums, gradients, network.updated_buffers(tape))
 
     def _reconstruct(self, network: Network, batch: Batch, training: bool) -> tuple[Array, list[Any], Array]:
         ops, x = network.ops, batch.x
@@ -255,12 +256,12 @@ class SupervisedDenoising(Denoising):
         cross_entropy = float(ops.softmax_cross_entropy(logits, batch.y).sum())
         sums = {"loss": error + weight * cross_entropy, "error": error, "cross_entropy": cross_entropy}
         if not training:
-            return SliceResult(sums, {}, tape)
+            return SliceResult(sums, {}, {})
         ones = ops.ones(batch.y.shape, network.dtype)
         through_classifier = self.classifier.loss_gradient_of(logits, classifier_tape, batch.y).gradient
         doutput = ops.squared_error_vjp(ones, output, batch.x) + weight * through_classifier
         _, gradients = network.backward(tape, doutput, need_dx=False, need_parameters=True)
-        return SliceResult(sums, gradients, tape)
+        return SliceResult(sums, gradients, network.updated_buffers(tape))
 
 
 def fit(
@@ -486,7 +487,7 @@ def _train_step(
             sums[name] = sums.get(name, 0.0) + value
     params = dict(state.params)
     if network.mixes_samples:
-        params.update(network.updated_buffers(results[0].tape))
+        params.update(results[0].buffers)
     first, second = dict(state.first), dict(state.second)
     for name in first:
         gradient = ops.add_up([result.gradients[name] for result in results]) / size

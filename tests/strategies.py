@@ -32,13 +32,9 @@ def with_layout(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
     if layout == "contiguous":
         return np.ascontiguousarray(array)
     if layout == "channels-last":
-        return (
-            np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1) if array.ndim > 1 else array
-        )
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1) if array.ndim > 1 else array
     if layout == "sliced":
-        larger = np.full(
-            [2 * size for size in array.shape], np.nan, dtype=array.dtype
-        )  # NaN: never to be read
+        larger = np.full([2 * size for size in array.shape], np.nan, dtype=array.dtype)  # NaN: never to be read
         view = larger[(slice(None, None, 2),) * array.ndim]
         view[...] = array
         return view
@@ -152,9 +148,7 @@ class ConvCase(NamedTuple):
 def paddings(draw: DrawFn, *, max_pad: int = 3) -> Any:
     """Paddings: by name, one number, or four numbers of which no two need be equal."""
     side = st.integers(0, max_pad)
-    return draw(
-        st.sampled_from(["same", "valid"]) | side | st.tuples(st.tuples(side, side), st.tuples(side, side))
-    )
+    return draw(st.sampled_from(["same", "valid"]) | side | st.tuples(st.tuples(side, side), st.tuples(side, side)))
 
 
 def pads_as_pairs(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]] | None:

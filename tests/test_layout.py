@@ -28,6 +28,7 @@ TOP_LEVEL = {
 LAYERS = (
     ("checks", "arrays"),
     ("ops", "storage", "statistics"),
+    ("layers",),
     ("network", "density"),
     ("sampling", "datasets", "checkpoint", "bundle"),
     ("defence",),
@@ -41,7 +42,7 @@ LAYERS = (
 )
 
 # Sequencing, written once for all backends: arrays come from `model.ops` and are never named.
-DRIVERS = {"network", "sampling", "defence", "attacks", "training", "evaluation", "audit", "certify"}
+DRIVERS = {"layers", "network", "sampling", "defence", "attacks", "training", "evaluation", "audit", "certify"}
 
 GPU_PACKAGES = {"cupy", "cupyx", "cupy_backends", "numba", "numba_cuda", "cuda", "malade_gpu"}
 

@@ -61,9 +61,7 @@ def test_planted_error_is_caught(op: str, dtype: str) -> None:
     if TOLERANCES[op].float32 == 0:
         expected = expected.astype("float32").astype("float64")
     assert_close(expected.astype(dtype), expected, op=op)
-    with pytest.raises(
-        AssertionError, match="20 of 20" if TOLERANCES[op].elementwise else "elements are wrong"
-    ):
+    with pytest.raises(AssertionError, match="20 of 20" if TOLERANCES[op].elementwise else "elements are wrong"):
         assert_close((1.001 * expected).astype(dtype), expected, op=op)
     one = expected.copy()
     one[2, 3] += 1e-3 * np.abs(expected).max()
@@ -192,9 +190,7 @@ def test_mutating_functions_are_caught() -> None:
 
 def test_message_names_eps_inputs_and_direction() -> None:
     with pytest.raises(AssertionError) as caught:
-        directional_check(
-            softplus, lambda w, x: w, [np.array([0.25])], direction=[np.array([0.125])], eps=1e-3
-        )
+        directional_check(softplus, lambda w, x: w, [np.array([0.25])], direction=[np.array([0.125])], eps=1e-3)
     for words in ("eps = ", "largest 0.001", "inputs = [0.25]", "direction = [0.125]", "cotangent = "):
         assert words in str(caught.value)
 

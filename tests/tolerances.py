@@ -41,9 +41,7 @@ FUNCTION = Tolerance(1e-6, 4e-15, False, "exp, log or tanh of a few ulp, then a 
 STATISTICS = Tolerance(1e-5, 2e-14, False, "a variance is a difference of sums, and is divided by")
 
 TOLERANCES: dict[str, Tolerance] = {
-    **dict.fromkeys(
-        ("select", "better", "clip_pixels", "argmax", "relu", "random_words", "permutation"), EXACT
-    ),
+    **dict.fromkeys(("select", "better", "clip_pixels", "argmax", "relu", "random_words", "permutation"), EXACT),
     **dict.fromkeys(("add_bias", "sign_step", "project_linf", "random_start_linf"), STEP),
     **dict.fromkeys(("langevin_step", "linf_bounds", "distance_linf", "uniform"), STEP),
     **dict.fromkeys(("linear", "conv2d", "conv_transpose2d", "avg_pool2d", "squared_error"), SUM),

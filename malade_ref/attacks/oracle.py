@@ -27,7 +27,8 @@ from typing import NamedTuple, Protocol
 from ..arrays import Array
 from ..checks import InputError, check_choice, check_count, check_integer, check_ndim, check_shape
 from ..defence import MODES
-from ..network import LossGradient, Shape
+from ..layers import Shape
+from ..network import LossGradient
 from ..sampling import Stream
 
 SEARCH, JUDGE, START = "attack-search", "attack-judge", "attack-start"

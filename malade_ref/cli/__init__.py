@@ -42,10 +42,15 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"malade {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", dest="name")
+    top.set_defaults(command=_no_command)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for module in (run, report, data, single, info):
         module.add_commands(commands)
     return top
+
+
+def _no_command(arguments: argparse.Namespace) -> int:
+    raise InputError("expected a command, such as: malade run demo; see malade --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         arguments = parser().parse_args(argv)
-        if arguments.name is None:
-            raise InputError("expected a command, such as: malade run demo; see malade --help")
         arguments.argv = argv
         code: int = arguments.command(arguments)
         return code

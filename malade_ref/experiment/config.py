@@ -83,6 +83,11 @@ class Method:
         return {**defaults, **self.settings}
 
     @property
+    def mode(self) -> str:
+        """Which gradient it takes of a random defence: "exact", or "bpda"."""
+        return str(self.resolved().get("mode", "bpda" if self.method.startswith("bpda") else "exact"))
+
+    @property
     def norm(self) -> str:
         """Norm of the attack's ball."""
         return str(self.resolved().get("norm", "l2" if self.method == "fgm" else "linf"))
@@ -382,7 +387,18 @@ class Experiment:
     paper: tuple[Published, ...] = setting(())
 
     def training_order(self) -> list[str]:
-        """Return the names of the models, each after those it needs."""
+        """Names of the models, each after those it needs.
+
+        Returns
+        -------
+        list of str
+            All of them.
+
+        Raises
+        ------
+        InputError
+            If two need each other.
+        """
         order: list[str] = []
         waiting = dict(self.models)
         while waiting:

@@ -143,7 +143,7 @@ def _attack(experiment: Experiment, name: str, attack: Attack, *, white_box: boo
     if not white_box:
         defence = Defence(name="", classifier=defence.classifier)
     classifier, denoiser = _parts(experiment, defence)
-    chain = _num_steps(experiment, defence) * (denoiser[0] if is_bpda(attack) else denoiser[0] + denoiser[1])
+    chain = _num_steps(experiment, defence) * (denoiser[0] if attack.mode == "bpda" else denoiser[0] + denoiser[1])
     judging = 2 * (attack.resolved().get("num_judge_draws", 1) if white_box else 1) * _forward(experiment, defence)
     return _num_images(experiment, attack) * (_evaluations(attack) * (classifier[1] + chain) + judging)
 
@@ -154,9 +154,3 @@ def _audit(experiment: Experiment, defence: Defence) -> float:
     audit = experiment.audit
     draws = 2 * audit.eot_images * audit.eot_draws if defence.denoiser is not None else 0
     return gradient * (8 * audit.gradient_images + draws)
-
-
-def is_bpda(method: Method) -> bool:
-    """Whether an attack takes a chain for the identity on the way back."""
-    default = "bpda" if method.method.startswith("bpda") else "exact"
-    return bool(method.resolved().get("mode", default) == "bpda")

@@ -20,10 +20,11 @@ from malade_ref.arrays import Array
 from malade_ref.audit import eot_check, gradient_check
 from malade_ref.bundle import Bundle
 from malade_ref.checkpoint import load_state, save_state
+from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
 from malade_ref.defence import MALADE
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment
-from malade_ref.experiment.plan import Step, is_bpda, plan_of
+from malade_ref.experiment.plan import Step, plan_of
 from malade_ref.experiment.reading import Reading, settings_of
 from malade_ref.experiment.rehearsal import check_sizes, rehearse
 from malade_ref.experiment.stages import (
@@ -36,6 +37,7 @@ from malade_ref.experiment.stages import (
     search_settings,
     train_model,
 )
+from malade_ref.figures import require
 from malade_ref.network import Network
 from malade_ref.report import write_report
 from malade_ref.storage import Record
@@ -46,7 +48,15 @@ class Watcher(Protocol):
     """Who is told how a run goes."""
 
     def plan(self, steps: list[Step], out: Path) -> None:
-        """Hear what will be done, before anything is."""
+        """Hear what will be done, before anything is.
+
+        Parameters
+        ----------
+        steps : list of Step
+            All of them, in order.
+        out : Path
+            Where the results will be.
+        """
 
     def begin(self, step: Step) -> Progress:
         """Hear that a step begins; give back whom to tell its progress. A step that was done already tells none."""
@@ -328,7 +338,7 @@ class _Run:
         draws: dict[str, set[int]] = {"exact": {1, most}}
         for attack in self.experiment.attacks:
             if name in attack.against and attack.source == "defence":
-                own = draws.setdefault("bpda" if is_bpda(attack) else "exact", {1, most})
+                own = draws.setdefault(attack.mode, {1, most})
                 own.add(int(attack.resolved().get("num_draws", 1)))
         return {mode: sorted(numbers) for mode, numbers in draws.items()}
 
@@ -366,7 +376,16 @@ class _Run:
     def report(self, progress: Progress) -> None:
         progress(0.0, "")
         self.bundle.merge()
-        write_report(self.bundle)
+        # Nothing that was computed is to be lost for want of a library that only draws.
+        drawable = True
+        try:
+            require()
+        except InputError as error:
+            drawable = False
+            warning = f"figures were left out ({error}); malade report draws them"
+            if warning not in self.bundle.log.warnings:
+                self.bundle.log.warnings.append(warning)
+        write_report(self.bundle, figures=drawable)
         self.bundle.finish()
 
 

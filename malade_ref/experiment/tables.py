@@ -53,12 +53,12 @@ def setting(
     return dataclasses.field(default=default, metadata=limits)
 
 
-def read_table(cls: type[T], table: Mapping[str, Any], *, file: str, where: str = "") -> T:
+def read_table(kind: type[T], table: Mapping[str, Any], *, file: str, where: str = "") -> T:
     """Make a dataclass of a table.
 
     Parameters
     ----------
-    cls : type
+    kind : type
         The dataclass.
     table : mapping
         As TOML gives it.
@@ -77,8 +77,8 @@ def read_table(cls: type[T], table: Mapping[str, Any], *, file: str, where: str 
     InputError
         If a key is unknown or missing, or a value is not as the dataclass says.
     """
-    hints = get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
+    hints = get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, kind))}
     rest = next((name for name, field in fields.items() if field.metadata.get("rest")), None)
     known = [name for name in fields if name != rest]
     values: dict[str, Any] = {name: table[name] for name in known if name in table}
@@ -94,7 +94,7 @@ def read_table(cls: type[T], table: Mapping[str, Any], *, file: str, where: str 
             raise InputError(f"{file}: {key}: missing; expected {_expected(hints[name])}")
     if rest is not None:
         values[rest] = unknown
-    return cls(**values)
+    return kind(**values)
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

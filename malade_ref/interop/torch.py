@@ -21,19 +21,8 @@ import numpy as np
 
 from .. import ops as reference_ops
 from ..checks import InputError, check_count
-from ..network import (
-    AvgPool2d,
-    BatchNorm,
-    Conv2d,
-    ConvTranspose2d,
-    Flatten,
-    Layer,
-    Linear,
-    Network,
-    ReLU,
-    Reshape,
-    Tanh,
-)
+from ..layers import AvgPool2d, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Layer, Linear, ReLU, Reshape, Tanh
+from ..network import Network
 from ..ops.geometry import Padding, Pads, conv_geometry, transpose_geometry
 
 Shape = tuple[int, ...]

@@ -29,13 +29,15 @@ __all__ = ["ReportInput", "check_report", "read_bundle", "report_text", "results
 TOLERANCE = 1e-9
 
 
-def write_report(bundle: Bundle | str | Path) -> list[str]:
+def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[str]:
     """Write results, report and figures into a bundle.
 
     Parameters
     ----------
     bundle : Bundle or path
         One whose outcomes are merged, being computed or finished.
+    figures : bool
+        Whether to draw; without figures matplotlib is not needed.
 
     Returns
     -------
@@ -45,16 +47,16 @@ def write_report(bundle: Bundle | str | Path) -> list[str]:
     Raises
     ------
     InputError
-        If the bundle is incomplete or damaged, cannot be written, or matplotlib is missing.
+        If the bundle is incomplete or damaged, cannot be written, or matplotlib is missing for figures.
     """
     bundle = open_bundle(bundle)
     inputs = read_bundle(bundle)
     results = results_of(inputs)
-    figures = draw_figures(inputs, results)
+    drawn = draw_figures(inputs, results) if figures else {}
     files: dict[str, str | bytes] = {
         RESULTS: to_json(RESULTS, results) + "\n",
-        REPORT: report_text(results, inputs.config, inputs.environment, list(figures)),
-        **figures,
+        REPORT: report_text(results, inputs.config, inputs.environment, list(drawn)),
+        **drawn,
     }
     if bundle.finished:
         bundle.redraw(files)

@@ -12,22 +12,8 @@ from hypothesis import strategies as st
 from malade_ref import ops
 from malade_ref.checks import InputError
 from malade_ref.interop import from_torch, to_torch
-from malade_ref.network import (
-    AvgPool2d,
-    BatchNorm,
-    Conv2d,
-    ConvTranspose2d,
-    Flatten,
-    Layer,
-    Linear,
-    Network,
-    ReLU,
-    Reshape,
-    Tanh,
-    build,
-    cnn,
-    sdae,
-)
+from malade_ref.layers import AvgPool2d, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Layer, Linear, ReLU, Reshape, Tanh
+from malade_ref.network import Network, build, cnn, sdae
 from tests.strategies import DTYPES, ConvCase, conv_cases
 from tests.tolerances import assert_close
 

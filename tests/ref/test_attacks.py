@@ -20,7 +20,8 @@ from malade_ref.attacks import Oracle, ascent, bpda, bpda_eot, eot, fgm, fgsm, p
 from malade_ref.attacks.oracle import JUDGE, SEARCH
 from malade_ref.checks import InputError
 from malade_ref.defence import MALADE
-from malade_ref.network import Flatten, Linear, LossGradient, Network, Reshape, Tanh, build, cnn, mlp
+from malade_ref.layers import Flatten, Linear, Reshape, Tanh
+from malade_ref.network import LossGradient, Network, build, cnn, mlp
 from malade_ref.sampling import Stream
 from tests.tolerances import assert_no_alias, assert_not_mutated
 

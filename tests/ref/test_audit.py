@@ -14,7 +14,8 @@ from malade_ref.audit import NOT_RUN, OK, WARNING, Finding, audit, eot_check, gr
 from malade_ref.checks import InputError
 from malade_ref.defence import MALADE
 from malade_ref.evaluation import Cell
-from malade_ref.network import LossGradient, Network, Reshape, mlp
+from malade_ref.layers import Reshape
+from malade_ref.network import LossGradient, Network, mlp
 from tests.outcomes import ATTACKS, CHECKS, DEFENCES, made_cells
 
 SHAPE = (1, 6, 6)

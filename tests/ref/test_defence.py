@@ -11,7 +11,8 @@ import pytest
 from malade_ref import ops
 from malade_ref.checks import InputError
 from malade_ref.defence import MALADE
-from malade_ref.network import Conv2d, Flatten, Linear, Network, Tanh, build, cnn, mlp, sdae
+from malade_ref.layers import Conv2d, Flatten, Linear, Tanh
+from malade_ref.network import Network, build, cnn, mlp, sdae
 from malade_ref.sampling import Stream
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_no_alias, assert_not_mutated, directional_check

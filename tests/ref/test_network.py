@@ -15,25 +15,8 @@ from hypothesis import strategies as st
 
 from malade_ref import ops
 from malade_ref.checks import InputError
-from malade_ref.network import (
-    AvgPool2d,
-    BatchNorm,
-    Conv2d,
-    ConvTranspose2d,
-    Flatten,
-    Layer,
-    Linear,
-    LossGradient,
-    Network,
-    ReLU,
-    Reshape,
-    Tanh,
-    build,
-    cnn,
-    join,
-    mlp,
-    sdae,
-)
+from malade_ref.layers import AvgPool2d, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Layer, Linear, ReLU, Reshape, Tanh
+from malade_ref.network import LossGradient, Network, build, cnn, join, mlp, sdae
 from tests import textbook
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_no_alias, assert_not_mutated, directional_check, planted

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from malade_ref import ops, sampling
-from malade_ref.network import Flatten, Linear, Network, Reshape, build, sdae
+from malade_ref.layers import Flatten, Linear, Reshape
+from malade_ref.network import Network, build, sdae
 from malade_ref.sampling import ChainSettings, Stream, run_chain, run_chain_vjp
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_not_mutated, directional_check

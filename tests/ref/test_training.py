@@ -13,7 +13,8 @@ import pytest
 from malade_ref import ops
 from malade_ref.attacks import ascent
 from malade_ref.checks import InputError
-from malade_ref.network import BatchNorm, Conv2d, Flatten, Layer, Linear, Network, ReLU, Tanh, build
+from malade_ref.layers import BatchNorm, Conv2d, Flatten, Layer, Linear, ReLU, Tanh
+from malade_ref.network import Network, build
 from malade_ref.training import (
     Adversarial,
     Batch,
