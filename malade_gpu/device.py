@@ -1,0 +1,335 @@
+"""What runs the kernels: a GPU by CuPy and Numba CUDA, or the emulated device.
+
+``device()`` is the only place that knows which. The rest of `malade_gpu` asks it for memory and launches kernels on it:
+
+- *elements*: a body per element, compiled by Numba (module `elements`);
+- *CUDA C++*: files of the folder ``kernels``, compiled by NVRTC for the GPU and by g++ for the emulated device.
+
+The environment variable ``MALADE_GPU_EMULATE`` chooses: unset or 0 for the GPU, 1 for the emulated device, ``sm_75``,
+``sm_80`` or ``sm_90`` for an emulated device of that compute capability. ``MALADE_DEVICE_MEMORY`` (bytes, or ``2GiB``,
+say) limits the memory that is planned with.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from malade_ref.checks import InputError
+
+from .elements import cpu_kernel, gpu_kernel
+from .emulation.build import MAX_SHARED_BYTES, SCHEDULES, build
+from .source import check_arguments, check_launch, kernels_of
+
+KERNELS = Path(__file__).parent / "kernels"
+CAPABILITIES = (75, 80, 90)
+EMULATED_MEMORY = 1 << 30
+# Dynamic shared memory that a block may have, by compute capability; a newer GPU has at least that of the last one.
+SHARED_BYTES = {75: 64 * 1024, 80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: MAX_SHARED_BYTES}
+THREADS = 256  # of a block of an element kernel
+UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+WITHOUT_GPU = "MALADE_GPU_EMULATE=1 runs on the CPU instead, slowly"
+
+
+class Device(Protocol):
+    """What the ops need of a device.
+
+    Attributes
+    ----------
+    name : str
+        What it is, for people.
+    emulated : bool
+        Whether it is the emulated device.
+    capability : int
+        Compute capability times ten.
+    memory : int
+        Bytes that may be planned with.
+    xp : module
+        The library of its arrays: cupy, or numpy for the emulated device.
+    out_of_memory : type of exception
+        What an allocation raises that does not fit.
+    """
+
+    name: str
+    emulated: bool
+    capability: int
+    memory: int
+    xp: ModuleType
+    out_of_memory: type[BaseException]
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """Uninitialised array.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Its shape.
+        dtype : dtype
+            Its type.
+
+        Returns
+        -------
+        array
+            Of this device.
+        """
+
+    def for_elements(self, body: Any, count: int, *arguments: Any) -> None:
+        """Run a body for the elements 0..count-1.
+
+        Parameters
+        ----------
+        body : function decorated with `elements.element`
+            What is done for element i.
+        count : int
+            How many elements.
+        *arguments
+            Contiguous arrays and NumPy scalars, as the body takes them after i.
+        """
+
+    def launch(
+        self,
+        file: str,
+        kernel: str,
+        *,
+        grid: Sequence[int],
+        block: Sequence[int],
+        arguments: Sequence[Any],
+        shared_bytes: int = 0,
+        defines: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Launch a CUDA C++ kernel.
+
+        Parameters
+        ----------
+        file : str
+            File in the folder ``kernels``, without its ending.
+        kernel : str
+            Which of its kernels.
+        grid, block : sequence of up to three int
+            Blocks in the grid, threads in a block.
+        arguments : sequence of arrays and numbers
+            In the order of the kernel's parameters.
+        shared_bytes : int
+            Dynamic shared memory of a block.
+        defines : dict of str to object, optional
+            Macros that the file is compiled with.
+        """
+
+
+class EmulatedDevice:
+    """A device of g++ and Numba on the CPU; its arrays are NumPy's.
+
+    Parameters
+    ----------
+    capability : int
+        Compute capability times ten, of the GPU that is emulated.
+
+    Attributes
+    ----------
+    schedule : Schedule
+        In which order the threads of CUDA C++ kernels run.
+    """
+
+    emulated = True
+    out_of_memory: type[BaseException] = MemoryError
+
+    def __init__(self, capability: int = 90) -> None:
+        self.name = f"emulated sm_{capability}"
+        self.capability = capability
+        self.memory = _memory_limit(EMULATED_MEMORY)
+        self.xp: ModuleType = np
+        self.schedule = SCHEDULES[0]
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """Array of poison: what a kernel forgets to write is seen to be NaN, -1, or 255."""
+        array = np.empty(tuple(shape), dtype)
+        if array.dtype == np.bool_:
+            array[...] = True
+        else:
+            array.reshape(-1).view(np.uint8)[...] = 0xFF
+        return array
+
+    def for_elements(self, body: Any, count: int, *arguments: Any) -> None:
+        """Run the loop around the body."""
+        if count:
+            cpu_kernel(body)(count, *arguments)
+
+    def launch(
+        self,
+        file: str,
+        kernel: str,
+        *,
+        grid: Sequence[int],
+        block: Sequence[int],
+        arguments: Sequence[Any],
+        shared_bytes: int = 0,
+        defines: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Run the kernel on fibers."""
+        library = build(KERNELS / f"{file}.cuh", defines=defines, capability=self.capability)
+        library.launch(
+            kernel,
+            grid,
+            block,
+            arguments,
+            shared_bytes=shared_bytes,
+            schedule=self.schedule,
+            max_shared=SHARED_BYTES[self.capability],
+        )
+
+
+class CudaDevice:
+    """The current CUDA device.
+
+    Raises
+    ------
+    InputError
+        If there is no CuPy, no driver, no GPU, or one of them is too old.
+    """
+
+    emulated = False
+
+    def __init__(self) -> None:
+        try:
+            import cupy
+        except ImportError:
+            raise InputError(
+                f"malade_gpu: CuPy is not installed; install it with: pip install 'malade[gpu]' ({WITHOUT_GPU})"
+            ) from None
+        runtime = cupy.cuda.runtime
+        try:
+            count = runtime.getDeviceCount()
+        except runtime.CUDARuntimeError as error:
+            raise InputError(_why_no_gpu(runtime, error)) from None
+        if not count:
+            raise InputError(f"malade_gpu: no GPU found ({WITHOUT_GPU})")
+        number = runtime.getDevice()
+        properties = runtime.getDeviceProperties(number)
+        self.xp: ModuleType = cupy
+        self.name = properties["name"].decode()
+        self.capability = 10 * properties["major"] + properties["minor"]
+        if self.capability < CAPABILITIES[0]:
+            raise InputError(
+                f"malade_gpu: {self.name} has compute capability {self.capability / 10:.1f}, "
+                f"needed is {CAPABILITIES[0] / 10:.1f} or newer ({WITHOUT_GPU})"
+            )
+        self.out_of_memory: type[BaseException] = cupy.cuda.memory.OutOfMemoryError
+        self.memory = _memory_limit(int(0.9 * runtime.memGetInfo()[0]))
+        self.max_shared = int(properties["sharedMemPerBlockOptin"])
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """Array with arbitrary contents."""
+        return self.xp.empty(tuple(shape), dtype)
+
+    def for_elements(self, body: Any, count: int, *arguments: Any) -> None:
+        """Launch one thread an element, on CuPy's stream."""
+        if not count:
+            return
+        from numba import cuda
+
+        stream = cuda.external_stream(self.xp.cuda.get_current_stream().ptr)
+        gpu_kernel(body)[-(-count // THREADS), THREADS, stream](count, *arguments)
+
+    def launch(
+        self,
+        file: str,
+        kernel: str,
+        *,
+        grid: Sequence[int],
+        block: Sequence[int],
+        arguments: Sequence[Any],
+        shared_bytes: int = 0,
+        defines: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Launch on CuPy's stream; errors of the kernel appear at the next synchronisation."""
+        check_launch(kernel, grid, block, shared_bytes, self.max_shared)
+        module, signatures = self._module(file, tuple(sorted((defines or {}).items())))
+        checked = check_arguments(signatures[kernel], arguments)
+        function = module.get_function(kernel)
+        if shared_bytes > function.max_dynamic_shared_size_bytes:
+            function.max_dynamic_shared_size_bytes = shared_bytes
+        function(tuple(grid), tuple(block), tuple(checked), shared_mem=shared_bytes)
+
+    @cache  # noqa: B019  # a device lives as long as the process
+    def _module(self, file: str, defines: tuple[tuple[str, Any], ...]) -> tuple[Any, dict[str, Any]]:
+        text = (KERNELS / f"{file}.cuh").read_text()
+        options = ("-std=c++17", *(f"-D{name}={value}" for name, value in defines))
+        module = self.xp.RawModule(code=source_for_gpu(text), options=options)
+        return module, kernels_of(text, dict(defines))
+
+
+def source_for_gpu(text: str) -> str:
+    """A kernel file with what NVRTC needs before it.
+
+    Parameters
+    ----------
+    text : str
+        The file's text.
+
+    Returns
+    -------
+    str
+        CUDA C++ without any include.
+    """
+    return f"{(KERNELS / 'prelude.cuh').read_text()}\n#line 1\n{text}"
+
+
+def device() -> Device:
+    """The device of this process, found at the first call.
+
+    Returns
+    -------
+    Device
+        The GPU, or the emulated device if the environment asks for it.
+
+    Raises
+    ------
+    InputError
+        If there is no usable GPU, or a setting in the environment is malformed.
+    """
+    return _device(os.environ.get("MALADE_GPU_EMULATE", ""))
+
+
+@cache
+def _device(emulate: str) -> Device:
+    names = {"1": 90, **{f"sm_{capability}": capability for capability in CAPABILITIES}}
+    if emulate in ("", "0"):
+        return CudaDevice()
+    if emulate not in names:
+        raise InputError(f"MALADE_GPU_EMULATE: expected 0 or one of {', '.join(names)}; got {emulate!r}")
+    return EmulatedDevice(names[emulate])
+
+
+def _memory_limit(default: int) -> int:
+    """MALADE_DEVICE_MEMORY in bytes, at most ``default`` on a GPU whose memory is known."""
+    setting = os.environ.get("MALADE_DEVICE_MEMORY", "")
+    if not setting:
+        return default
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]*)", setting.strip().lower())
+    if not match or match[2] not in UNITS or float(match[1]) <= 0:
+        raise InputError(f"MALADE_DEVICE_MEMORY: expected bytes or for example 2GiB, got {setting!r}")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def _why_no_gpu(runtime: Any, error: Exception) -> str:
+    """One line on why CUDA does not start."""
+    driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    if driver == 0:
+        return f"malade_gpu: no NVIDIA driver found ({WITHOUT_GPU})"
+    if driver < needed:
+        return (
+            f"malade_gpu: the NVIDIA driver knows CUDA {_version(driver)}, CuPy needs {_version(needed)}: "
+            f"update the driver, or install the CuPy made for it ({WITHOUT_GPU})"
+        )
+    return f"malade_gpu: no GPU found ({WITHOUT_GPU}); CUDA says: {error}"
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,1 @@
+"""Kernels: bodies per element in Python (Numba), and CUDA C++ files."""

@@ -1,0 +1,65 @@
+// What stands before every kernel file on a real GPU; on the emulated device emulation/cuda_cpu.cuh stands there.
+// The inline PTX of all kernels is here, behind names that both sides know.
+#pragma once
+
+typedef unsigned char uint8_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+
+// Shared memory whose size the launch chooses: a pointer `name`, aligned for any vector load.
+#define DYNAMIC_SHARED(type, name)                                   \
+  extern __shared__ __align__(16) unsigned char name##_bytes[];      \
+  type* const name = reinterpret_cast<type*>(name##_bytes)
+
+#if __CUDA_ARCH__ >= 800
+
+// Copy BYTES (4, 8 or 16) from global to shared memory in the background; zeros if not `valid`.
+template <int BYTES>
+__device__ __forceinline__ void async_copy(void* shared, const void* global, bool valid) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  const int source_bytes = valid ? BYTES : 0;
+  if constexpr (BYTES == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(source_bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(global), "n"(BYTES), "r"(source_bytes) : "memory");
+}
+
+// Close the thread's current group of copies (possibly an empty one).
+__device__ __forceinline__ void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Wait until at most PENDING of the thread's groups, the youngest, are still on their way.
+template <int PENDING>
+__device__ __forceinline__ void async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+
+// A float in TF32: 8 bits of exponent, 10 of mantissa, rounded to nearest, ties away from zero.
+__device__ __forceinline__ unsigned to_tf32(float a) {
+  unsigned result;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(a));
+  return result;
+}
+
+// Two floats in bfloat16, `low` in the lower half, rounded to nearest, ties to even.
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+  unsigned result;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+}
+
+// d += a b, 16 x 8 x 8 in TF32: lane 4 g + t holds rows g and g + 8 of a, column g of b; emulation/tensor.cuh says all.
+__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// The same, 16 x 8 x 16 in bfloat16.
+__device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+#endif  // __CUDA_ARCH__ >= 800

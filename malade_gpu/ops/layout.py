@@ -1,0 +1,87 @@
+"""Memory order of arrays, between ops that see axes and kernels that see rows of numbers.
+
+A kernel takes contiguous arrays. An array (n, c, h, w) may lie in memory in another order of its axes, usually
+channels-last. What treats all elements (or all elements of a sample) alike need not care, as long as all its arrays lie
+alike: they are viewed as (n, d) rows in the first one's order, and so is the result. Only arrays that lie differently
+are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..device import device
+
+
+class Rows(NamedTuple):
+    """Arrays of one shape as rows, one a sample.
+
+    Attributes
+    ----------
+    arrays : list of arrays of shape (n, d)
+        Contiguous.
+    empty : callable
+        Makes an array of the original shape for a dtype, and its rows.
+    """
+
+    arrays: list[Any]
+    empty: Callable[[Any], tuple[Any, Any]]
+
+
+def rows(*arrays: Any) -> Rows:
+    """View arrays as contiguous rows in the memory order of the first.
+
+    Parameters
+    ----------
+    *arrays : arrays of one shape (n, ...)
+        What a kernel will read.
+
+    Returns
+    -------
+    Rows
+        The rows, and the means to make results that lie alike.
+    """
+    first = arrays[0]
+    # The first axis counts samples and stays first; the others by falling strides (those of length 1 do not matter).
+    order = (*range(min(1, first.ndim)), *sorted(range(1, first.ndim), key=lambda axis: -abs(first.strides[axis])))
+    back = tuple(order.index(axis) for axis in range(first.ndim))
+    shape = tuple(first.shape[axis] for axis in order)
+    n = shape[0] if shape else 1
+    size = first.size // n if n else 0
+
+    def as_rows(array: Any) -> Any:
+        return device().xp.ascontiguousarray(array.transpose(order)).reshape(n, size)
+
+    def empty(dtype: Any) -> tuple[Any, Any]:
+        whole = device().empty(shape, dtype)
+        return whole.transpose(back), whole.reshape(n, size)
+
+    return Rows([as_rows(array) for array in arrays], empty)
+
+
+def for_each_element(body: Any, arrays: tuple[Any, ...], *numbers: Any, dtypes: tuple[Any, ...] = ()) -> Any:
+    """New arrays, element by element.
+
+    Parameters
+    ----------
+    body : function decorated with `elements.element`
+        Called with (i, outputs, inputs, numbers), all arrays flat.
+    arrays : tuple of arrays of one shape
+        Inputs.
+    *numbers : NumPy scalars
+        What else the body takes.
+    dtypes : tuple of dtype
+        Of the outputs; by default there is one, of the first input's dtype.
+
+    Returns
+    -------
+    array, or tuple of arrays if ``dtypes`` has several
+        Outputs, in the first input's shape and memory order.
+    """
+    inputs = rows(*arrays)
+    outputs = [inputs.empty(dtype) for dtype in dtypes or (arrays[0].dtype,)]
+    flat = [array.reshape(-1) for array in (*(out for _, out in outputs), *inputs.arrays)]
+    device().for_elements(body, arrays[0].size, *flat, *numbers)
+    results = tuple(whole for whole, _ in outputs)
+    return results if len(results) > 1 else results[0]

@@ -1,0 +1,311 @@
+"""Arrays in and out: what drivers need besides arithmetic.
+
+Arrays are the device's: CuPy's on a GPU, NumPy's on the emulated device. Whatever speaks DLPack (a ``torch.Tensor`` on
+the same device, say) is taken over without a copy, and CuPy's arrays speak it themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from malade_ref.arrays import Array
+from malade_ref.checks import InputError, check_float, check_integer, check_ndim, check_shape
+
+from ..device import device
+from ..kernels import memory as kernels
+from .layout import for_each_element
+
+CPU = 1  # DLPack's number of it
+LIBRARIES = {"numpy": "NumPy", "cupy": "CuPy"}
+
+
+def asarray(values: Any, *, dtype: str | None = None) -> Array:
+    """Values as an array of this backend; no copy if they are one already.
+
+    Parameters
+    ----------
+    values : array_like
+        Numbers.
+    dtype : str, optional
+        Type to convert to.
+
+    Returns
+    -------
+    array
+        The array.
+    """
+    xp = device().xp
+    if isinstance(values, xp.ndarray | np.ndarray) or not hasattr(values, "__dlpack_device__"):
+        return xp.asarray(values, dtype=dtype)
+    on_gpu = values.__dlpack_device__()[0] != CPU
+    return xp.asarray((xp if on_gpu else np).from_dlpack(values), dtype=dtype)
+
+
+def to_host(array: Array) -> Array:
+    """The array as a NumPy array.
+
+    Parameters
+    ----------
+    array : array
+        Array of this backend.
+
+    Returns
+    -------
+    array
+        The same numbers in host memory.
+    """
+    return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
+def empty(shape: Sequence[int], dtype: str) -> Array:
+    """Uninitialised array.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Its shape.
+    dtype : str
+        Its type.
+
+    Returns
+    -------
+    array
+        The array, contents arbitrary.
+    """
+    return device().empty(shape, dtype)
+
+
+def zeros(shape: Sequence[int], dtype: str) -> Array:
+    """Array of zeros.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Its shape.
+    dtype : str
+        Its type.
+
+    Returns
+    -------
+    array
+        The array.
+    """
+    return device().xp.zeros(tuple(shape), dtype=dtype)
+
+
+def ones(shape: Sequence[int], dtype: str) -> Array:
+    """Array of ones.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Its shape.
+    dtype : str
+        Its type.
+
+    Returns
+    -------
+    array
+        The array.
+    """
+    return device().xp.ones(tuple(shape), dtype=dtype)
+
+
+def arange(n: int) -> Array:
+    """The integers 0..n-1.
+
+    Parameters
+    ----------
+    n : int
+        How many.
+
+    Returns
+    -------
+    array of shape (n,), int64
+        The integers.
+    """
+    return device().xp.arange(n, dtype="int64")
+
+
+def concatenate(arrays: Sequence[Array]) -> Array:
+    """Join arrays along their first axis.
+
+    Parameters
+    ----------
+    arrays : sequence of array
+        At least one; equal shapes but for the first axis.
+
+    Returns
+    -------
+    array
+        The joined array.
+    """
+    return device().xp.concatenate(list(arrays))
+
+
+def stack(arrays: Sequence[Array]) -> Array:
+    """Join arrays along a new first axis.
+
+    Parameters
+    ----------
+    arrays : sequence of array
+        At least one; equal shapes.
+
+    Returns
+    -------
+    array
+        The stacked array.
+    """
+    return device().xp.stack(list(arrays))
+
+
+def add_up(arrays: Sequence[Array]) -> Array:
+    """Sum of arrays, added in their order.
+
+    Parameters
+    ----------
+    arrays : sequence of array
+        At least one; equal shapes and dtypes.
+
+    Returns
+    -------
+    array
+        The sum; shares no memory with them.
+    """
+    total = for_each_element(kernels.copy, (arrays[0],))
+    for array in arrays[1:]:
+        total = for_each_element(kernels.add, (total, array))
+    return total
+
+
+def argmax(logits: Array) -> Array:
+    """Class with the largest logit of each sample; the smallest such class in a tie.
+
+    Parameters
+    ----------
+    logits : array of shape (n, k)
+        Class scores.
+
+    Returns
+    -------
+    array of shape (n,), int64
+        Classes.
+    """
+    out = device().empty((len(logits),), "int64")
+    flat = device().xp.ascontiguousarray(logits).reshape(-1)
+    device().for_elements(kernels.argmax, len(logits), out, flat, np.int64(logits.shape[1]))
+    return out
+
+
+def check_images(name: str, x: Array, image_shape: Sequence[int]) -> Array:
+    """Check images where they enter a driver, metadata and values.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in the complaint.
+    x : array of shape (n, c, h, w), float32 or float64
+        Images, pixels in [0, 1].
+    image_shape : sequence of int
+        Expected (c, h, w).
+
+    Returns
+    -------
+    array
+        x itself.
+
+    Raises
+    ------
+    InputError
+        If the shape, the dtype or a pixel is not as expected; the first bad image is named.
+    """
+    _check_is_array(name, x)
+    check_ndim(name, x, 4, "(n, c, h, w)")
+    check_shape(name, x, (len(x), *image_shape))
+    if x.dtype.kind in "iub":
+        raise InputError(f"{name}: expected float32 pixels in [0, 1], got {x.dtype}; divide by 255 for 8-bit images")
+    check_float(name, x)
+    # One pass that NaN fails too.
+    bad = ~((x >= 0) & (x <= 1))
+    if bool(bad.any()):
+        image = int(bad.reshape(len(x), -1).any(axis=1).argmax())
+        value = float(x[image][bad[image]][0])
+        fault = "not a number" if math.isnan(value) else f"pixel {value:g} outside [0, 1]"
+        raise InputError(f"{name}: image {image} has {fault}; {int(bad.sum())} such pixels in all")
+    return x
+
+
+def check_labels(name: str, y: Array, num_samples: int, num_classes: int) -> Array:
+    """Check labels where they enter a driver, metadata and values.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in the complaint.
+    y : array of shape (n,), integer
+        Labels.
+    num_samples, num_classes : int
+        Expected length, and number of classes.
+
+    Returns
+    -------
+    array
+        y itself.
+
+    Raises
+    ------
+    InputError
+        If the shape, the dtype or a label is not as expected; the first bad one is named.
+    """
+    _check_is_array(name, y)
+    check_ndim(name, y, 1, "(n,)")
+    check_shape(name, y, (num_samples,))
+    check_integer(name, y)
+    bad = (y < 0) | (y >= num_classes)
+    if bool(bad.any()):
+        first = int(bad.argmax())
+        raise InputError(f"{name}: label {int(y[first])} of sample {first} is outside 0..{num_classes - 1}")
+    return y
+
+
+def check_sample_index(name: str, index: Array, num_samples: int) -> Array:
+    """Check sample numbers where they enter a driver, metadata and values.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in the complaint.
+    index : array of shape (n,), integer
+        Numbers of the samples in their data set.
+    num_samples : int
+        Expected length.
+
+    Returns
+    -------
+    array
+        index itself.
+
+    Raises
+    ------
+    InputError
+        If the shape, the dtype or a number is not as expected; the first bad one is named.
+    """
+    _check_is_array(name, index)
+    check_ndim(name, index, 1, "(n,)")
+    check_shape(name, index, (num_samples,))
+    check_integer(name, index)
+    # Random numbers are addressed by 32 bits; a larger number would silently share another sample's.
+    bad = (index < 0) | (index >= 1 << 32)
+    if bool(bad.any()):
+        raise InputError(f"{name}: {int(index[int(bad.argmax())])} is outside 0..2**32 - 1")
+    return index
+
+
+def _check_is_array(name: str, array: Any) -> None:
+    xp = device().xp
+    if not isinstance(array, xp.ndarray):
+        raise InputError(f"{name}: expected a {LIBRARIES[xp.__name__]} array, got {type(array).__name__}")

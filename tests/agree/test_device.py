@@ -1,0 +1,188 @@
+"""Finding the device, and the one line when there is none."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from malade_gpu import device as module
+from malade_gpu.device import CudaDevice, EmulatedDevice
+from malade_ref.checks import InputError
+
+from .backends import device
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    module._device.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def forget_devices() -> Any:
+    yield
+    module._device.cache_clear()
+
+
+# The emulated device ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "capability"), [("1", 90), ("sm_75", 75), ("sm_80", 80), ("sm_90", 90)])
+def test_emulated_capabilities(monkeypatch: pytest.MonkeyPatch, value: str, capability: int) -> None:
+    set_environment(monkeypatch, "MALADE_GPU_EMULATE", value)
+    found = device()
+    assert (found.emulated, found.capability, found.xp) == (True, capability, np)
+    assert device() is found
+
+
+def test_malformed_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, "MALADE_GPU_EMULATE", "yes")
+    with pytest.raises(
+        InputError, match=r"^MALADE_GPU_EMULATE: expected 0 or one of 1, sm_75, sm_80, sm_90; got 'yes'$"
+    ):
+        device()
+    monkeypatch.setenv("MALADE_DEVICE_MEMORY", "lots")
+    with pytest.raises(InputError, match=r"^MALADE_DEVICE_MEMORY: expected bytes or for example 2GiB, got 'lots'$"):
+        EmulatedDevice()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1000", 1000), ("2GiB", 2 << 30), ("0.5 MiB", 1 << 19), ("3 kib", 3 << 10)]
+)
+def test_memory_limit(monkeypatch: pytest.MonkeyPatch, text: str, size: int) -> None:
+    monkeypatch.setenv("MALADE_DEVICE_MEMORY", text)
+    assert EmulatedDevice().memory == size
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint32", "uint8"])
+def test_empty_arrays_are_poisoned(dtype: str) -> None:
+    array = EmulatedDevice().empty((2, 3), dtype)
+    assert array.shape == (2, 3)
+    assert (np.isnan(array) if array.dtype.kind == "f" else array == np.array(-1).astype(dtype)).all()
+
+
+def test_older_gpus_have_less_shared_memory() -> None:
+    x = np.zeros((1, 3), dtype="float32")
+    settings: dict[str, Any] = {"grid": (1,), "block": (128,), "defines": {"REAL": "float"}}
+    for capability in (75, 90):
+        EmulatedDevice(capability).launch(
+            "rows", "squared_error", **settings, shared_bytes=64 << 10, arguments=(x, x, x[:, 0].copy(), 3)
+        )
+    with pytest.raises(InputError, match="needs 65540 bytes of shared memory, this device has 65536"):
+        EmulatedDevice(75).launch(
+            "rows", "squared_error", **settings, shared_bytes=65540, arguments=(x, x, x[:, 0].copy(), 3)
+        )
+
+
+# No GPU -------------------------------------------------------------------------------------------------------
+
+
+class FakeRuntimeError(RuntimeError):
+    """As CuPy raises it."""
+
+
+def fake_cupy(*, count: Any, driver: int = 13000, major: int = 9) -> Any:
+    """What `CudaDevice` asks of CuPy."""
+
+    def get_count() -> int:
+        if isinstance(count, Exception):
+            raise count
+        return count
+
+    runtime = SimpleNamespace(
+        CUDARuntimeError=FakeRuntimeError,
+        getDeviceCount=get_count,
+        driverGetVersion=lambda: driver,
+        runtimeGetVersion=lambda: 13020,
+        getDevice=lambda: 0,
+        getDeviceProperties=lambda _: {
+            "name": b"Some GPU",
+            "major": major,
+            "minor": 0,
+            "sharedMemPerBlockOptin": 232448,
+        },
+        memGetInfo=lambda: (10 << 30, 16 << 30),
+    )
+    memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {}))
+    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, memory=memory))
+
+
+@pytest.mark.parametrize(
+    ("cupy", "message"),
+    [
+        (fake_cupy(count=FakeRuntimeError("insufficient"), driver=0), "no NVIDIA driver found"),
+        (
+            fake_cupy(count=FakeRuntimeError("insufficient"), driver=12040),
+            "the NVIDIA driver knows CUDA 12.4, CuPy needs 13.2: update the driver",
+        ),
+        (fake_cupy(count=FakeRuntimeError("no device"), driver=13020), "no GPU found .*; CUDA says: no device"),
+        (fake_cupy(count=0), "no GPU found"),
+        (fake_cupy(count=1, major=6), "Some GPU has compute capability 6.0, needed is 7.5 or newer"),
+    ],
+)
+def test_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, cupy: Any, message: str) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(InputError, match=f"^malade_gpu: {message}") as caught:
+        CudaDevice()
+    assert "\n" not in str(caught.value)
+    assert "MALADE_GPU_EMULATE=1" in str(caught.value)
+
+
+def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(count=1))
+    found = CudaDevice()
+    assert (found.name, found.capability, found.max_shared, found.emulated) == ("Some GPU", 90, 232448, False)
+    assert found.memory == int(0.9 * (10 << 30))
+    monkeypatch.setenv("MALADE_DEVICE_MEMORY", "2GiB")
+    assert CudaDevice().memory == 2 << 30
+
+
+def test_no_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_import = builtins.__import__
+
+    def no_cupy(name: str, *rest: Any, **settings: Any) -> Any:
+        if name == "cupy":
+            raise ImportError(name)
+        return real_import(name, *rest, **settings)
+
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(builtins, "__import__", no_cupy)
+    with pytest.raises(InputError, match=r"^malade_gpu: CuPy is not installed; install it with: pip install"):
+        CudaDevice()
+
+
+def run_python(text: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+    return done.stdout.strip()
+
+
+def test_the_package_imports_nothing_heavy() -> None:
+    text = "import sys, malade_gpu; print([name for name in ('numba', 'cupy', 'numpy') if name in sys.modules])"
+    assert run_python(text) == "[]"
+
+
+def test_the_emulated_device_needs_no_cupy() -> None:
+    text = (
+        "import sys; sys.modules['cupy'] = None\n"
+        "from malade_gpu import ops\n"
+        "print(ops.clip_pixels(ops.asarray([1.5, -1.0, 0.5])).tolist())"
+    )
+    assert run_python(text, MALADE_GPU_EMULATE="1") == "[1.0, 0.0, 0.5]"
+
+
+def test_no_numba() -> None:
+    text = (
+        "import sys; sys.modules['numba'] = None\n"
+        "try:\n    import malade_gpu.ops\n"
+        "except ValueError as error:\n    print(type(error).__name__, error)"
+    )
+    expected = "InputError malade_gpu: Numba is not installed; install it with: pip install 'malade[gpu]'"
+    assert run_python(text) == expected

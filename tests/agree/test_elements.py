@@ -1,0 +1,127 @@
+"""Bodies per element: typed alike by both compilers, and nothing float64 where everything is float32."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from malade_gpu.elements import cpu_kernel, element, gpu_function
+
+from .backends import device
+
+numba = pytest.importorskip("numba")
+F32, F64, BOOL = numba.float32, numba.float64, numba.boolean
+U32, I64 = numba.uint32, numba.int64
+
+
+def array_of(type_: Any) -> Any:
+    return numba.types.Array(type_, 1, "C")
+
+
+# What a parameter is, by its name, when the op is called with float32 arrays.
+SCALARS = {
+    **dict.fromkeys(("a", "delta", "step_size", "width", "momentum", "rate", "learning_rate", "epsilon"), F32),
+    **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
+    **dict.fromkeys(("num_blocks", "size"), I64),
+    **dict.fromkeys(("step", "k0", "k1"), U32),
+    "eps": F64,
+}
+ARRAYS = {
+    **dict.fromkeys(("condition", "success", "best_success"), BOOL),
+    **dict.fromkeys(("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3"), U32),
+}
+OUTPUTS = {"random.fill_words": U32, "memory.argmax": I64, "attack_steps.better": BOOL}
+# The bounds of a pixel are computed in float64 on purpose: rounding must not let a pixel out of its ball.
+EXACT_BOUNDS = {f"attack_steps.{name}" for name in ("LINF_BOUNDS", "PROJECT_LINF", "RANDOM_START_LINF")}
+
+
+def bodies() -> dict[str, Any]:
+    """All bodies that kernels are made of, for float32."""
+    found = {}
+    for module_name in ("random", "langevin", "attack_steps", "optim", "memory"):
+        module = importlib.import_module(f"malade_gpu.kernels.{module_name}")
+        for name, value in vars(module).items():
+            body = value.get("float32") if isinstance(value, dict) else value
+            if hasattr(body, "py_func") and next(iter(inspect.signature(body.py_func).parameters), "") == "i":
+                found[f"{module_name}.{name}"] = body
+    del found["random.words_of"]  # a part of others
+    return found
+
+
+BODIES = bodies()
+
+
+def signature_of(name: str) -> tuple[Any, ...]:
+    types = [I64]
+    for parameter in list(inspect.signature(BODIES[name].py_func).parameters)[1:]:
+        default = OUTPUTS.get(name, F32) if parameter == "out" else F32
+        types.append(SCALARS[parameter] if parameter in SCALARS else array_of(ARRAYS.get(parameter, default)))
+    return tuple(types)
+
+
+def float64_variables(dispatcher: Any, types: tuple[Any, ...]) -> list[str]:
+    """Names of float64 variables in a function compiled for given types, and in those that it calls."""
+    dispatcher.compile(types)
+    annotation = dispatcher.overloads[types].type_annotation
+    name = dispatcher.py_func.__name__
+    found = [f"{name}: {variable}" for variable, type_ in annotation.typemap.items() if type_ == F64]
+    for call, signature in annotation.calltypes.items():
+        function = annotation.typemap.get(call.func.name) if getattr(call, "op", "") == "call" else None
+        if isinstance(function, numba.types.Dispatcher):
+            found += float64_variables(function.dispatcher, signature.args)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(set(BODIES) - EXACT_BOUNDS))
+def test_no_float64_in_float32(name: str) -> None:
+    assert float64_variables(BODIES[name], signature_of(name)) == []
+
+
+def test_a_careless_literal_is_seen() -> None:
+    @element
+    def careless(i: Any, out: Any, x: Any) -> None:
+        out[i] = x[i] * 2.5
+
+    @element
+    def calls_it(i: Any, out: Any, x: Any) -> None:
+        careless(i, out, x)
+
+    types = (I64, array_of(F32), array_of(F32))
+    assert float64_variables(careless, types)
+    assert float64_variables(calls_it, types)
+
+
+@pytest.mark.parametrize("name", sorted(BODIES))
+def test_compiles_for_a_gpu(name: str) -> None:
+    """Down to PTX, without a driver."""
+    cuda = pytest.importorskip("numba.cuda")
+    nvvm = pytest.importorskip("numba.cuda.cudadrv.nvvm")
+    if not nvvm.is_available():
+        pytest.skip("compiling for a GPU needs NVVM, of the CUDA toolkit or of nvidia-cuda-nvcc")
+    somewhere = SimpleNamespace(compute_capability=(9, 0))
+    with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=somewhere):
+        ptx, _ = cuda.compile_ptx(gpu_function(BODIES[name]), signature_of(name), cc=(9, 0))
+    assert ".entry" in ptx
+
+
+def test_kernels_take_the_parameters_of_their_body() -> None:
+    @element
+    def scaled(i: Any, out: Any, x: Any, factor: Any) -> None:
+        out[i] = factor * x[i]
+
+    assert list(inspect.signature(gpu_function(scaled)).parameters) == ["count", "out", "x", "factor"]
+    x = np.arange(5, dtype="float32")
+    out = np.zeros_like(x)
+    cpu_kernel(scaled)(4, out, x, np.float32(2))
+    assert out.tolist() == [0, 2, 4, 6, 0]
+    assert cpu_kernel(scaled) is cpu_kernel(scaled)
+
+
+def test_no_elements_no_launch() -> None:
+    device().for_elements(None, 0)

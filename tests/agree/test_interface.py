@@ -1,0 +1,44 @@
+"""The same names with the same parameters and defaults in both backends."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from .backends import gpu, ref
+
+
+def parameters_of(f: Any) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
+
+
+@pytest.mark.parametrize("name", gpu.__all__)
+def test_parameters(name: str) -> None:
+    assert parameters_of(getattr(gpu, name)) == parameters_of(getattr(ref, name))
+
+
+# What is not written yet. Empty when the backend is complete.
+MISSING = {
+    *("add_bias", "add_bias_vjp", "avg_pool2d", "avg_pool2d_vjp", "batch_norm", "batch_norm_inference"),
+    *("batch_norm_inference_vjp", "batch_norm_vjp", "conv2d", "conv2d_vjp", "conv_transpose2d"),
+    *("conv_transpose2d_vjp", "linear", "linear_vjp", "log_softmax", "relu", "relu_vjp", "softmax_cross_entropy"),
+    *("softmax_cross_entropy_vjp", "squared_error", "squared_error_vjp", "tanh", "tanh_vjp"),
+}
+
+
+def test_names() -> None:
+    assert sorted({*gpu.__all__, *MISSING}) == sorted(ref.__all__)
+    assert not MISSING & {*gpu.__all__}
+    assert list(gpu.__all__) == sorted(gpu.__all__)
+
+
+def test_a_changed_default_is_seen() -> None:
+    def f(x: Any, *, step: int = 0) -> None:
+        """A function."""
+
+    def g(x: Any, *, step: int = 1) -> None:
+        """The same with another default."""
+
+    assert parameters_of(f) != parameters_of(g)

@@ -1,0 +1,101 @@
+"""Every CUDA C++ kernel of the package: the same bits in all schedules, and clean under the sanitizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not installed")
+
+from malade_gpu.device import KERNELS
+from malade_gpu.emulation import SCHEDULES, build, sanitize
+from malade_gpu.source import kernels_of
+
+
+class Launch(NamedTuple):
+    """One launch of a kernel, small enough for the sanitizers."""
+
+    file: str
+    kernel: str
+    grid: Sequence[int]
+    block: Sequence[int]
+    arguments: tuple[Any, ...]
+    shared_bytes: int = 0
+    defines: Any = None
+
+
+def rows() -> list[Launch]:
+    """Two samples of 37 and of 300 numbers: fewer and more than a block has threads."""
+    found = []
+    for size, real, dtype in ((37, "float", "float32"), (300, "double", "float64")):
+        rng = np.random.default_rng(size)
+        x, centre, normal = rng.random((3, 2, size)).astype(dtype)
+        out, numbers = np.full_like(x, np.nan), np.full(2, np.nan)
+        uniform, sums = rng.random(2).astype(dtype), np.full(2, np.nan, dtype=dtype)
+        for kernel, arguments in (
+            ("normalised_step", (x, normal, out, size, 0.1)),
+            ("project_l2", (x, centre, out, size, 0.5, 0.4)),
+            ("random_start_l2", (centre, normal, uniform, out, size, 0.5, 0.45, 0.4)),
+            ("distance_l2", (x, centre, numbers, size)),
+            ("distance_linf", (x, centre, numbers, size)),
+            ("squared_error", (x, centre, sums, size)),
+        ):
+            found.append(Launch("rows", kernel, (2,), (128,), arguments, defines={"REAL": real}))
+    return found
+
+
+LAUNCHES = rows()
+NAMES = [f"{launch.file}.{launch.kernel}-{i}" for i, launch in enumerate(LAUNCHES)]
+
+
+def fresh(launch: Launch) -> tuple[Any, ...]:
+    return tuple(np.copy(value) if isinstance(value, np.ndarray) else value for value in launch.arguments)
+
+
+def run(launch: Launch, schedule: Any) -> list[np.ndarray]:
+    """All arrays after the launch."""
+    arguments = fresh(launch)
+    build(KERNELS / f"{launch.file}.cuh", defines=launch.defines).launch(
+        launch.kernel, launch.grid, launch.block, arguments, shared_bytes=launch.shared_bytes, schedule=schedule
+    )
+    return [value for value in arguments if isinstance(value, np.ndarray)]
+
+
+def test_every_kernel_is_here() -> None:
+    everywhere = {
+        (path.stem, kernel)
+        for path in KERNELS.glob("*.cuh")
+        for kernel in kernels_of(path.read_text(), {"REAL": "float"})
+    }
+    assert {(launch.file, launch.kernel) for launch in LAUNCHES} == everywhere
+
+
+@pytest.mark.parametrize("launch", LAUNCHES, ids=NAMES)
+def test_schedules_make_no_difference(launch: Launch) -> None:
+    first, *others = (run(launch, schedule) for schedule in SCHEDULES)
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            assert a.tobytes() == b.tobytes()
+    assert all(np.isfinite(array).all() for array in first)
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address"])
+@pytest.mark.parametrize("launch", LAUNCHES, ids=NAMES)
+def test_sanitizers_have_nothing_to_say(launch: Launch, sanitizer: str) -> None:
+    arguments = fresh(launch)
+    sanitize(
+        KERNELS / f"{launch.file}.cuh",
+        launch.kernel,
+        launch.grid,
+        launch.block,
+        arguments,
+        sanitizer=sanitizer,
+        shared_bytes=launch.shared_bytes,
+        defines=launch.defines,
+    )
+    results = [value for value in arguments if isinstance(value, np.ndarray)]
+    for result, expected in zip(results, run(launch, SCHEDULES[0]), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-6)
