@@ -8,8 +8,11 @@ are copied.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..device import device
 
@@ -23,10 +26,13 @@ class Rows(NamedTuple):
         Contiguous.
     empty : callable
         Makes an array of the original shape for a dtype, and its rows.
+    run : int
+        How many neighbours in a row belong to one channel (axis 1 of c): number k of a row is of channel k // run % c.
     """
 
     arrays: list[Any]
     empty: Callable[[Any], tuple[Any, Any]]
+    run: int
 
 
 def rows(*arrays: Any) -> Rows:
@@ -57,7 +63,89 @@ def rows(*arrays: Any) -> Rows:
         whole = device().empty(shape, dtype)
         return whole.transpose(back), whole.reshape(n, size)
 
-    return Rows([as_rows(array) for array in arrays], empty)
+    run = math.prod(shape[order.index(1) + 1 :]) if first.ndim > 1 else 1
+    return Rows([as_rows(array) for array in arrays], empty, run)
+
+
+def of_channels(*values: Any) -> list[Any]:
+    """Numbers of the channels as a kernel takes them.
+
+    Parameters
+    ----------
+    *values : arrays of shape (c,)
+        One number a channel.
+
+    Returns
+    -------
+    list of arrays of shape (c,)
+        Contiguous.
+    """
+    return [device().xp.ascontiguousarray(array) for array in values]
+
+
+def for_each_of_channels(body: Any, arrays: tuple[Any, ...], values: tuple[Any, ...], *numbers: Any) -> Any:
+    """New array, element by element, with numbers of the element's channel.
+
+    Parameters
+    ----------
+    body : function decorated with `elements.element`
+        Called with (i, output, inputs, values, channels, run, numbers): element i is of channel i // run % channels.
+    arrays : tuple of arrays of one shape (n, c, ...)
+        Inputs.
+    values : tuple of arrays of shape (c,)
+        What is known of each channel.
+    *numbers : NumPy scalars
+        What else the body takes.
+
+    Returns
+    -------
+    array
+        Output, in the first input's shape, memory order and dtype.
+    """
+    inputs = rows(*arrays)
+    result, out = inputs.empty(arrays[0].dtype)
+    flat = [array.reshape(-1) for array in (out, *inputs.arrays)]
+    channels, run = np.int64(max(1, arrays[0].shape[1])), np.int64(max(1, inputs.run))
+    device().for_elements(body, out.size, *flat, *of_channels(*values), channels, run, *numbers)
+    return result
+
+
+def channels_last(x: Any) -> Any:
+    """Images with the channels innermost.
+
+    Parameters
+    ----------
+    x : array of shape (n, c, h, w)
+        Images in any memory order.
+
+    Returns
+    -------
+    array of shape (n, h, w, c)
+        Contiguous; no copy if it is so already.
+    """
+    return device().xp.ascontiguousarray(x.transpose(0, 2, 3, 1))
+
+
+def empty_channels_last(shape: tuple[int, int, int, int], dtype: Any) -> tuple[Any, Any]:
+    """New images whose channels lie innermost.
+
+    Parameters
+    ----------
+    shape : tuple of four int
+        (n, c, h, w).
+    dtype : dtype
+        Their type.
+
+    Returns
+    -------
+    result : array of shape (n, c, h, w)
+        A view of ``memory``.
+    memory : array of shape (n, h, w, c)
+        Contiguous, uninitialised.
+    """
+    n, c, h, w = shape
+    memory = device().empty((n, h, w, c), dtype)
+    return memory.transpose(0, 3, 1, 2), memory
 
 
 def for_each_element(body: Any, arrays: tuple[Any, ...], *numbers: Any, dtypes: tuple[Any, ...] = ()) -> Any:

@@ -47,7 +47,42 @@ def rows() -> list[Launch]:
     return found
 
 
-LAUNCHES = rows()
+def channels() -> list[Launch]:
+    """Three channels of numbers for one block and for several, neighbours of one channel and of different ones."""
+    found = []
+    for count, run, real, dtype in ((300, 1, "float", "float32"), (16384 + 40, 8, "double", "float64")):
+        rng = np.random.default_rng(count)
+        x, dy = rng.random((2, count // run, 3, run)).astype(dtype)
+        mean, variance = rng.random((2, 3)).astype(dtype)
+        num_chunks = -(-count // 16384)
+        sums, exact, rounded = np.full((3, num_chunks), np.nan), np.full(3, np.nan), np.full(3, np.nan, dtype)
+        for kernel, grid, arguments in (
+            ("channel_sums", (3, num_chunks), (x, sums, count, run)),
+            ("channel_squares", (3, num_chunks), (x, mean.astype("float64"), sums, count, run)),
+            ("channel_products", (3, num_chunks), (dy, x, mean, variance, sums, count, run, 1e-5)),
+            ("channel_totals", (3,), (rng.random((3, num_chunks)), exact, rounded, num_chunks, 7.0)),
+        ):
+            found.append(Launch("channels", kernel, grid, (128,), arguments, defines={"REAL": real}))
+    return found
+
+
+def softmax() -> list[Launch]:
+    """Five samples, one more than a block takes; fewer and more classes than a warp has lanes."""
+    found = []
+    for k, real, dtype in ((10, "float", "float32"), (70, "double", "float64")):
+        rng = np.random.default_rng(k)
+        logits, labels = rng.standard_normal((5, k)).astype(dtype), np.array([0, 3, 9, 1, 1])
+        out, loss, dloss = np.full_like(logits, np.nan), np.full(5, np.nan, dtype), np.ones(5, dtype)
+        for kernel, arguments in (
+            ("log_softmax", (logits, out)),
+            ("cross_entropy", (logits, labels, loss)),
+            ("cross_entropy_vjp", (dloss, logits, labels, out)),
+        ):
+            found.append(Launch("softmax", kernel, (2,), (128,), (*arguments, 5, k), defines={"REAL": real}))
+    return found
+
+
+LAUNCHES = rows() + channels() + softmax()
 NAMES = [f"{launch.file}.{launch.kernel}-{i}" for i, launch in enumerate(LAUNCHES)]
 
 

@@ -1,0 +1,440 @@
+r"""Layers between the convolutions: linear, bias, relu, tanh, batch normalisation, average pooling.
+
+Every op `f` stands beside its vector-Jacobian product `f_vjp`: given dy, the gradient of a scalar with respect to the
+output, it returns the gradient with respect to each input. Nothing is done in place and no output shares memory with an
+input. Elementwise results keep the memory order of their input; sums over a batch are taken in double and in a fixed
+order.
+
+Axes: n images, c channels, (h, w) pixels, d features in, k features out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from malade_ref.arrays import Array
+from malade_ref.checks import InputError, check_float, check_ndim, check_number, check_same, check_shape
+
+from ..device import device
+from ..kernels import layers as kernels
+from .geometry import Pair, as_pair
+from .layout import channels_last, empty_channels_last, for_each_element, for_each_of_channels, of_channels, rows
+
+REAL = {"float32": "float", "float64": "double"}
+THREADS = 128  # of a block of channels.cuh
+CHUNK = 16384  # numbers that it adds up
+
+
+def linear(x: Array, weight: Array) -> Array:
+    """Matrix product ``y = x weight^T``.
+
+    Parameters
+    ----------
+    x : array of shape (n, d), float32 or float64
+        Input.
+    weight : array of shape (k, d), same dtype
+        One row an output.
+
+    Returns
+    -------
+    array of shape (n, k), same dtype
+        The product.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit.
+    """
+    check_ndim("x", x, 2, "(n, d)")
+    check_ndim("weight", weight, 2, "(k, d)")
+    check_float("x", x)
+    if weight.dtype != x.dtype:
+        raise InputError(f"weight: expected dtype {x.dtype} (that of x), got {weight.dtype}")
+    if weight.shape[1] != x.shape[1]:
+        raise InputError(f"x: expected {weight.shape[1]} features (those of weight), got {x.shape[1]}")
+    return x @ weight.T
+
+
+def linear_vjp(
+    dy: Array, x: Array, weight: Array, *, need_dx: bool = True, need_dweight: bool = True
+) -> tuple[Array | None, Array | None]:
+    """Vector-Jacobian products of `linear`: dx = dy weight, dweight = dy^T x.
+
+    Parameters
+    ----------
+    dy : array of shape (n, k)
+        Gradient with respect to the output.
+    x, weight
+        As given to `linear`.
+    need_dx, need_dweight : bool
+        Which of the two to compute.
+
+    Returns
+    -------
+    dx : array of shape (n, d), or None
+        Gradient with respect to the input.
+    dweight : array of shape (k, d), or None
+        Gradient with respect to the weight, summed over samples.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit.
+    """
+    check_shape("dy", dy, (len(x), len(weight)))
+    return (dy @ weight if need_dx else None), (dy.T @ x if need_dweight else None)
+
+
+def add_bias(x: Array, bias: Array) -> Array:
+    """Add one number to every channel (or feature).
+
+    Parameters
+    ----------
+    x : array of shape (n, c, ...), float32 or float64
+        Input.
+    bias : array of shape (c,), same dtype
+        Numbers to add.
+
+    Returns
+    -------
+    array of x's shape and dtype
+        The sum.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit.
+    """
+    check_float("x", x)
+    if x.ndim < 2 or bias.shape != (x.shape[1],):
+        raise InputError(f"bias: expected one number a channel of x {x.shape}, got shape {bias.shape}")
+    if bias.dtype != x.dtype:
+        raise InputError(f"bias: expected dtype {x.dtype} (that of x), got {bias.dtype}")
+    return for_each_of_channels(kernels.add_bias, (x,), (bias,))
+
+
+def add_bias_vjp(dy: Array) -> Array:
+    """Gradient of `add_bias` with respect to the bias (with respect to x it is dy itself).
+
+    Parameters
+    ----------
+    dy : array of shape (n, c, ...)
+        Gradient with respect to the output.
+
+    Returns
+    -------
+    array of shape (c,)
+        dy summed over samples and pixels.
+    """
+    return _totals("channel_sums", (dy,))[1]
+
+
+def relu(x: Array) -> Array:
+    """Rectifier, ``y = max(x, 0)``.
+
+    Parameters
+    ----------
+    x : array, float32 or float64
+        Input. NaN stays NaN.
+
+    Returns
+    -------
+    array of x's shape and dtype
+        The positive part.
+    """
+    return for_each_element(kernels.relu, (x,))
+
+
+def relu_vjp(dy: Array, y: Array) -> Array:
+    """Vector-Jacobian product of `relu`; the derivative at 0 is 0.
+
+    Parameters
+    ----------
+    dy, y : array of one shape and dtype
+        Gradient with respect to the output, and the output itself.
+
+    Returns
+    -------
+    array, same shape and dtype
+        Gradient with respect to the input.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("dy", dy, "y", y)
+    return for_each_element(kernels.relu_vjp, (dy, y))
+
+
+def tanh(x: Array) -> Array:
+    """Hyperbolic tangent.
+
+    Parameters
+    ----------
+    x : array, float32 or float64
+        Input.
+
+    Returns
+    -------
+    array of x's shape and dtype
+        tanh(x).
+    """
+    return for_each_element(kernels.tanh, (x,))
+
+
+def tanh_vjp(dy: Array, y: Array) -> Array:
+    """Vector-Jacobian product of `tanh`: dy (1 - y^2).
+
+    Parameters
+    ----------
+    dy, y : array of one shape and dtype
+        Gradient with respect to the output, and the output itself.
+
+    Returns
+    -------
+    array, same shape and dtype
+        Gradient with respect to the input.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("dy", dy, "y", y)
+    return for_each_element(kernels.tanh_vjp, (dy, y))
+
+
+def batch_norm(x: Array, gain: Array, bias: Array, *, epsilon: float = 1e-5) -> tuple[Array, Array, Array]:
+    r"""Batch normalisation with the batch's own statistics (training).
+
+    .. math:: y = gain (x - mean) / \sqrt{variance + epsilon} + bias,
+
+    mean and variance (divided by the count) over samples and pixels of each channel.
+
+    Parameters
+    ----------
+    x : array of shape (n, c, ...), float32 or float64
+        Input, at least one number a channel.
+    gain, bias : array of shape (c,), same dtype
+        Scale and shift.
+    epsilon : float
+        Added to the variance, > 0.
+
+    Returns
+    -------
+    y : array of x's shape and dtype
+        Normalised input.
+    mean, variance : array of shape (c,)
+        The batch's statistics, for the running averages and for `batch_norm_vjp`.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit, the batch is empty, or epsilon is not positive.
+
+    References
+    ----------
+    .. [1] Ioffe and Szegedy, "Batch normalization", ICML 2015.
+    """
+    if x.size == 0:
+        raise InputError(f"x: batch statistics need at least one number a channel, got shape {x.shape}")
+    _check_norm(x, epsilon, gain=gain, bias=bias)
+    count = x.size // x.shape[1]
+    exact_mean, mean = _totals("channel_sums", (x,), divisor=count)
+    _, variance = _totals("channel_squares", (x,), (exact_mean,), divisor=count)
+    return batch_norm_inference(x, gain, bias, mean, variance, epsilon=epsilon), mean, variance
+
+
+def batch_norm_vjp(
+    dy: Array, x: Array, gain: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    """Vector-Jacobian products of `batch_norm`, through the batch's statistics.
+
+    Parameters
+    ----------
+    dy : array of x's shape
+        Gradient with respect to y.
+    x, gain, epsilon
+        As given to `batch_norm`.
+    mean, variance : array of shape (c,)
+        As it returned them.
+
+    Returns
+    -------
+    dx : array of x's shape
+        Gradient with respect to the input.
+    dgain, dbias : array of shape (c,)
+        Gradients with respect to scale and shift.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("dy", dy, "x", x)
+    real = x.dtype.type
+    _, dbias = _totals("channel_sums", (dy,))
+    _, dgain = _totals("channel_products", (dy, x), (mean, variance), float(real(epsilon)))
+    count = real(max(1, x.size // max(1, x.shape[1])))
+    values = gain, mean, variance, dgain, dbias
+    return for_each_of_channels(kernels.batch_norm_vjp, (dy, x), values, count, real(epsilon)), dgain, dbias
+
+
+def batch_norm_inference(
+    x: Array, gain: Array, bias: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5
+) -> Array:
+    """Batch normalisation with given statistics: an affine map of each channel.
+
+    Parameters
+    ----------
+    x : array of shape (n, c, ...), float32 or float64
+        Input.
+    gain, bias, mean, variance : array of shape (c,), same dtype
+        Scale, shift, and running statistics.
+    epsilon : float
+        Added to the variance, > 0.
+
+    Returns
+    -------
+    array of x's shape and dtype
+        Normalised input.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit or epsilon is not positive.
+    """
+    _check_norm(x, epsilon, gain=gain, bias=bias, mean=mean, variance=variance)
+    values = gain, bias, mean, variance
+    return for_each_of_channels(kernels.batch_norm, (x,), values, x.dtype.type(epsilon))
+
+
+def batch_norm_inference_vjp(dy: Array, gain: Array, variance: Array, *, epsilon: float = 1e-5) -> Array:
+    """Gradient of `batch_norm_inference` with respect to x.
+
+    Parameters
+    ----------
+    dy : array of shape (n, c, ...)
+        Gradient with respect to the output.
+    gain, variance, epsilon
+        As given to `batch_norm_inference`.
+
+    Returns
+    -------
+    array of dy's shape and dtype
+        Gradient with respect to the input.
+    """
+    return for_each_of_channels(kernels.batch_norm_inference_vjp, (dy,), (gain, variance), dy.dtype.type(epsilon))
+
+
+def avg_pool2d(x: Array, *, size: int | Pair) -> Array:
+    """Means over tiles of pixels; rows and columns that do not fill a tile are left out.
+
+    Parameters
+    ----------
+    x : array of shape (n, c, h, w), float32 or float64
+        Input.
+    size : int or pair of int
+        Height and width of a tile, which is also the stride.
+
+    Returns
+    -------
+    array of shape (n, c, h // size, w // size), same dtype
+        The means.
+
+    Raises
+    ------
+    InputError
+        If the tile is larger than the image or the size is malformed.
+    """
+    tiles = _tiles(x, size)
+    n, c, h, w = x.shape
+    means, out = empty_channels_last((n, c, h // tiles[0], w // tiles[1]), x.dtype)
+    _pool(kernels.avg_pool, out, channels_last(x), x.shape, tiles)
+    return means
+
+
+def avg_pool2d_vjp(dy: Array, x_shape: tuple[int, ...], *, size: int | Pair) -> Array:
+    """Vector-Jacobian product of `avg_pool2d`: every pixel of a tile gets an equal share.
+
+    Parameters
+    ----------
+    dy : array of shape (n, c, h // size, w // size)
+        Gradient with respect to the output.
+    x_shape : tuple of int
+        Shape of the input.
+    size : int or pair of int
+        As given to `avg_pool2d`.
+
+    Returns
+    -------
+    array of shape x_shape
+        Gradient with respect to the input; 0 where no tile reached.
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit.
+    """
+    memory = device().empty(x_shape, dy.dtype)
+    tiles = _tiles(memory, size)
+    n, c, h, w = x_shape
+    check_shape("dy", dy, (n, c, h // tiles[0], w // tiles[1]))
+    out = memory.reshape(n, h, w, c)
+    _pool(kernels.avg_pool_vjp, out, channels_last(dy), x_shape, tiles)
+    return out.transpose(0, 3, 1, 2)
+
+
+def _check_norm(x: Array, epsilon: float, **values: Array) -> None:
+    check_float("x", x)
+    check_number("epsilon", epsilon, above=0)
+    for name, value in values.items():
+        check_shape(name, value, x.shape[1:2])
+
+
+def _totals(
+    kernel: str, arrays: tuple[Array, ...], values: tuple[Array, ...] = (), *numbers: float, divisor: float = 1
+) -> tuple[Array, Array]:
+    """Sums over each channel by a kernel of channels.cuh, divided; in float64 and in the arrays' dtype."""
+    inputs = rows(*arrays)
+    channels, dtype = arrays[0].shape[1], arrays[0].dtype
+    exact, rounded = device().empty((channels,), "float64"), device().empty((channels,), dtype)
+    if not channels:
+        return exact, rounded
+    count = arrays[0].size // channels
+    num_chunks = max(1, -(-count // CHUNK))
+    sums = device().empty((channels, num_chunks), "float64")
+    settings: dict[str, Any] = {"block": (THREADS,), "defines": {"REAL": REAL[str(dtype)]}}
+    of_each = of_channels(*values)
+    device().launch(
+        "channels",
+        kernel,
+        grid=(channels, num_chunks),
+        arguments=(*inputs.arrays, *of_each, sums, count, max(1, inputs.run), *numbers),
+        **settings,
+    )
+    totals = sums, exact, rounded, num_chunks, float(divisor)
+    device().launch("channels", "channel_totals", grid=(channels,), arguments=totals, **settings)
+    return exact, rounded
+
+
+def _tiles(x: Array, size: int | Pair) -> Pair:
+    """Height and width of a tile that fits the images."""
+    check_ndim("x", x, 4, "(n, c, h, w)")
+    check_float("x", x)
+    tile = as_pair("size", size, minimum=1)
+    h, w = x.shape[2:]
+    if tile[0] > h or tile[1] > w:
+        raise InputError(f"size: tile {tile} is larger than the image ({h}, {w})")
+    return tile
+
+
+def _pool(body: Any, out: Array, source: Array, shape: tuple[int, ...], tile: Pair) -> None:
+    """Run one of the pooling bodies; ``out`` and ``source`` are channels-last, ``shape`` that of the images."""
+    _, c, h, w = shape
+    sizes = map(np.int64, (c, h, w, h // tile[0], w // tile[1], *tile))
+    device().for_elements(body, out.size, out.reshape(-1), source.reshape(-1), *sizes, out.dtype.type(math.prod(tile)))

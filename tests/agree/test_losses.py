@@ -1,0 +1,123 @@
+"""Losses and their derivatives."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.strategies import DTYPES, LogitsAndLabels, floats_of_shape, images_nchw, logits_nk, matrices_nd
+from tests.tolerances import assert_planted_caught
+
+from .backends import agree, complain_alike, gpu, on_device
+
+
+def magnitude(logits: Any) -> Any:
+    """What the rounding of a logarithm of probabilities is relative to."""
+    return 1 + np.abs(logits).max(axis=1, initial=0, keepdims=True).astype("float64")
+
+
+@given(logits_nk(), st.data())
+def test_cross_entropy(case: LogitsAndLabels, data: st.DataObject) -> None:
+    scale = magnitude(case.logits)
+    agree("log_softmax", case.logits, scale=scale)
+    agree("softmax_cross_entropy", *case, scale=scale[:, 0])
+    agree("softmax_cross_entropy", case.logits, case.labels.astype("uint8"), scale=scale[:, 0])
+    dloss = data.draw(floats_of_shape(case.labels.shape, dtype=str(case.logits.dtype)))
+    # The reference's probabilities come from logarithms, whose rounding grows with the logits.
+    agree("softmax_cross_entropy_vjp", dloss, *case, scale=np.abs(dloss)[:, None] * scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_classes(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((3, 1000)).astype(dtype), np.array([0, 999, 500])
+    agree("log_softmax", logits, scale=magnitude(logits))
+    agree("softmax_cross_entropy", logits, labels)
+    agree("softmax_cross_entropy_vjp", np.ones(3, dtype), logits, labels)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_confident_classifiers_keep_their_loss_and_gradient(dtype: str) -> None:
+    logits, labels = np.array([[60.0, 0.0, 0.0]], dtype=dtype), np.array([0])
+    loss = on_device(gpu.softmax_cross_entropy)(logits, labels)
+    gradient = on_device(gpu.softmax_cross_entropy_vjp)(np.ones(1, dtype), logits, labels)
+    np.testing.assert_allclose(loss, 2 * math.exp(-60), rtol=1e-6)
+    np.testing.assert_allclose(gradient, math.exp(-60) * np.array([[-2, 1, 1]]), rtol=1e-6)
+
+
+def test_not_a_number_stays_in_its_sample() -> None:
+    logits = np.array([[0.0, 1.0, 2.0], [0.0, np.nan, 1.0], [1.0, 0.0, 5.0]])
+    labels = np.array([2, 0, 1])
+    agree("log_softmax", logits)
+    agree("softmax_cross_entropy", logits, labels)
+    assert np.isnan(on_device(gpu.softmax_cross_entropy_vjp)(np.ones(3), logits, labels)).any(axis=1).tolist() == [
+        False,
+        True,
+        False,
+    ]
+
+
+def sizes(output: Any, target: Any) -> Any:
+    return (np.abs(output) + np.abs(target)).astype("float64")
+
+
+@given(images_nchw() | matrices_nd(), st.data())
+def test_squared_error(output: Any, data: st.DataObject) -> None:
+    dtype = str(output.dtype)
+    target = data.draw(floats_of_shape(output.shape, dtype=dtype))
+    scale = (sizes(output, target) ** 2).sum(axis=tuple(range(1, output.ndim)))
+    agree("squared_error", output, target, scale=scale)
+    dloss = data.draw(floats_of_shape(output.shape[:1], dtype=dtype))
+    slopes = 2 * np.abs(dloss).reshape(-1, *[1] * (output.ndim - 1))
+    agree("squared_error_vjp", dloss, output, target, scale=slopes * sizes(output, target))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sample_does_not_depend_on_its_batch(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    logits, output, target = (rng.standard_normal((7, 33)).astype(dtype) for _ in range(3))
+    labels, dloss = np.arange(7), rng.random(7).astype(dtype)
+    for op, arrays in (
+        (gpu.log_softmax, (logits,)),
+        (gpu.softmax_cross_entropy, (logits, labels)),
+        (gpu.softmax_cross_entropy_vjp, (dloss, logits, labels)),
+        (gpu.squared_error, (output, target)),
+        (gpu.squared_error_vjp, (dloss, output, target)),
+    ):
+        alone = on_device(op)(*(array[5:6] for array in arrays))
+        np.testing.assert_array_equal(alone, on_device(op)(*arrays)[5:6])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_planted_errors_are_caught(dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    logits, labels = rng.standard_normal((4, 5)).astype(dtype), np.array([0, 4, 2, 2])
+    dloss = (1 + rng.random(4)).astype(dtype)
+    output, target = rng.standard_normal((2, 4, 2, 3)).astype(dtype)
+    for name, arrays in {
+        "log_softmax": (logits,),
+        "softmax_cross_entropy": (logits, labels),
+        "softmax_cross_entropy_vjp": (dloss, logits, labels),
+        "squared_error": (output, target),
+        "squared_error_vjp": (dloss, output, target),
+    }.items():
+        assert_planted_caught(lambda f, name=name, arrays=arrays: agree(name, *arrays, op=f), getattr(gpu, name))
+
+
+L, Y = np.zeros((2, 3)), np.zeros(2, dtype=int)
+
+
+def test_complaints() -> None:
+    for arrays in ((L[0], Y), (L.astype(int), Y), (L, Y[:1]), (L, Y[None]), (L, Y.astype(float))):
+        complain_alike("softmax_cross_entropy", *arrays)
+        complain_alike("softmax_cross_entropy_vjp", Y.astype(float), *arrays)
+    complain_alike("softmax_cross_entropy_vjp", L, L, Y)
+    for arrays in ((L, L[:1]), (L, L.astype("float32")), (Y, Y)):
+        complain_alike("squared_error", *arrays)
+    complain_alike("squared_error_vjp", L, L, L)
+    complain_alike("squared_error_vjp", Y, L, L[:1])
