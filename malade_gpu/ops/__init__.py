@@ -13,6 +13,7 @@ from .attack_steps import (
     select,
     sign_step,
 )
+from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
 from .langevin import clip_pixels, langevin_step, langevin_step_vjp
 from .layers import (
     add_bias,
@@ -77,6 +78,10 @@ __all__ = [
     "check_sample_index",
     "clip_pixels",
     "concatenate",
+    "conv2d",
+    "conv2d_vjp",
+    "conv_transpose2d",
+    "conv_transpose2d_vjp",
     "derive_key",
     "distance_l2",
     "distance_linf",

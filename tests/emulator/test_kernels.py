@@ -82,7 +82,45 @@ def softmax() -> list[Launch]:
     return found
 
 
-LAUNCHES = rows() + channels() + softmax()
+def conv() -> list[Launch]:
+    """Two images of 5 x 6, windows of 3 x 2 with a stride of 2 x 1; two blocks of columns, sums over pixels in two parts.
+
+    Every precision, the narrowest and the widest tiles.
+    """
+    found = []
+    for real, dtype, tile, precision, channels, columns in (
+        *(("float", "float32", tile, 0, 3, tile + 1) for tile in (4, 64)),
+        ("double", "float64", 16, 0, 3, 17),
+        *(("float", "float32", 8, precision, 3, 9) for precision in (1, 2, 3)),
+        ("float", "float32", 64, 1, 3, 65),
+    ):
+        rng = np.random.default_rng(tile)
+        n, (h, w), (kh, kw), (rows, cols) = 2, (5, 6), (3, 2), (3, 6)
+        num_pixels, num_taps = n * rows * cols, kh * kw * channels
+        x, weight, dy = (
+            rng.standard_normal(shape).astype(dtype)
+            for shape in ((n, h, w, channels), (num_taps, columns), (num_pixels, columns))
+        )
+        y, dweight = np.full((num_pixels, columns), np.nan, dtype), np.full((columns, channels, kh, kw), np.nan, dtype)
+        parts = np.full((2, num_taps, columns), np.nan, dtype)
+        rows_of_tile = 64 if tile >= 32 else 128
+        windows = h, w, channels, kw, 2, 1, 1, 0, rows, cols
+        sizes = num_pixels, num_taps, columns
+        settings = {"block": (128,), "defines": {"REAL": real, "TILE_N": tile, "PRECISION": precision}}
+        grid = -(-num_pixels // rows_of_tile), -(-columns // tile)
+        placed = rows, cols, 1, 1, 0, 0
+        found.append(Launch("conv", "correlate", grid, arguments=(x, weight, y, *sizes, *windows, *placed), **settings))
+        grid = -(-num_taps // rows_of_tile), -(-columns // tile), 2
+        found.append(
+            Launch("conv", "weight_gradient", grid, arguments=(x, dy, parts, *sizes, 20, *windows), **settings)
+        )
+        if precision == 0:
+            arguments = rng.random(parts.shape).astype(dtype), dweight, 2, columns, channels, kh * kw
+            found.append(Launch("conv", "add_parts", (-(-dweight.size // 128),), arguments=arguments, **settings))
+    return found
+
+
+LAUNCHES = rows() + channels() + softmax() + conv()
 NAMES = [f"{launch.file}.{launch.kernel}-{i}" for i, launch in enumerate(LAUNCHES)]
 
 

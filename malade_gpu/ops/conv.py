@@ -1,0 +1,350 @@
+r"""Two-dimensional convolution and its transpose, with their derivatives.
+
+    y[n, o, i, j] = sum_{c, u, v} weight[o, c, u, v] * xp[n, c, i*sh + u, j*sw + v],    xp = x padded with zeros.
+
+All four ops are three products, `correlate` W x, `spread` W^T dy and `weight_gradient` dy x^T; the kernels of conv.cuh
+compute the first and the last. Along one axis the second one is
+
+    dx[p] = sum over u of weight[u] dy[(p + top - u) / s],    where s divides p + top - u.
+
+For the pixels p = q s + a of one *phase* a, with a + top = b s + offset, only the taps u = offset + t s take part, and
+
+    dx[q s + a] = sum over t of weight[offset + t s] dy[q + b - t]:
+
+a correlation with stride 1 whose results lie s apart. With two axes and strides of 2 there are four of them.
+
+Axes: n images, c input channels, o output channels, (h, w) input, (oh, ow) output, (u, v) kernel. Results are views,
+(n, c, h, w), of channels-last arrays. How exactly float32 is multiplied is a setting: module `precision`.
+
+References
+----------
+.. [1] Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285, 2016.
+.. [2] Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores", arXiv:2203.03341, 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from malade_ref.arrays import Array
+from malade_ref.checks import InputError, check_float, check_ndim, check_shape
+
+from ..device import device
+from ..precision import PRECISIONS, precision
+from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
+from .layout import channels_last, empty_channels_last
+
+REAL = {"float32": "float", "float64": "double"}
+THREADS = 128  # of a block of conv.cuh
+# Columns of a block's results, by which a narrow product wastes less; rows as in conv.cuh.
+TILES = {"fp32": (4, 16, 32, 64), "tensor cores": (8, 16, 32, 64)}
+# A sum over pixels is cut into parts of at least PART pixels, but into no more than MOST_PARTS.
+PART, MOST_PARTS = 1024, 64
+
+
+def conv2d(x: Array, weight: Array, *, stride: int | Pair = 1, padding: Padding = "same") -> Array:
+    """Convolution (cross-correlation) of images with a kernel.
+
+    Parameters
+    ----------
+    x : array of shape (n, c, h, w), float32 or float64
+        Input. Not modified.
+    weight : array of shape (o, c, kh, kw), same dtype
+        Kernel.
+    stride : int or pair of int
+        Rows and columns between windows.
+    padding : {"same", "valid"}, int, pair of int, or ((top, bottom), (left, right))
+        Zeros around the input; "same" is TensorFlow's convention.
+
+    Returns
+    -------
+    array of shape (n, o, oh, ow), same dtype
+        The convolution.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit, or the kernel is larger than the padded input.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d(np.ones((1, 1, 4, 4)), np.ones((1, 1, 3, 3)), stride=2)[0, 0]
+    array([[9., 6.],
+           [6., 4.]])
+    """
+    geometry = _conv_geometry(x, weight, stride, padding)
+    return _correlate(x, weight, geometry)
+
+
+def conv2d_vjp(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = "same",
+    need_dx: bool = True,
+    need_dweight: bool = True,
+) -> tuple[Array | None, Array | None]:
+    """Vector-Jacobian products of `conv2d`.
+
+    Parameters
+    ----------
+    dy : array of shape (n, o, oh, ow)
+        Gradient with respect to the output.
+    x, weight, stride, padding
+        As given to `conv2d`.
+    need_dx, need_dweight : bool
+        Which of the two to compute.
+
+    Returns
+    -------
+    dx : array of x's shape, or None
+        Gradient with respect to the input.
+    dweight : array of weight's shape, or None
+        Gradient with respect to the kernel, summed over images.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit.
+    """
+    geometry = _conv_geometry(x, weight, stride, padding)
+    check_shape("dy", dy, (len(x), len(weight), *geometry.output))
+    dx = _spread(dy, weight, geometry) if need_dx else None
+    return dx, (_weight_gradient(x, dy, geometry) if need_dweight else None)
+
+
+def conv_transpose2d(
+    x: Array,
+    weight: Array,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = "same",
+    output_padding: int | Pair = 0,
+) -> Array:
+    """Transposed convolution: the adjoint of `conv2d` with the same weight, stride and padding.
+
+    Parameters
+    ----------
+    x : array of shape (n, c, h, w), float32 or float64
+        Input. Not modified.
+    weight : array of shape (c, o, kh, kw), same dtype
+        Kernel of the convolution from o to c channels that this op is the adjoint of.
+    stride : int or pair of int
+        Enlargement.
+    padding : {"same", "valid"}, int, pair of int, or ((top, bottom), (left, right))
+        Padding of that convolution, cropped here; "same" gives an output of (h * sh, w * sw).
+    output_padding : int or pair of int
+        Rows and columns added at the bottom and at the right, less than the stride; 0 with "same".
+
+    Returns
+    -------
+    array of shape (n, o, oh, ow), same dtype
+        The transposed convolution. Pixels that no kernel tap reaches are 0.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit, or the output would be empty.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv_transpose2d(np.full((1, 1, 1, 2), 3.0), np.ones((1, 1, 1, 1)), stride=2)[0, 0]
+    array([[3., 0., 3., 0.],
+           [0., 0., 0., 0.]])
+    """
+    geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
+    return _spread(x, weight, geometry)
+
+
+def conv_transpose2d_vjp(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = "same",
+    output_padding: int | Pair = 0,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+) -> tuple[Array | None, Array | None]:
+    """Vector-Jacobian products of `conv_transpose2d`.
+
+    Parameters
+    ----------
+    dy : array of shape (n, o, oh, ow)
+        Gradient with respect to the output.
+    x, weight, stride, padding, output_padding
+        As given to `conv_transpose2d`.
+    need_dx, need_dweight : bool
+        Which of the two to compute.
+
+    Returns
+    -------
+    dx : array of x's shape, or None
+        Gradient with respect to the input.
+    dweight : array of weight's shape, or None
+        Gradient with respect to the kernel, summed over images.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit.
+    """
+    geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
+    check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))
+    dx = _correlate(dy, weight, geometry) if need_dx else None
+    return dx, (_weight_gradient(dy, x, geometry) if need_dweight else None)
+
+
+def _correlate(x: Array, weight: Array, g: Geometry) -> Array:
+    """W x: (n, c, h, w) to (n, o, oh, ow)."""
+    y, memory = empty_channels_last((len(x), len(weight), *g.output), x.dtype)
+    windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
+    _launch_correlate(channels_last(x), weight.transpose(2, 3, 1, 0), windows, memory, (1, 1), (0, 0))
+    return y
+
+
+def _spread(dy: Array, weight: Array, g: Geometry) -> Array:
+    """W^T dy: (n, o, oh, ow) to (n, c, h, w)."""
+    dx, memory = empty_channels_last((len(dy), weight.shape[1], *g.size), dy.dtype)
+    source, (sh, sw) = channels_last(dy), g.stride
+    for a in _phases(g.size[0], g.kernel[0], sh, g.pads[0][0]):
+        for b in _phases(g.size[1], g.kernel[1], sw, g.pads[1][0]):
+            # The tap t = taps - 1 comes first: then dy's rows ascend.
+            taps = weight[:, :, a.offset :: sh, b.offset :: sw][:, :, ::-1, ::-1]
+            windows = _Windows((a.taps, b.taps), (1, 1), (a.before, b.before), (a.count, b.count))
+            _launch_correlate(source, taps.transpose(2, 3, 0, 1), windows, memory, g.stride, (a.number, b.number))
+    return dx
+
+
+def _weight_gradient(x: Array, dy: Array, g: Geometry) -> Array:
+    """The gradient dy x^T with respect to W: (o, c, kh, kw)."""
+    columns, channels = dy.shape[1], x.shape[1]
+    num_pixels, num_taps = len(x) * math.prod(g.output), math.prod(g.kernel) * channels
+    dweight = device().empty((columns, channels, *g.kernel), x.dtype)
+    part = max(PART, -(-num_pixels // MOST_PARTS))
+    num_parts = -(-num_pixels // part)
+    parts = device().empty((num_parts, num_taps, columns), x.dtype)
+    windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
+    tile = _tile(columns, x.dtype)
+    if num_parts:
+        device().launch(
+            "conv",
+            "weight_gradient",
+            grid=(-(-num_taps // tile.rows), -(-columns // tile.columns), num_parts),
+            block=(THREADS,),
+            arguments=(
+                *(channels_last(x), channels_last(dy), parts, num_pixels, num_taps, columns, part),
+                *windows.arguments(*g.size, channels),
+            ),
+            defines=tile.defines,
+        )
+    device().launch(
+        "conv",
+        "add_parts",
+        grid=(-(-dweight.size // THREADS),),
+        block=(THREADS,),
+        arguments=(parts, dweight, num_parts, columns, channels, math.prod(g.kernel)),
+        defines=tile.defines,
+    )
+    return dweight
+
+
+class _Windows(NamedTuple):
+    """A grid of windows on images; ``before`` are the zeros above and to the left."""
+
+    kernel: Pair
+    stride: Pair
+    before: Pair
+    grid: Pair
+
+    def arguments(self, h: int, w: int, c: int) -> tuple[int, ...]:
+        """What the kernels take, from h on."""
+        return h, w, c, max(1, self.kernel[1]), *self.stride, *self.before, *self.grid
+
+
+class _Phase(NamedTuple):
+    """The pixels q * stride + number, q < count, of a row (or column): which taps they see, and which of dy."""
+
+    number: int
+    count: int
+    offset: int
+    taps: int
+    before: int
+
+
+def _phases(size: int, kernel: int, stride: int, before: int) -> list[_Phase]:
+    """Phases of ``size`` pixels, of a convolution with ``before`` zeros in front."""
+    phases = []
+    for number in range(min(stride, size)):
+        whole, offset = divmod(number + before, stride)
+        taps = len(range(offset, kernel, stride))
+        phases.append(_Phase(number, len(range(number, size, stride)), offset, taps, taps - 1 - whole))
+    return phases
+
+
+class _Tile(NamedTuple):
+    """Results of a block, and what conv.cuh is compiled with for it."""
+
+    rows: int
+    columns: int
+    defines: dict[str, Any]
+
+
+def _tile(columns: int, dtype: Any) -> _Tile:
+    name = precision() if str(dtype) == "float32" else "fp32"
+    tiles = TILES["fp32" if name == "fp32" else "tensor cores"]
+    tile = next((tile for tile in tiles if columns <= tile), tiles[-1])
+    defines = {"REAL": REAL[str(dtype)], "TILE_N": tile, "PRECISION": PRECISIONS.index(name)}
+    return _Tile(64 if tile >= 32 else 128, tile, defines)
+
+
+def _launch_correlate(x: Array, weight: Array, windows: _Windows, out: Array, step: Pair, first: Pair) -> None:
+    """One correlation of channels-last images with a weight (u, v, c, o), to every ``step``-th pixel of ``out``."""
+    n, h, w, channels = x.shape
+    _, height, width, columns = out.shape
+    num_pixels, num_taps = n * math.prod(windows.grid), math.prod(windows.kernel) * channels
+    if not num_pixels:
+        return
+    tile = _tile(columns, x.dtype)
+    matrix = device().xp.ascontiguousarray(weight).reshape(num_taps, columns)
+    device().launch(
+        "conv",
+        "correlate",
+        grid=(-(-num_pixels // tile.rows), -(-columns // tile.columns)),
+        block=(THREADS,),
+        arguments=(
+            *(x, matrix, out, num_pixels, num_taps, columns, *windows.arguments(h, w, channels)),
+            *(height, width, *step, *first),
+        ),
+        defines=tile.defines,
+    )
+
+
+def _conv_geometry(x: Array, weight: Array, stride: int | Pair, padding: Padding) -> Geometry:
+    _check_operands(x, weight, of_weight=1)
+    return conv_geometry(x.shape[2:], weight.shape[2:], stride, padding)
+
+
+def _transpose_geometry(
+    x: Array, weight: Array, stride: int | Pair, padding: Padding, output_padding: int | Pair
+) -> Geometry:
+    _check_operands(x, weight, of_weight=0)
+    return transpose_geometry(x.shape[2:], weight.shape[2:], stride, padding, output_padding)
+
+
+def _check_operands(x: Array, weight: Array, *, of_weight: int) -> None:
+    check_ndim("x", x, 4, "(n, c, h, w)")
+    check_ndim("weight", weight, 4, "(o, c, kh, kw)")
+    check_float("x", x)
+    if weight.dtype != x.dtype:
+        raise InputError(f"weight: expected dtype {x.dtype} (that of x), got {weight.dtype}")
+    if min(x.shape[1:]) < 1 or min(weight.shape) < 1:
+        raise InputError(f"x: expected no empty axis but the first, got x {x.shape} and weight {weight.shape}")
+    if x.shape[1] != weight.shape[of_weight]:
+        raise InputError(f"x: expected {weight.shape[of_weight]} channels (those of weight), got {x.shape[1]}")

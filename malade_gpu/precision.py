@@ -1,0 +1,47 @@
+"""How exactly convolutions multiply: a setting for speed.
+
+The environment variable ``MALADE_GPU_PRECISION`` chooses, for float32 images:
+
+========  =======================================================  ==================
+fp32      multiply-adds in float32 (the default, on any GPU)       about 1e-6
+tf32x3    tensor cores, three products for one                     about 1e-6
+tf32      tensor cores, operands rounded to 11 bits                about 1e-3
+bf16      tensor cores, operands rounded to 8 bits                 about 1e-2
+========  =======================================================  ==================
+
+The last column is the error relative to the sum of the terms' magnitudes. Sums are taken in float32, and float64 images
+are multiplied in float64 whatever the setting. Tensor cores with these formats exist from compute capability 8.0 on.
+"""
+
+from __future__ import annotations
+
+import os
+
+from malade_ref.checks import InputError, check_choice
+
+from .device import device
+
+PRECISIONS = ("fp32", "tf32x3", "tf32", "bf16")  # in the order of kernels/conv.cuh
+TENSOR_CORES = 80
+
+
+def precision() -> str:
+    """The precision that the environment asks for.
+
+    Returns
+    -------
+    str
+        One of `PRECISIONS`.
+
+    Raises
+    ------
+    InputError
+        If the setting is malformed, or the device lacks the tensor cores for it.
+    """
+    name = check_choice("MALADE_GPU_PRECISION", os.environ.get("MALADE_GPU_PRECISION") or "fp32", PRECISIONS)
+    if name != "fp32" and device().capability < TENSOR_CORES:
+        raise InputError(
+            f"MALADE_GPU_PRECISION: {name} needs compute capability {TENSOR_CORES / 10:.1f}, "
+            f"{device().name} has {device().capability / 10:.1f}; use fp32"
+        )
+    return name
