@@ -1,4 +1,4 @@
-"""Every public function, class and method of malade_ref says what it takes, gives back and complains about.
+"""Every public function, class and method says what it takes, gives back and complains about.
 
 numpydoc's validation judges the sections (which of its checks: ``[tool.numpydoc_validation]`` in
 pyproject.toml). A function which raises InputError says when. A method that overrides a documented one need
@@ -23,6 +23,7 @@ import pytest
 from numpydoc.docscrape import get_doc_object
 from numpydoc.validate import Validator, validate
 
+import malade_gpu
 import malade_ref
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +136,7 @@ def modules_of(package: ModuleType) -> Iterator[str]:
             yield info.name
 
 
-@pytest.mark.parametrize("module_name", list(modules_of(malade_ref)))
+@pytest.mark.parametrize("module_name", [*modules_of(malade_ref), *modules_of(malade_gpu)])
 def test_docstrings(module_name: str) -> None:
     module = importlib.import_module(module_name)
     found = [] if module.__doc__ else [f"{module_name}: no docstring"]
