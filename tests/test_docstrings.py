@@ -30,8 +30,10 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["numpydoc_validation"]["checks"]
 
 # Modules in which a summary is enough: `checks`, whose sentences "Raise unless ..." say everything, and the
-# inner parts of `ops.conv`, which speak in the terms of its docstring.
-BRIEF = {"malade_ref.checks", "malade_ref.ops.geometry", "malade_ref.ops.conv_banded"}
+# inner parts of `ops.conv`, which speak in the terms of its docstring; the bodies of kernels, which speak in those of
+# their ops; and the devices, whose protocol says it once for all of them.
+BRIEF = ("malade_ref.checks", "malade_ref.ops.geometry", "malade_ref.ops.conv_banded")
+BRIEF += ("malade_gpu.kernels", "malade_gpu.device")
 SECTIONS = ("PR", "RT", "YD")
 
 
@@ -83,7 +85,7 @@ def is_small_method(obj: Any) -> bool:
 def complaints(name: str, obj: Any) -> list[str]:
     """What the docstring of a class, a function, a method or a property lacks."""
     code = obj.fget if isinstance(obj, property) else obj
-    brief = code.__module__ in BRIEF
+    brief = code.__module__.startswith(BRIEF)
     found = [
         f"{name}: {check} {text}"
         for check, text in validate(obj, validator_cls=Documented)["errors"]
