@@ -1,4 +1,4 @@
-"""Every public function, class and method of malade_ref says what it takes, gives back and complains about.
+"""Every public function, class and method says what it takes, gives back and complains about.
 
 numpydoc's validation judges the sections (which of its checks: ``[tool.numpydoc_validation]`` in
 pyproject.toml). A function which raises InputError says when. A method that overrides a documented one need
@@ -23,14 +23,17 @@ import pytest
 from numpydoc.docscrape import get_doc_object
 from numpydoc.validate import Validator, validate
 
+import malade_gpu
 import malade_ref
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["numpydoc_validation"]["checks"]
 
 # Modules in which a summary is enough: `checks`, whose sentences "Raise unless ..." say everything, and the
-# inner parts of `ops.conv`, which speak in the terms of its docstring.
-BRIEF = {"malade_ref.checks", "malade_ref.ops.geometry", "malade_ref.ops.conv_banded"}
+# inner parts of `ops.conv`, which speak in the terms of its docstring; the bodies of kernels, which speak in those of
+# their ops; and the devices, whose protocol says it once for all of them.
+BRIEF = ("malade_ref.checks", "malade_ref.ops.geometry", "malade_ref.ops.conv_banded")
+BRIEF += ("malade_gpu.kernels", "malade_gpu.device")
 SECTIONS = ("PR", "RT", "YD")
 
 
@@ -82,7 +85,7 @@ def is_small_method(obj: Any) -> bool:
 def complaints(name: str, obj: Any) -> list[str]:
     """What the docstring of a class, a function, a method or a property lacks."""
     code = obj.fget if isinstance(obj, property) else obj
-    brief = code.__module__ in BRIEF
+    brief = code.__module__.startswith(BRIEF)
     found = [
         f"{name}: {check} {text}"
         for check, text in validate(obj, validator_cls=Documented)["errors"]
@@ -135,7 +138,7 @@ def modules_of(package: ModuleType) -> Iterator[str]:
             yield info.name
 
 
-@pytest.mark.parametrize("module_name", list(modules_of(malade_ref)))
+@pytest.mark.parametrize("module_name", [*modules_of(malade_ref), *modules_of(malade_gpu)])
 def test_docstrings(module_name: str) -> None:
     module = importlib.import_module(module_name)
     found = [] if module.__doc__ else [f"{module_name}: no docstring"]

@@ -131,5 +131,5 @@ def _bar(title: str) -> Any:
         tqdm = import_module("tqdm").tqdm
     except ImportError:
         return None
-    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left {postfix}"
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
     return tqdm(total=1.0, desc=title, leave=False, bar_format=layout, dynamic_ncols=True)

@@ -17,7 +17,7 @@ _CLASSIFIER = {"paper": (0.75e-3, 1.4e-3, 2.4e-3), "small": (0.07e-3, 0.17e-3, 0
 _DENOISER = {"paper": (0.06e-3, 0.16e-3, 0.13e-3), "small": (0.035e-3, 0.1e-3, 0.09e-3)}
 
 # Steps of a chain whose number is not known before the search.
-_TYPICAL_STEPS = 10
+_TYPICAL_STEPS = 5
 
 
 class Step(NamedTuple):
@@ -100,7 +100,7 @@ def _passes(model: Model) -> tuple[float, float, float]:
 def _training(experiment: Experiment, model: Model) -> float:
     seconds = _passes(model)[2]
     if model.adversarial is not None:
-        seconds += _evaluations(model.adversarial) * _passes(model)[1]
+        seconds += model.adversarial.resolved().get("num_steps", 1) * _passes(model)[1]
     if model.classifier is not None:
         seconds += _passes(experiment.models[model.classifier])[1]
     return seconds
