@@ -1,4 +1,68 @@
 """MALADE on a GPU: the public names of `malade_ref`, computed with CuPy, Numba CUDA and CUDA C++.
 
 Without a GPU the same code runs on the emulated device (``MALADE_GPU_EMULATE=1``), slowly and strictly; see `device`.
+
+Arithmetic is written twice, sequencing once: networks, chains, attacks and training are those of `malade_ref`, over the
+``ops`` of this package. So only what makes a network is another function here, one whose ``ops`` are these by default.
+
+>>> import malade_gpu, malade_ref
+>>> malade_gpu.attacks.pgd is malade_ref.attacks.pgd
+True
 """
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import malade_ref
+from malade_gpu import ops
+from malade_ref import MALADE, DenoiserScore, __version__, attacks, save
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _with_these_ops(function: F) -> F:
+    """The function, its setting ``ops`` being this package's unless given."""
+
+    @functools.wraps(function)
+    def bound(*args: Any, **settings: Any) -> Any:
+        if settings.get("ops") is None:
+            settings["ops"] = ops
+        return function(*args, **settings)
+
+    return bound  # type: ignore[return-value]
+
+
+class _OfTheseOps(type):
+    """Of classes whose instances are all networks over this package's ops, whoever made them."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, malade_ref.Network) and instance.ops is ops
+
+
+class Network(malade_ref.Network, metaclass=_OfTheseOps):  # noqa: D101  # its docstring is inherited
+    __doc__ = malade_ref.Network.__doc__
+
+    __init__ = _with_these_ops(malade_ref.Network.__init__)
+
+
+cnn = _with_these_ops(malade_ref.cnn)
+sdae = _with_these_ops(malade_ref.sdae)
+mlp = _with_these_ops(malade_ref.mlp)
+load = _with_these_ops(malade_ref.load)
+
+__all__ = [
+    "MALADE",
+    "DenoiserScore",
+    "Network",
+    "__version__",
+    "attacks",
+    "cnn",
+    "load",
+    "mlp",
+    "ops",
+    "save",
+    "sdae",
+]

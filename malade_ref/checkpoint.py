@@ -65,6 +65,8 @@ def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
     params = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
     if len(params) != len(arrays):
         raise InputError(f"{path}: holds arrays besides {_PREFIX}; it is no network of malade's, choose another")
+    if ops is not None:
+        params = {name: ops.asarray(array) for name, array in params.items()}
     architecture, metadata = meta.get("architecture"), meta.get("metadata")
     if not isinstance(architecture, dict) or not isinstance(metadata, dict):
         raise InputError(f"{path}: has no architecture; it is no network of malade's, choose another")

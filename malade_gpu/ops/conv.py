@@ -217,7 +217,7 @@ def _spread(dy: Array, weight: Array, g: Geometry) -> Array:
         for b in _phases(g.size[1], g.kernel[1], sw, g.pads[1][0]):
             # The tap t = taps - 1 comes first: then dy's rows ascend.
             taps = weight[:, :, a.offset :: sh, b.offset :: sw][:, :, ::-1, ::-1]
-            windows = _Windows((a.taps, b.taps), (1, 1), (a.before, b.before), (a.count, b.count))
+            windows = _Windows((a.taps, b.taps), (1, 1), (a.before, b.before), (a.length, b.length))
             _launch_correlate(source, taps.transpose(2, 3, 0, 1), windows, memory, g.stride, (a.number, b.number))
     return dx
 
@@ -269,10 +269,10 @@ class _Windows(NamedTuple):
 
 
 class _Phase(NamedTuple):
-    """The pixels q * stride + number, q < count, of a row (or column): which taps they see, and which of dy."""
+    """The pixels q * stride + number, q < length, of a row (or column): which taps they see, and which of dy."""
 
     number: int
-    count: int
+    length: int
     offset: int
     taps: int
     before: int

@@ -83,7 +83,7 @@ def softmax() -> list[Launch]:
 
 
 def conv() -> list[Launch]:
-    """Two images of 5 x 6, windows of 3 x 2 with a stride of 2 x 1; two blocks of columns, sums over pixels in two parts.
+    """Two images of 5 x 6, windows of 3 x 2 with a stride of 2 x 1; two blocks of columns, two parts of a sum.
 
     Every precision, the narrowest and the widest tiles.
     """

@@ -1,0 +1,198 @@
+"""Whole networks, chains and attacks on both backends, from the same parameters and with the same noise."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import malade_gpu
+import malade_ref
+from malade_ref.sampling import Stream
+from tests.strategies import DTYPES
+from tests.tolerances import assert_close, assert_planted_caught
+
+from .backends import gpu, to_device, to_host
+
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "cnn": lambda package, **settings: package.cnn("small", **settings),
+    "sdae": lambda package, **settings: package.sdae("small", **settings),
+    "mlp": lambda package, **settings: package.mlp((1, 28, 28), 10, hidden=(20,), **settings),
+}
+PARAMETERS = inspect.Parameter
+
+
+def images(n: int, dtype: str = "float32") -> Any:
+    """Smooth blobs in [0, 1]."""
+    rng = np.random.default_rng(0)
+    centres, (rows, columns) = rng.uniform(8, 20, (2, n, 1, 1, 1)), np.mgrid[:28, :28]
+    distances = (rows - centres[0]) ** 2 + (columns - centres[1]) ** 2
+    return np.exp(-distances / 30).astype(dtype)
+
+
+def labels(n: int) -> Any:
+    return np.arange(n) % 10
+
+
+def both(name: str, **settings: Any) -> tuple[Any, Any]:
+    """A network of the reference, and one of the device with the same parameters."""
+    network = NETWORKS[name](malade_ref, **settings)
+    on_device = malade_gpu.Network(
+        network.layers, {key: to_device(value) for key, value in network.params.items()}, network.input_shape
+    )
+    return network, on_device
+
+
+def defended(network: Callable[[str], Any], **settings: Any) -> Any:
+    return malade_ref.MALADE(network("cnn"), network("sdae"), **{"num_steps": 3, "a": 0.5, "delta": 0.1, **settings})
+
+
+# Public names -------------------------------------------------------------------------------------------------
+
+
+def test_public_names() -> None:
+    assert malade_gpu.__all__ == malade_ref.__all__
+    for name in malade_gpu.__all__:
+        ours, theirs = getattr(malade_gpu, name), getattr(malade_ref, name)
+        assert (ours.__doc__ == theirs.__doc__) or name == "ops"
+        if callable(theirs):
+            parameters = [
+                [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()] for f in (ours, theirs)
+            ]
+            assert parameters[0] == parameters[1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_are_made_alike(name: str) -> None:
+    ours, theirs = NETWORKS[name](malade_gpu, seed=3), NETWORKS[name](malade_ref, seed=3)
+    assert ours.ops is gpu
+    assert isinstance(ours, malade_gpu.Network)
+    assert not isinstance(theirs, malade_gpu.Network)
+    assert isinstance(ours.astype("float64"), malade_gpu.Network)
+    assert ours.architecture() == theirs.architecture()
+    assert ours.metadata == theirs.metadata
+    for key, value in theirs.params.items():
+        assert_close(to_host(ours.params[key]), value, op="normal")
+
+
+def test_the_ops_can_be_given() -> None:
+    assert malade_gpu.sdae("small", ops=malade_ref.ops).ops is malade_ref.ops
+    network = malade_gpu.Network.from_architecture(
+        malade_ref.mlp((1, 2, 2), 3).architecture(), malade_gpu.mlp((1, 2, 2), 3).params
+    )
+    assert network.ops is gpu
+
+
+def test_files_are_the_same(tmp_path: Path) -> None:
+    theirs, ours = both("sdae")
+    malade_ref.save(theirs, tmp_path / "ref.h5")
+    back = malade_gpu.load(tmp_path / "ref.h5")
+    malade_gpu.save(back.replace_params(back.params, theirs.metadata), tmp_path / "gpu.h5")
+    assert back.ops is gpu
+    assert all(type(value) is type(ours.params[key]) for key, value in back.params.items())
+    assert (tmp_path / "gpu.h5").read_bytes() == (tmp_path / "ref.h5").read_bytes()
+
+
+# Networks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(name: str, dtype: str) -> None:
+    theirs, ours = both(name, dtype=dtype)
+    x, y = images(3, dtype), labels(3)
+
+    def check(apply: Callable[[Any], Any]) -> None:
+        assert_close(to_host(apply(to_device(x))), theirs.apply(x), op="network", dtype=dtype)
+
+    assert_planted_caught(check, ours.apply)
+    if name == "sdae":
+        return
+    for result, expected in zip(
+        ours.loss_and_gradient(to_device(x), to_device(y)), theirs.loss_and_gradient(x, y), strict=True
+    ):
+        assert_close(to_host(result), expected, op="network", dtype=dtype)
+    np.testing.assert_array_equal(to_host(ours.predict(to_device(x))), theirs.predict(x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_of_parameters(name: str) -> None:
+    theirs, ours = both(name, dtype="float64")
+    x = images(4, "float64")
+    results = []
+    for network, batch in ((ours, to_device(x)), (theirs, x)):
+        y, tape = network.forward(batch, training=True)
+        dx, gradients = network.backward(tape, 2 * y, need_parameters=True)
+        results.append({"dx": to_host(dx), **{key: to_host(value) for key, value in gradients.items()}})
+    assert results[0].keys() == results[1].keys()
+    for key, expected in results[1].items():
+        assert_close(results[0][key], expected, op="network", dtype="float64")
+
+
+def test_empty_batches() -> None:
+    theirs, ours = (defended(lambda name, i=i: both(name)[i]) for i in (0, 1))
+    x, y = images(0), labels(0)
+    for name, arrays in (("purify", (x,)), ("predict", (x,)), ("loss_gradient", (x, y))):
+        result = to_host(getattr(ours, name)(*map(to_device, arrays)))
+        np.testing.assert_array_equal(result, getattr(theirs, name)(*arrays), strict=True)
+
+
+# Chains ---------------------------------------------------------------------------------------------------------
+
+
+def test_purification() -> None:
+    """The paper's denoiser, 8 images, 25 steps."""
+    x = images(8)
+    theirs = malade_ref.sdae()
+    ours = malade_gpu.Network(
+        theirs.layers, {key: to_device(value) for key, value in theirs.params.items()}, theirs.input_shape
+    )
+    settings: dict[str, Any] = {"num_steps": 25, "a": 0.5, "delta": 0.1, "seed": 5}
+    purified = malade_gpu.MALADE(both("cnn")[1], ours, **settings).purify(to_device(x))
+    expected = malade_ref.MALADE(both("cnn")[0], theirs, **settings).purify(x)
+    assert np.abs(expected - x).max() > 0.1
+    np.testing.assert_allclose(to_host(purified), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["exact", "bpda"])
+def test_gradients_through_the_chain(mode: str) -> None:
+    theirs, ours = (defended(lambda name, i=i: both(name, dtype="float64")[i]) for i in (0, 1))
+    x, y = images(3, "float64"), labels(3)
+    settings: dict[str, Any] = {"mode": mode, "num_draws": 2, "stream": Stream(4, "attack")}
+    results = ours.loss_and_gradient(to_device(x), to_device(y), **settings)
+    for result, expected in zip(results, theirs.loss_and_gradient(x, y, **settings), strict=True):
+        assert_close(to_host(result), expected, op="chain", dtype="float64")
+
+
+# Attacks --------------------------------------------------------------------------------------------------------
+
+
+def outcomes_agree(attack: Callable[..., Any], models: tuple[Any, Any], n: int, **settings: Any) -> Any:
+    """Same decisions and costs for every sample, and the same images up to where signs of tiny gradients differ."""
+    x, y = images(n), models[0].predict(images(n))
+    expected = attack(models[0], x, y, **settings)
+    result = attack(models[1], to_device(x), to_device(y), **settings)
+    for name in ("success", "num_queries", "num_gradients"):
+        np.testing.assert_array_equal(to_host(getattr(result, name)), getattr(expected, name), strict=True)
+    assert_close(to_host(result.loss), expected.loss, op="chain", dtype="float32")
+    return expected
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd(norm: str) -> None:
+    eps = {"linf": 0.01, "l2": 0.2}[norm]
+    expected = outcomes_agree(
+        malade_gpu.attacks.pgd, both("cnn"), 6, eps=eps, step_size=eps / 3, num_steps=5, norm=norm, num_restarts=2
+    )
+    assert 0 < expected.success.sum() < 6  # else equal outcomes would mean nothing
+
+
+@pytest.mark.parametrize("mode", ["exact", "bpda"])
+def test_attacks_on_the_defence(mode: str) -> None:
+    models = defended(lambda name: both(name)[0]), defended(lambda name: both(name)[1])
+    attack = malade_gpu.attacks.pgd
+    outcomes_agree(attack, models, 3, eps=0.1, step_size=0.05, num_steps=2, mode=mode, num_draws=2)
