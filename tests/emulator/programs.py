@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not installed")
 
 from malade_gpu.emulation import SCHEDULES, EmulatedLibrary, build
 from malade_gpu.emulation.build import cache_folder
