@@ -12,7 +12,10 @@ import pytest
 
 import malade_gpu
 import malade_ref
+from malade_ref.layers import BatchNorm, Flatten, Linear, ReLU
+from malade_ref.network import build
 from malade_ref.sampling import Stream
+from malade_ref.training import Classification, SupervisedDenoising, fit
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_planted_caught
 
@@ -196,3 +199,31 @@ def test_attacks_on_the_defence(mode: str) -> None:
     models = defended(lambda name: both(name)[0]), defended(lambda name: both(name)[1])
     attack = malade_gpu.attacks.pgd
     outcomes_agree(attack, models, 3, eps=0.1, step_size=0.05, num_steps=2, mode=mode, num_draws=2)
+
+
+# Training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cnn", "sdae", "batch_norm"])
+def test_training(name: str) -> None:
+    """Two epochs from the same parameters, with the same noise, in float64."""
+    x, y = images(6, "float64"), labels(6)
+    layers = [Flatten(), Linear(784, 8), BatchNorm(8), ReLU(), Linear(8, 10)]
+    normalised = build(layers, (1, 28, 28), initialisation="he", dtype="float64")
+    fitted = []
+    for i, on_device in enumerate((False, True)):
+        if name == "batch_norm":
+            params = {key: to_device(value) if on_device else value for key, value in normalised.params.items()}
+            network = (malade_gpu if on_device else malade_ref).Network(layers, params, (1, 28, 28))
+        else:
+            network = both(name, dtype="float64")[i]
+        objective = SupervisedDenoising(0.3, both("cnn", dtype="float64")[i]) if name == "sdae" else Classification()
+        arrays = (to_device(x), to_device(y)) if on_device else (x, y)
+        fitted.append(fit(network, objective, *arrays, epochs=2, batch_size=4, learning_rate=1e-3, validation=arrays))
+    theirs, ours = fitted
+    assert theirs.history.keys() == ours.history.keys()
+    for key, values in theirs.history.items():
+        if "seconds" not in key:
+            np.testing.assert_allclose(ours.history[key], values, rtol=1e-9, err_msg=key)
+    for key, value in theirs.network.params.items():
+        np.testing.assert_allclose(to_host(ours.network.params[key]), value, rtol=1e-6, atol=1e-9, err_msg=key)
