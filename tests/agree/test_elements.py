@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from malade_gpu.device import KERNELS
 from malade_gpu.elements import cpu_kernel, element, gpu_function
 
 from .backends import device
@@ -28,7 +29,8 @@ def array_of(type_: Any) -> Any:
 SCALARS = {
     **dict.fromkeys(("a", "delta", "step_size", "width", "momentum", "rate", "learning_rate", "epsilon"), F32),
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
-    **dict.fromkeys(("num_blocks", "size"), I64),
+    **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
+    "divisor": F32,
     **dict.fromkeys(("step", "k0", "k1"), U32),
     "eps": F64,
 }
@@ -44,7 +46,7 @@ EXACT_BOUNDS = {f"attack_steps.{name}" for name in ("LINF_BOUNDS", "PROJECT_LINF
 def bodies() -> dict[str, Any]:
     """All bodies that kernels are made of, for float32."""
     found = {}
-    for module_name in ("random", "langevin", "attack_steps", "optim", "memory"):
+    for module_name in sorted(path.stem for path in KERNELS.glob("[!_]*.py")):
         module = importlib.import_module(f"malade_gpu.kernels.{module_name}")
         for name, value in vars(module).items():
             body = value.get("float32") if isinstance(value, dict) else value
