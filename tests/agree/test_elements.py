@@ -102,6 +102,7 @@ def test_a_careless_literal_is_seen() -> None:
 @pytest.mark.parametrize("name", sorted(BODIES))
 def test_compiles_for_a_gpu(name: str) -> None:
     """Down to PTX, without a driver."""
+    pytest.importorskip("numba_cuda", reason="compiling for a GPU needs numba-cuda")
     cuda = pytest.importorskip("numba.cuda")
     nvvm = pytest.importorskip("numba.cuda.cudadrv.nvvm")
     if not nvvm.is_available():

@@ -76,7 +76,7 @@ def test_subsets_by_enumeration() -> None:
             np.testing.assert_allclose(majority(counts, num_draws, size), won, atol=1e-12)
 
 
-@given(p=st.floats(0, 1), num_draws=st.integers(1, 130), data=st.data())
+@given(p=st.integers(0, 1000).map(lambda k: k / 1000), num_draws=st.integers(1, 130), data=st.data())
 def test_subsets_are_unbiased(p: float, num_draws: int, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, num_draws))
     counts = np.arange(num_draws + 1)
