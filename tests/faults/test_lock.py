@@ -22,9 +22,9 @@ sys.path.insert(0, {str(ROOT)!r})
 from malade_ref.bundle import Bundle
 from tests.faults import fake_run
 bundle = Bundle.create(sys.argv[1], fake_run.EXPERIMENT, fake_run.CONFIG)
-child = os.fork() if len(sys.argv) > 2 else 1
-if child:
-    print(child, flush=True)
+child = os.fork() if len(sys.argv) > 2 else 0
+if not child:  # without a fork, or in the child, once it has let go of the lock
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
