@@ -21,6 +21,7 @@ References
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -374,7 +375,7 @@ def effective_sample_size(chains: NDArray[Any]) -> float:
     pairs = correlation[: length // 2 * 2].reshape(-1, 2).sum(axis=1)
     negative = np.flatnonzero(pairs <= 0)
     pairs = np.minimum.accumulate(pairs[: negative[0] if len(negative) else len(pairs)])
-    time = max(2 * float(pairs.sum()) - 1, 1 / np.log10(num_chains * length))
+    time = max(2 * float(pairs.sum()) - 1, 1 / math.log10(num_chains * length))
     return num_chains * length / time
 
 
