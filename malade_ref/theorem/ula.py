@@ -139,10 +139,8 @@ def _variance(settings: Settings) -> Claim:
 
 
 def _bias(settings: Settings, advance: Callable[[float], None]) -> Claim:
-    one = settings.pick(
-        full=(0.16, 0.08, 0.04, 0.02, 0.01, 0.005), quick=(0.08, 0.04, 0.02, 0.01), tiny=(0.04, 0.02, 0.01)
-    )
-    two = settings.pick(full=(0.16, 0.08, 0.04, 0.02), quick=(0.16, 0.08, 0.04), tiny=())
+    one, two = settings.pick(full=6, quick=6, tiny=3), settings.pick(full=4, quick=4, tiny=0)
+    smallest = {1: 0.005, 2: 0.02}
     targets = {
         "gaussian": (standard_normal(1, settings), one),
         "line": (line(settings), one),
