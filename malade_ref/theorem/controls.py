@@ -1,8 +1,8 @@
 r"""Part 4: what has to go wrong.
 
-- The wrong sign, E [ |r(u) - x|^2 - 2 sigma^2 J ], as in the paper's equations (11) and (13): where a classifier's cross
-  entropy has no upper bound the objective has no lower one once sigma^2 outweighs the square; and where there is a
-  stationary point, the label term points the other way.
+- The wrong sign, E [ |r(u) - x|^2 - 2 sigma^2 J ], as in the paper's equations (11) and (13): where the cross entropy
+  grows faster than the square, the objective has no lower bound; where it has a minimum, as for logits that grow no
+  faster than linearly, the label term there points the other way.
 - A mean over the L coordinates in place of the sum: the label term becomes L times too large.
 - Noisy inputs clipped to [0, 1]: what is left is not Gaussian noise, and E[x | u] is not u plus the score.
 - Equation (10), with sum_y p(y | x) grad log p(x, y), is equation (6), with grad log p(x), whatever the priors.
@@ -119,7 +119,10 @@ def _wrong_sign(settings: Settings) -> Claim:
     distances = 10.0 ** np.arange(5)
     sigma = 0.8
     values = np.array([wrong_sign_objective(narrow, 1.0, u, u + t * away, sigma).mean() for t in distances])
-    # Where it has a stationary point at all, for small sigma, the label term is reversed.
+    # With equal covariances the logits are linear, and the square wins in the end.
+    equal = isotropic([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.6, 0.6], [0, 1], settings=settings)
+    bounded = np.array([wrong_sign_objective(equal, 1.0, u, u + t * away, sigma).mean() for t in distances])
+    # Where it has a stationary point, for small sigma, the label term is reversed.
     world = three_islands(settings)
     x, _ = Host(world).sample(points, stream=(settings.seed, "theorem/wrong-sign"))
     slopes = {sign: _slope_of_sign(world, x, sign) for sign in (1, -1)}
@@ -141,17 +144,24 @@ def _wrong_sign(settings: Settings) -> Claim:
         [
             Measure("objective at the furthest r", exact(float(values[-1])), high=-1e6),
             Measure("number of rises along the ray, from 10 on", exact(float(np.sum(np.diff(values[1:]) > 0))), high=0),
+            Measure("the same, classes of equal covariance: objective at the furthest r", exact(bounded[-1]), low=1e6),
             Measure("cosine of the two signs' label terms", exact(cosine), high=-0.95),
             Measure("slope of the error, wrong sign", slopes[-1], -0.1, 0.1),
             Measure("slope of the error, right sign (for comparison)", slopes[1], 1.9, 2.1),
         ],
-        arrays={"distance": distances, "objective": values},
+        [
+            "The printed sign is not unbounded below for every classifier: if logits grow no faster than linearly, as "
+            "those of a network of rectified linear layers, the square wins in the end. For two classes of equal "
+            f"covariance (linear logits) the same objective is {bounded[0]:.2f}, {bounded[1]:.1f} and "
+            f"{bounded[-1]:.2g} at distances {distances[0]:g}, {distances[1]:g} and {distances[-1]:g}."
+        ],
+        arrays={"distance": distances, "objective": values, "bounded": bounded},
         control=True,
     )
 
 
 def _stationary_of_wrong_sign(mixture: GaussianMixture, beta: float, u: Floats, sigma: float, sign: int = -1) -> Floats:
-    """Solve r = E[x | u] + sign sigma^2 sum_y p_s(y | u) grad log yhat_y(r) by iteration, which converges for small sigma."""
+    """Solve r = E[x | u] + sign sigma^2 sum_y p_s(y | u) grad log yhat_y(r) by iteration; converges for small sigma."""
     mean = Host(mixture).posterior_mean(u, sigma)
     posterior = np.exp(Host(mixture.smoothed(sigma)).class_log_posteriors(u))
     classifier = Host(mixture.tempered(beta))
@@ -178,7 +188,7 @@ def _slope_of_sign(mixture: GaussianMixture, x: Floats, sign: int) -> Estimate:
 
 def _mean_for_sum(settings: Settings) -> Claim:
     points = settings.pick(full=200, quick=60, tiny=20)
-    sigma, measures = 0.02, []
+    sigma, measures = 0.01, []
     for dimensions in MEAN_DIMENSIONS:
         mixture = random_mixture(World(dimensions, 3, OVERLAPPING), settings, 200)
         x, _ = Host(mixture).sample(points, stream=(settings.seed, f"theorem/mean/{dimensions}"))
@@ -252,7 +262,7 @@ def _clipped(settings: Settings) -> Claim:
     edge = (clipped == 0) | (clipped == 1)
 
     def tweedie(u: Floats) -> Floats:
-        """u + sigma^2 score of the smoothed density of the values in (0, 1)."""
+        """Add sigma^2 times the score of the smoothed density of the values in (0, 1)."""
         grid = np.linspace(0, 1, 4001)
         weights = np.exp(Host(pixels).log_density(grid[:, None])) * np.exp(
             -0.5 * ((u[:, None] - grid) / CLIP_SIGMA) ** 2
