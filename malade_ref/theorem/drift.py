@@ -40,12 +40,14 @@ PARTS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 MAIN = 3  # the displacement that verdicts are about: most points have just crossed the border
 EQUIVALENT = 0.03  # a difference of shares that does not matter
 GUIDANCE = 3.0
+UNDER, OVER = 0.25, 4.0  # inverse temperatures
+FIELD_SIGMA = 0.3  # of the figure of the fields
 TITLES = {
     "marginal": "grad log p",
     "dae": "DAE",
     "sdae": "sDAE, calibrated",
-    "under": "sDAE, beta 0.25 (under-confident)",
-    "over": "sDAE, beta 4 (over-confident)",
+    "under": f"sDAE, beta {UNDER:g} (under-confident)",
+    "over": f"sDAE, beta {OVER:g} (over-confident)",
     "argmax": "arg-max label",
     "oracle": "true label known",
     "guided": f"true label, guidance {GUIDANCE:g}",
@@ -89,8 +91,8 @@ def fields(mixture: GaussianMixture, labels: NDArray[Any]) -> dict[str, Function
         "marginal": host.score,
         "dae": smoothed.score,
         "sdae": supervised(1.0),
-        "under": supervised(0.25),
-        "over": supervised(4.0),
+        "under": supervised(UNDER),
+        "over": supervised(OVER),
         "argmax": lambda x: given(x, host.predict(x)),
         "oracle": lambda x: given(x, labels),
         "guided": guided,
@@ -177,13 +179,48 @@ def drift_claims(settings: Settings, out: Path, progress: Progress) -> list[Clai
     )
     return [
         _no_guidance({name: found[main] for name, found in returned.items()}, text, arrays),
-        _confidence({name: found[main] for name, found in stayed.items()}, text),
+        _confidence({name: found[main] for name, found in stayed.items()}, text, draw_fields(mixture)),
         _labels(
             {name: found[main] for name, found in returned.items()},
             {name: found[main] for name, found in stayed.items()},
             text,
         ),
     ]
+
+
+def draw_fields(mixture: GaussianMixture) -> dict[str, NDArray[Any]]:
+    """Evaluate what denoisers say of the score, on a grid, for a figure.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture
+        In the plane.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``map-axis`` (m,), ``map-density`` and ``map-class`` (m, m); ``arrow-points`` (k, 2), and there the score ``truth``,
+        ``dae``, ``sdae``, and the label terms ``calibrated``, ``under`` and ``over``, (k, 2).
+    """
+    host, wide = Host(mixture), np.linspace(-4, 4, 161)
+    points = np.stack(np.meshgrid(wide, wide), axis=-1).reshape(-1, 2)
+    side = np.linspace(-3.6, 3.6, 19)
+    at = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    found = {
+        name: minimise(mixture, mixture.tempered(beta), mixture.ops.asarray(at), FIELD_SIGMA)
+        for name, beta in (("calibrated", 1.0), ("under", UNDER), ("over", OVER))
+    }
+    terms = {name: (minimum.position - minimum.posterior_mean) / FIELD_SIGMA**2 for name, minimum in found.items()}
+    return {
+        "map-axis": wide,
+        "map-density": np.exp(host.log_density(points)).reshape(len(wide), len(wide)),
+        "map-class": host.predict(points).reshape(len(wide), len(wide)),
+        "arrow-points": at,
+        "truth": host.score(at),
+        "dae": (found["calibrated"].posterior_mean - at) / FIELD_SIGMA**2,
+        "sdae": (found["calibrated"].position - at) / FIELD_SIGMA**2,
+        **terms,
+    }
 
 
 def _no_guidance(returned: dict[str, NDArray[np.bool_]], text: str, arrays: dict[str, NDArray[Any]]) -> Claim:
@@ -219,7 +256,7 @@ def _no_guidance(returned: dict[str, NDArray[np.bool_]], text: str, arrays: dict
     )
 
 
-def _confidence(stayed: dict[str, NDArray[np.bool_]], text: str) -> Claim:
+def _confidence(stayed: dict[str, NDArray[np.bool_]], text: str, fields: dict[str, NDArray[Any]]) -> Claim:
     return Claim(
         "drift-confidence",
         5,
@@ -237,6 +274,7 @@ def _confidence(stayed: dict[str, NDArray[np.bool_]], text: str) -> Claim:
             ),
         ],
         ["Shares that stay in the basin of their start: " + _told(stayed) + "."],
+        fields,
     )
 
 

@@ -1,6 +1,6 @@
 r"""Part 7: the chain with an accept step, which has the right density whatever the step.
 
-A proposal y = x + alpha s(x) + delta z is accepted with probability a(x, y) = min(1, p(y) q(x | y) / (p(x) q(y | x))), so
+A proposal y = x + alpha s(x) + delta z is accepted with probability a(x, y) = min(1, p(y) q(x|y) / (p(x) q(y|x))), so
 p(x) q(y | x) a(x, y) is symmetric in x and y: detailed balance. In many dimensions the step variance 2 alpha has to
 shrink as d^(-1/3), slower than the d^(-1) of a random walk, and the best acceptance rate is 0.574 [1].
 "Best" is by the expected squared jump E [ |y - x|^2 a(x, y) ] of a chain that is already stationary. As points of the
@@ -299,7 +299,7 @@ def _targets(settings: Settings) -> dict[str, Target]:
 
 
 def _scaling(settings: Settings, advance: Callable[[float], None]) -> Claim:
-    dimensions = settings.pick(full=(32, 128, 512, 2048), quick=(32, 128, 512), tiny=(16, 64))
+    dimensions = settings.pick(full=(128, 512, 2048, 8192), quick=(128, 512, 2048), tiny=(16, 64))
     seeds, budget = settings.pick(full=(6, 1_000_000), quick=(4, 300_000), tiny=(2, 20_000))
     targets = _targets(settings)
     measures, arrays, remarks = [], {"scale": SCALES, "dimensions": np.array(dimensions)}, []
