@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from malade_ref.figures import BLACK, BLUE, COLORS, GREY, MARKERS, ORANGE, drawing, png_settings
 from malade_ref.theorem.claims import Claim
-from malade_ref.theorem.drift import FIELD_SIGMA, OVER, TITLES, UNDER
+from malade_ref.theorem.drift import FIELD_SIGMA, MAIN, OVER, PARTS, TITLES, UNDER
 from malade_ref.theorem.identity import BETAS
 
 if TYPE_CHECKING:
@@ -21,34 +21,34 @@ CLASS_COLORS = (BLUE, ORANGE, GREEN)
 
 CAPTIONS: dict[str, dict[str, str]] = {
     "sdae": {
-        "figures/slopes.png": "Errors against the noise, one thin line for each kind of mixture (mean over mixtures, "
-        "relative to its value at the largest sigma), with slopes for comparison. Left: the score's error falls as "
-        "sigma^2 for every classifier, if the right label term is counted in. Right: the label term itself vanishes "
-        "for a calibrated classifier only.",
-        "figures/temperature.png": "What the label term does, by how wrong the classifier is: mean change of the Bayes "
-        "class's log probability along the label term (left and right), or of class 0's (middle); bars are 95% "
-        "intervals.",
+        "figures/slopes.png": "Errors against the noise, one thin line for each kind of mixture. Left: the score's "
+        "error falls as sigma^2 for every classifier, if the right label term is counted in. Right: the label term "
+        "itself vanishes for a calibrated classifier only.",
+        "figures/temperature.png": "Where the label term leads, by what is wrong with the classifier or the labels: "
+        "mean derivative of the log probability of the Bayes class (left, right) or of class 0 (middle) along the "
+        "label term; bars are 95% intervals.",
     },
     "drift": {
-        "figures/fields.png": "The same world through different denoisers (sigma 0.3). Colours: the three classes, paler "
-        "where data are rare. Above: the score itself, and what a DAE and a calibrated sDAE make of it. Below: the "
-        "label term, all that supervision adds, enlarged: next to nothing if the classifier is calibrated; away from "
-        "borders if it is under-confident; onto them if it is over-confident.",
-        "figures/chains.png": "Twenty chains from displaced points of the lower left class (circles), with the same noise in "
-        "all panels; a cross is where a chain ends. Colours of the ends: blue if back in its class, orange if not.",
-        "figures/drift.png": "Where chains end, by how far their starts were displaced: back in the class they are from "
-        "(left), and in the basin in which they started (right); bars are 95% intervals.",
+        "figures/fields.png": "One world through different denoisers. Colours: the three classes, paler where data are "
+        "rare; grey lines: the Bayes classifier's borders. Above: the score itself, and what a DAE and a calibrated "
+        "sDAE make of it. Below: the label term, all that supervision adds. It is next to nothing if the classifier is "
+        "calibrated; it leads away from borders if it is under-confident, and onto them if it is over-confident.",
+        "figures/chains.png": "Eight chains from displaced points of the lower left class (circles), with the same "
+        "noise in all panels; a cross is where a chain ends, blue if back in its class, red if not. The share is that "
+        "of all chains, from all classes.",
+        "figures/drift.png": "Where chains end, by how far their starts were displaced: back in the class they are "
+        "from (left), and in the basin in which they started (right); bars are 95% intervals.",
     },
     "ula": {
-        "figures/ula.png": "Left: stationary variance of the chain on N(0, 1), measured (intervals are smaller than the "
-        "marks) and by formula. Middle and right: distance of the chain's stationary density from the true one, from "
-        "the transition kernel; lines are fits to the three smallest steps.",
-        "figures/quartic.png": "On exp(-x^4/4) every chain without an accept step is lost sooner or later.",
+        "figures/ula.png": "Left: stationary variance of the chain on N(0, 1), measured (95% intervals are smaller "
+        "than the marks) and by formula (lines). Middle and right: distance of the chain's stationary density from the "
+        "true one, from the transition kernel; lines are fits to the three smallest steps.",
+        "figures/quartic.png": "On exp(-x^4 / 4) every chain without an accept step is lost sooner or later.",
     },
     "mala": {
         "figures/acceptance.png": "Left and middle: efficiency of MALA (expected squared jump, relative to the best) "
-        "against its acceptance rate, in d dimensions; the dotted line is 0.574. Right: the best step variance, with "
-        "the slope -1/3.",
+        "against its acceptance rate, in d dimensions; the dotted line is at 0.574. Right: the best step variance, and "
+        "the slope -1/3 that theory gives for many dimensions.",
     },
 }
 
@@ -110,13 +110,12 @@ def slopes(calibrated: Arrays, miscalibrated: Arrays) -> bytes:
             for beta in BETAS:
                 arrays = calibrated if beta == 1 else miscalibrated
                 sigma = arrays["sigma"]
-                curves = [
-                    values.mean(axis=0) for name, values in arrays.items() if name.startswith(f"{kind}-{beta:g}-")
-                ]
-                for number, values in enumerate(curves):
+                names_of = [name for name in arrays if name.startswith(f"{kind}-{beta:g}-")]
+                for number, name in enumerate(names_of):
+                    values = arrays[name].mean(axis=0)
                     axis.loglog(
                         sigma,
-                        values / values[0],
+                        values / (values[0] if kind == "score" else 1),
                         color=colors[beta],
                         linewidth=0.8,
                         marker=MARKERS[BETAS.index(beta)],
@@ -126,7 +125,8 @@ def slopes(calibrated: Arrays, miscalibrated: Arrays) -> bytes:
                     )
             axis.loglog(sigma, 2.2 * (sigma / sigma[0]) ** 2, color=GREY, linestyle="--", linewidth=1, label="slope 2")
             axis.set_xlabel("sigma of the noise")
-            axis.set_ylabel("root mean square, relative to sigma = 0.32")
+            relative = ", relative to sigma = 0.32" if kind == "score" else ""
+            axis.set_ylabel(f"root mean square{relative}")
             axis.set_title(title, loc="left")
             _tidy(axis)
         axes[0].legend(frameon=False, loc="lower right")
@@ -148,12 +148,12 @@ def temperature(arrays: Arrays) -> bytes:
         PNG.
     """
     worlds = ("2 classes, 1-D", "3 classes, 2-D")
-    with drawing(width=9.6, height=3.4) as (figure, content):
+    with drawing(width=10.2, height=3.7) as (figure, content):
         axes = figure.subplots(1, 3)
         for axis, key, label, title in (
             (axes[0], "beta", "inverse temperature beta", "confidence"),
             (axes[1], "bias", "logit of class 0 too high by", "bias"),
-            (axes[2], "noise", "share of random labels in the sDAE's training", "label noise"),
+            (axes[2], "noise", "share of random training labels", "label noise"),
         ):
             for number, world in enumerate(worlds):
                 value, low, high = arrays[f"rate-{key}-{number}"].T
@@ -163,14 +163,14 @@ def temperature(arrays: Arrays) -> bytes:
             axis.set_title(title, loc="left")
             _tidy(axis)
         axes[0].set_xscale("log")
-        axes[0].set_xticks(arrays["beta"], [f"{beta:g}" for beta in arrays["beta"]])
+        axes[0].set_xticks([0.25, 0.5, 1, 2, 4], ["0.25", "0.5", "1", "2", "4"])
         axes[0].minorticks_off()
         axes[0].axvline(1, color=GREY, linewidth=1, linestyle=":")
-        axes[0].set_ylabel("d log p(Bayes class | x) along the label term")
-        axes[1].set_ylabel("d log p(class 0 | x) along the label term")
-        axes[2].set_ylabel("d log p(Bayes class | x) along the label term")
-        axes[0].text(0.03, 0.97, "towards the Bayes class", transform=axes[0].transAxes, va="top", color=GREY)
-        axes[0].text(0.03, 0.03, "away from it", transform=axes[0].transAxes, color=GREY)
+        axes[0].set_ylabel("d log p(Bayes class) along the label term")
+        axes[1].set_ylabel("d log p(class 0) along the label term")
+        axes[2].set_ylabel("d log p(Bayes class) along the label term")
+        axes[0].text(0.98, 0.98, "above 0: towards it", transform=axes[0].transAxes, va="top", ha="right", color=GREY)
+        axes[0].text(0.03, 0.03, "below 0: away from it", transform=axes[0].transAxes, color=GREY)
         axes[0].legend(frameon=False, loc="center left")
         figure.savefig(content, **png_settings())
         return content.getvalue()
@@ -232,7 +232,8 @@ def chains(arrays: Arrays, world: Arrays) -> bytes:
         PNG.
     """
     names = ("marginal", "sdae", "under", "oracle")
-    first = np.flatnonzero(arrays["labels"] == 0)[:20]
+    first = np.flatnonzero(arrays["labels"] == 0)[:8]
+    main = int(np.argmin(np.abs(arrays["part"] - PARTS[MAIN])))
     axis_points, classes = world["map-axis"], world["map-class"]
     with drawing(width=11.2, height=3.4) as (figure, content):
         for axis, name in zip(figure.subplots(1, 4, sharex=True, sharey=True), names, strict=True):
@@ -241,11 +242,12 @@ def chains(arrays: Arrays, world: Arrays) -> bytes:
             row, column = (np.abs(axis_points - path[-1, :, i : i + 1]).argmin(axis=1) for i in (1, 0))
             back = classes[row, column] == 0
             for number in range(len(first)):
-                axis.plot(*path[:, number].T, color=BLACK, linewidth=0.5, alpha=0.55)
+                axis.plot(*path[:, number].T, color=BLACK, linewidth=0.7, alpha=0.7)
             axis.plot(*path[0].T, "o", color="white", markeredgecolor=BLACK, markersize=4)
             for which, color in ((back, "#003f7d"), (~back, "#a03000")):
                 axis.plot(*path[-1, which].T, "X", color=color, markeredgecolor="white", markersize=8)
-            axis.set_title(f"{TITLES[name].split(' (')[0]}: {back.sum()} of {len(first)} back", loc="left")
+            share = 100 * arrays["returned"][list(TITLES).index(name), main, 0]
+            axis.set_title(f"{TITLES[name].split(' (')[0]}: {share:.0f}% back", loc="left")
         figure.savefig(content, **png_settings())
         return content.getvalue()
 
@@ -265,18 +267,16 @@ def drift(arrays: Arrays) -> bytes:
     """
     with drawing(width=10.4, height=3.9) as (figure, content):
         axes = figure.subplots(1, 2, sharey=True)
-        handles = []
         for axis, key, title in (
             (axes[0], "returned", "back in their class"),
-            (axes[1], "stayed", "still in the basin of their start"),
+            (axes[1], "stayed", "where they started"),
         ):
-            handles = []
             for number, name in enumerate(TITLES):
                 value, low, high = 100 * arrays[key][number].T
                 shift = 0.006 * (number - 3.5)
-                handles.append(_errorbar(axis, arrays["part"] + shift, value, low, high, number, TITLES[name]))
+                _errorbar(axis, arrays["part"] + shift, value, low, high, number, TITLES[name])
             if key == "returned":
-                handles += axis.plot(
+                axis.plot(
                     arrays["part"], 100 * arrays["started"], color=BLACK, linestyle=":", label="no chain: the starts"
                 )
             axis.set_title(f"chains that end {title}", loc="left")
@@ -448,6 +448,8 @@ def acceptance(arrays: Arrays) -> bytes:
                 linewidth=1,
             )
         axes[2].plot([], [], color=GREY, linestyle="--", linewidth=1, label="slope -1/3")
+        axes[2].set_xticks(dimensions, [str(d) for d in dimensions])
+        axes[2].minorticks_off()
         axes[2].set_xlabel("d")
         axes[2].set_ylabel("best step variance 2 alpha")
         axes[2].set_ylim(top=4 * float(arrays["logistic-variance"].max()))
