@@ -74,13 +74,14 @@ def test_without_labels_it_is_the_denoiser() -> None:
     assert (found.num_minima == 1).all()
 
 
-def test_lowest_and_counted() -> None:
+@pytest.mark.parametrize("seed", [0, 3, 8, 11])
+def test_lowest_and_counted(seed: int) -> None:
     """In one dimension a fine grid sees all minima: the lowest is returned, and none that is counted is invented."""
-    parameters = random_parameters(6, 1, num_classes=3, condition=0.1, spread=2.0, seed=4)
+    parameters = random_parameters(6, 1, num_classes=3, condition=0.1, spread=2.0, seed=seed)
     mixture, sigma = parameters.mixture(), 1.0
     classifier = mixture.tempered(3.0, [1.0, -1.0, 0.0])
     u = np.linspace(-6, 6, 61)[:, None]
-    found = minimise(mixture, classifier, u, sigma)
+    found = minimise(mixture, classifier, u, sigma, thorough=True)
     posteriors = np.exp(mixture.smoothed(sigma).class_log_posteriors(u))
     grid = np.linspace(-12, 12, 24_001)[:, None]
     cross_entropy = -classifier.log_probabilities(grid)
@@ -91,7 +92,7 @@ def test_lowest_and_counted() -> None:
         minima = int(((values[1:-1] < values[:-2]) & (values[1:-1] < values[2:])).sum())
         assert 1 <= found.num_minima[i] <= minima
         several += minima > 1 and found.num_minima[i] == minima
-    assert several >= 3
+    assert several >= 10
 
 
 def test_slopes() -> None:
