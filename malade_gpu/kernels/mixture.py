@@ -1,8 +1,9 @@
 """Bodies of mixtures of Gaussians: element i is a point, or a walker with its whole chain.
 
 The number of dimensions is known to the compiler, so that a point's arrays of that length can stay in registers; each
-function here makes the body for one precision and one number of dimensions. Shares are summed on the fly: whenever a
-larger term turns up, what has been summed is scaled down to it.
+function here makes the body for one precision and one number of dimensions. Products with the triangular matrices run
+over their zeros too: a loop of known length is unrolled, and only then do its arrays stay in registers. Shares are
+summed on the fly: whenever a larger term turns up, what has been summed is scaled down to it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def log_joint(dtype: str, d: int) -> Any:
         squares = zero
         for row in range(d):
             z = zero
-            for column in range(row + 1):
+            for column in range(d):
                 z += whitening[(k * d + row) * d + column] * (point[column] - means[k * d + column])
             squares += z * z
         return max(log_scale[k] - half * squares, lowest)
@@ -54,10 +55,10 @@ def log_joint_and_gradient(dtype: str, d: int) -> Any:
         squares = zero
         for row in range(d):
             z = zero
-            for column in range(row + 1):
+            for column in range(d):
                 z += whitening[(k * d + row) * d + column] * (point[column] - means[k * d + column])
             squares += z * z
-            for column in range(row + 1):
+            for column in range(d):
                 gradient[column] -= whitening[(k * d + row) * d + column] * z
         return max(log_scale[k] - half * squares, lowest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -28,7 +29,7 @@ def array_of(type_: Any) -> Any:
 
 # What a parameter is, by its name, when the op is called with float32 arrays.
 SCALARS = {
-    **dict.fromkeys(("a", "delta", "step_size", "width", "momentum", "rate", "learning_rate", "epsilon"), F32),
+    **dict.fromkeys(("a", "alpha", "delta", "step_size", "width", "momentum", "rate", "learning_rate", "epsilon"), F32),
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
     **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
     "divisor": F32,
@@ -43,6 +44,7 @@ ARRAYS = {
     **dict.fromkeys(("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3"), U32),
 }
 OUTPUTS = {"random.fill_words": U32, "memory.argmax": I64, "attack_steps.better": BOOL, "metropolis.accept": BOOL}
+BYTES_OF_SINE = 28
 # The bounds of a pixel are computed in float64 on purpose: rounding must not let a pixel out of its ball.
 EXACT_BOUNDS = {f"attack_steps.{name}" for name in ("LINF_BOUNDS", "PROJECT_LINF", "RANDOM_START_LINF")}
 
@@ -120,8 +122,10 @@ def test_compiles_for_a_gpu(name: str) -> None:
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=somewhere):
         ptx, _ = cuda.compile_ptx(kernel, signature_of(name, kernel), cc=(9, 0))
     assert ".entry" in ptx
-    # Scratch of a few numbers is kept in registers, not in memory.
-    assert ".local" not in ptx or name.endswith("of 16 dimensions")
+    # Scratch of a few numbers is kept in registers. Only the sine of a huge angle has bytes in memory of its own.
+    in_memory = sum(map(int, re.findall(r"__local_depot\d+\[(\d+)\]", ptx)))
+    # Of a Hessian's two indices at least one is not known to the compiler.
+    assert in_memory <= BYTES_OF_SINE or name == "mixture.hessians of 16 dimensions"
 
 
 def test_kernels_take_the_parameters_of_their_body() -> None:

@@ -23,7 +23,7 @@ from .backends import agree, complain_alike, gpu, on_device, ref, to_device
 
 KEYS: dict[str, Any] = {"key": (1, 2), "accept_key": (3, 4)}
 # Each number of dimensions is a kernel of its own, to be compiled.
-DIMENSIONS = (1, 2, 5)
+DIMENSIONS = (1, 3)
 
 
 def arrays_of(parameters: Parameters, dtype: str) -> Any:
@@ -48,7 +48,7 @@ def test_densities(parameters: Parameters, distance: float, dtype: str, layout: 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_dimensions(dtype: str) -> None:
-    parameters = random_parameters(3, 40, num_classes=2)
+    parameters = random_parameters(3, 20, num_classes=2)
     x = points_around(parameters, 4, distance=8).astype(dtype)
     arrays, labels, _ = arrays_of(parameters, dtype)
     size = magnitudes(parameters, x.astype("float64"))
@@ -62,8 +62,8 @@ def test_many_dimensions(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_beyond_the_format(dtype: str) -> None:
-    arrays, labels, _ = arrays_of(random_parameters(3, 2, num_classes=2), dtype)
-    x = np.full((1, 2), {"float32": 1e30, "float64": 1e200}[dtype], dtype=dtype)
+    arrays, labels, _ = arrays_of(random_parameters(3, 3, num_classes=2), dtype)
+    x = np.full((1, 3), {"float32": 1e30, "float64": 1e200}[dtype], dtype=dtype)
     agree("mixture_scores", x, *arrays, labels=labels, num_classes=2)
     agree("mixture_responsibilities", x, *arrays)
 
@@ -92,7 +92,8 @@ def test_not_a_number_is_refused() -> None:
 @pytest.mark.parametrize("d", DIMENSIONS)
 def test_one_step_from_the_same_state(d: int, dtype: str) -> None:
     """Who is accepted is the same, except where the ratio is within rounding of the uniform number; so is the rest."""
-    n, alpha, delta = 3000, 0.5, 1.0
+    n, alpha = 3000, {1: 3.0, 3: 0.5}[d]
+    delta = (2 * alpha) ** 0.5
     parameters = random_parameters(4, d)
     arrays, _, _ = arrays_of(parameters, dtype)
     x = points_around(parameters, n, distance=3).astype(dtype)
@@ -117,7 +118,7 @@ def test_one_step_from_the_same_state(d: int, dtype: str) -> None:
     size = sum(of.log_density + of.score[:, 0] * steps for of in sizes)
     relative = getattr(tolerance_for("mixture_chain"), dtype)
     clear = np.abs(ratio - level) > relative * size
-    assert clear.mean() > (0.99 if dtype == "float32" else 1 - 1e-12)
+    assert clear.mean() > (0.95 if dtype == "float32" else 1 - 1e-12)
     assert np.array_equal(accepted[clear], expected_accepted[clear])
     assert np.array_equal(accepted[clear], (level < ratio)[clear])
     assert 0.2 < accepted.mean() < 0.95
@@ -149,7 +150,7 @@ def test_many_steps(keys: Any, d: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fused_and_step_by_step(dtype: str, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel with the chain in registers against the same steps through the device's memory."""
-    parameters = random_parameters(4, 2)
+    parameters = random_parameters(4, 3)
     arrays, _, _ = arrays_of(parameters, dtype)
     x = points_around(parameters, 100, distance=2).astype(dtype)
     chain = {"num_steps": 10, "alpha": 0.3, "delta": 0.77, "sample_index": np.arange(100)}
@@ -162,8 +163,8 @@ def test_fused_and_step_by_step(dtype: str, keys: Any, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_steps_no_walkers(dtype: str) -> None:
-    arrays, _, _ = arrays_of(random_parameters(2, 2), dtype)
-    x = np.ones((3, 2), dtype=dtype)
+    arrays, _, _ = arrays_of(random_parameters(2, 3), dtype)
+    x = np.ones((3, 3), dtype=dtype)
     chain = {"alpha": 0.3, "delta": 0.77}
     agree("mixture_chain", x, *arrays, num_steps=0, **chain, **KEYS, sample_index=np.arange(3), exact=True)
     agree("mixture_chain", x[:0], *arrays, num_steps=4, **chain, **KEYS, sample_index=np.arange(0), exact=True)
@@ -173,7 +174,7 @@ def test_no_steps_no_walkers(dtype: str) -> None:
 
 
 @settings(max_examples=10)
-@given(mixtures(dimensions=(2,), condition=100), dtypes())
+@given(mixtures(dimensions=(3,), condition=100), dtypes())
 def test_the_public_object(parameters: Parameters, dtype: str) -> None:
     ours, theirs = malade_gpu.GaussianMixture(*parameters, dtype=dtype), parameters.mixture(dtype=dtype)
     assert isinstance(ours, malade_gpu.GaussianMixture)
@@ -206,7 +207,7 @@ def test_the_public_object(parameters: Parameters, dtype: str) -> None:
 
 
 def test_walks_and_minimisers() -> None:
-    parameters = random_parameters(4, 2, num_classes=2)
+    parameters = random_parameters(4, 3, num_classes=2)
     ours, theirs = malade_gpu.GaussianMixture(*parameters), parameters.mixture()
     x = points_around(parameters, 30, distance=2)
     for chain in (ula(0.2), mala(0.5)):
@@ -225,7 +226,7 @@ def test_walks_and_minimisers() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
-    parameters = random_parameters(3, 2, num_classes=2)
+    parameters = random_parameters(3, 3, num_classes=2)
     arrays, labels, _ = arrays_of(parameters, dtype)
     x = points_around(parameters, 6, distance=2).astype(dtype)
     for name in ("mixture_log_densities", "mixture_scores", "mixture_hessians"):
@@ -236,8 +237,15 @@ def test_planted_errors_are_caught(dtype: str) -> None:
     assert_planted_caught(
         lambda f: agree("mixture_responsibilities", x, *arrays, scale=30.0, op=f), gpu.mixture_responsibilities
     )
-    chain = {"num_steps": 3, "alpha": 0.3, "delta": 0.77, "sample_index": np.arange(6), **KEYS, "scale": 30.0}
-    assert_planted_caught(lambda f: agree("mixture_chain", x, *arrays, **chain, op=f), gpu.mixture_chain)
+    chain = {"num_steps": 3, "alpha": 0.3, "delta": 0.77, "sample_index": np.arange(6), **KEYS}
+    expected, moves = ref.mixture_chain(x, *arrays, **chain)
+
+    def check_position(position_of: Any) -> None:
+        assert_close(position_of(x, *arrays, **chain), expected, op="mixture_chain", dtype=dtype, scale=30.0)
+
+    assert_planted_caught(check_position, lambda *args, **how: on_device(gpu.mixture_chain)(*args, **how)[0])
+    with pytest.raises(AssertionError):
+        agree("mixture_chain", x, *arrays, **chain, op=lambda *args, **how: (expected.copy(), moves + 1))
     points, values = [x, 1.5 * x, 0.5 * x, -x], [x[:, 0], x[:, 1]]
     assert_planted_caught(
         lambda f: agree("langevin_log_ratio", *points, *values, alpha=0.3, delta=0.7, op=f), gpu.langevin_log_ratio

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
@@ -33,6 +33,7 @@ def residual_of(parameters: Parameters, r: Any, u: Any, sigma: float, beta: floa
     return r - mean - weight * sigma**2 * label_term
 
 
+@settings(max_examples=25)
 @given(
     mixtures(dimensions=(1, 2, 10), condition=10),
     st.sampled_from([0.02, 0.1, 0.4]),
