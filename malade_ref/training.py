@@ -334,7 +334,7 @@ def fit(
     check_choice("optimizer", optimizer, OPTIMIZERS)
     num_classes = network.num_classes if len(network.output_shape) == 1 else 1 << 31
     for name, (x, y) in {"training": (images, labels), **({"validation": validation} if validation else {})}.items():
-        ops.check_images(f"{name} images", x, network.input_shape)
+        network.check_inputs(f"{name} images" if len(network.input_shape) > 1 else f"{name} vectors", x)
         ops.check_labels(f"{name} labels", y, len(x), num_classes)
         if len(x) == 0:
             raise InputError(f"{name} images: expected at least one, got none")
