@@ -8,8 +8,8 @@ which it would have to lie if the sentence were true, chosen before the measurem
     is not decided   otherwise: more data are needed,
 
 which for an interval of confidence 1 - 2q is a test of equivalence at level q (Schuirmann): neither verdict is reached
-for want of data. A claim holds if all of its measures do, and fails if one fails. A negative control is a claim like any
-other: its ranges say how it has to go wrong.
+for want of data. A claim holds if all of its measures do, and fails if one fails. A negative control is a claim like
+any other: its ranges say how it has to go wrong.
 
 References
 ----------
