@@ -17,6 +17,7 @@ References
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -429,6 +430,16 @@ class Network:
         architecture: dict[str, Any] = {"input_shape": list(self.input_shape), "layers": layers}
         return {**architecture, "residual": True} if self.residual else architecture
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the parameters.
+
+        Returns
+        -------
+        str
+            Tells one set of parameters from another.
+        """
+        return fingerprint(self.ops, self.params)
+
     @classmethod
     def from_architecture(
         cls,
@@ -499,6 +510,29 @@ def join(ops: ModuleType, parts: Sequence[LossGradient]) -> LossGradient:
         Of all samples.
     """
     return LossGradient(*(ops.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def fingerprint(ops: ModuleType, arrays: Mapping[str, Array]) -> str:
+    """SHA-256 of named arrays, their names, types and shapes.
+
+    Parameters
+    ----------
+    ops : module
+        The backend that the arrays are of.
+    arrays : mapping of str to array
+        Arrays of any shapes.
+
+    Returns
+    -------
+    str
+        Hexadecimal; the same on every backend for the same numbers.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        host = ops.to_host(value)
+        digest.update(f"{name} {host.dtype} {host.shape};".encode())
+        digest.update(host.tobytes())
+    return digest.hexdigest()
 
 
 def cnn(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: ModuleType | None = None) -> Network:
