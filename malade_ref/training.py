@@ -336,8 +336,8 @@ def fit(
         Where to start.
     objective : Objective
         What to minimise.
-    images : array of shape (n, c, h, w)
-        Training images, pixels in [0, 1], of the network's dtype.
+    images : array of shape (n, c, h, w) or (n, d)
+        Training images, pixels in [0, 1], or vectors, any finite numbers; of the network's dtype.
     labels : array of shape (n,), integer
         Their classes.
     epochs : int
@@ -379,7 +379,9 @@ def fit(
     check_number("learning_rate", learning_rate, above=0)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("optimizer", optimizer, OPTIMIZERS)
-    num_classes = network.num_classes if len(network.output_shape) == 1 else 1 << 31
+    # A denoiser's outputs are not classes, in one dimension as in three.
+    denoises = isinstance(objective, Denoising) or len(network.output_shape) > 1
+    num_classes = 1 << 31 if denoises else network.num_classes
     for name, (x, y) in {"training": (images, labels), **({"validation": validation} if validation else {})}.items():
         network.check_inputs(f"{name} images" if len(network.input_shape) > 1 else f"{name} vectors", x)
         ops.check_labels(f"{name} labels", y, len(x), num_classes)
