@@ -376,7 +376,7 @@ def effective_sample_size(chains: NDArray[Any]) -> float:
     negative = np.flatnonzero(pairs <= 0)
     pairs = np.minimum.accumulate(pairs[: negative[0] if len(negative) else len(pairs)])
     time = max(2 * float(pairs.sum()) - 1, 1 / math.log10(num_chains * length))
-    return num_chains * length / time
+    return float(num_chains * length / time)
 
 
 def split_rhat(chains: NDArray[Any]) -> float:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from malade_ref import ops as reference_ops
-from malade_ref.checks import InputError, check_count
+from malade_ref.checks import check_count
+from malade_ref.cli.backends import add_backend, backend_ops
 from malade_ref.cli.console import Meter, duration, say
 from malade_ref.cli.run import default_folder
 from malade_ref.theorem import Scale, Settings, headlines, read_claims, results_of, run_theorem
 from malade_ref.theorem.claims import Progress
 from malade_ref.theorem.parts import Part
-from malade_ref.theorem.report import KIND
+from malade_ref.theorem.report import KIND, TITLE
 
 
 def add_commands(commands: Any) -> None:
@@ -35,7 +35,7 @@ def add_commands(commands: Any) -> None:
         allow_abbrev=False,
     )
     command.add_argument("--quick", action="store_true", help="fewer points and seeds: two minutes instead of fifteen")
-    command.add_argument("--backend", choices=("ref", "gpu"), default="ref", help="ref: NumPy (default); gpu: CUDA")
+    add_backend(command)
     command.add_argument(
         "--out", metavar="DIR", help="folder of the bundle; runs/theorem-1, runs/theorem-2, ... by default"
     )
@@ -49,11 +49,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _theorem(arguments: argparse.Namespace) -> int:
-    if arguments.backend == "gpu":
-        raise InputError("--backend gpu: the GPU backend is not part of this version; use --backend ref")
     scale: Scale = "quick" if arguments.quick else "full"
-    settings = Settings(scale, check_count("--seed", arguments.seed, minimum=0), reference_ops)
-    return run(settings, arguments)
+    seed = check_count("--seed", arguments.seed, minimum=0)
+    return run(Settings(scale, seed, backend_ops(arguments.backend)), arguments)
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -82,7 +80,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
         bundle = run_theorem(settings, out, resume=arguments.resume, watcher=watcher)
     except KeyboardInterrupt:
         words = ["malade", "theorem", "--out", str(out), "--resume", "--seed", str(settings.seed)]
-        words += ["--quick"] if settings.scale == "quick" else []
+        words += ["--quick"] if arguments.quick else []
         words += ["--backend", arguments.backend] if arguments.backend != "ref" else []
         raise KeyboardInterrupt(f"what was done is kept; go on with: {shlex.join(words)}") from None
     watcher.close()
@@ -118,8 +116,7 @@ class _Watcher:
     def plan(self, parts: Sequence[Part], out: Path) -> None:
         self._parts = parts
         self._expected_left = sum(part.seconds[self._scale] for part in parts)
-        say(f"the laboratory in {len(parts)} parts, a report; about {duration(self._expected_left)} on two cores, ")
-        say(f"into {out}")
+        say(f"{TITLE}: {len(parts)} parts, a report; about {duration(self._expected_left)} on two cores, into {out}")
 
     def begin(self, part: Part) -> Progress:
         self._number += 1

@@ -168,7 +168,7 @@ def _stationary_of_wrong_sign(mixture: GaussianMixture, beta: float, u: Floats, 
     r = mean
     for _ in range(50):
         r = mean + sign * sigma**2 * np.einsum("nk,nkd->nd", posterior, classifier.gradients(r))
-    return r
+    return np.asarray(r)
 
 
 def _slope_of_sign(mixture: GaussianMixture, x: Floats, sign: int) -> Estimate:

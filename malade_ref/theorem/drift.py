@@ -156,8 +156,12 @@ def drift_claims(settings: Settings, out: Path, progress: Progress) -> list[Clai
         starts.append(host.predict(start))
         for done, (name, field) in enumerate(fields(mixture, y).items()):
             progress((number + done / len(TITLES)) / len(parts), f"{TITLES[name]}, displaced by {part:g}")
-            options = {"num_steps": NUM_STEPS, "settings": settings, "name": f"drift/{number}"}
-            positions = walk(Field(field, settings.ops), start, ula(ALPHA), **options).positions
+            positions = walk(
+                *(Field(field, settings.ops), start, ula(ALPHA)),
+                num_steps=NUM_STEPS,
+                settings=settings,
+                name=f"drift/{number}",
+            ).positions
             ends[name].append(host.predict(positions[-1]))
             if number == main and name in ("marginal", "sdae", "under", "oracle"):
                 paths[f"path-{name}"] = np.concatenate([start[None, :SHOWN], positions[:, :SHOWN]])

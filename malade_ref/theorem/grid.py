@@ -155,7 +155,7 @@ def stationary(grid: Grid, step: Callable[[Floats], NDArray[Any]], delta: float,
     change = float(np.abs(advance(mass) - mass).sum())
     if change > 1e-10:
         raise InputError(f"grid: a step changes the stationary masses by {change:.1e}; the box is too small")
-    return mass
+    return np.asarray(mass)
 
 
 def divergence(p: Floats, q: Floats) -> float:

@@ -230,7 +230,7 @@ def label_term(mixture: GaussianMixture, classifier: Any, u: Floats, sigma: floa
         sum_y p_s(y | u) grad log yhat_y(r*): (r* - E[x | u]) / sigma^2 without the digits that the difference costs.
     """
     posterior = np.exp(Host(mixture.smoothed(sigma)).class_log_posteriors(u))
-    return np.einsum("nk,nkd->nd", posterior, Host(classifier).expand(found.position).gradients)
+    return np.asarray(np.einsum("nk,nkd->nd", posterior, Host(classifier).expand(found.position).gradients))
 
 
 def sdae_claims(settings: Settings, out: Path, progress: Progress) -> list[Claim]:
@@ -521,19 +521,25 @@ def _sweep(two: GaussianMixture, three: GaussianMixture, x2: Floats, x3: Floats)
         arrays[f"size-beta-{number}"] = np.array([drifts[beta].size for beta in SWEEP])
         for beta in (0.5, 2.0):
             mean = t_interval(drifts[beta].rate)
-            sign = {"low": 0.0} if beta < 1 else {"high": 0.0}
-            measures.append(Measure(f"beta {beta:g}, {name}: mean d log p(y* | x) along the label term", mean, **sign))
+            label = f"beta {beta:g}, {name}: mean d log p(y* | x) along the label term"
+            measures.append(Measure(label, mean, low=0) if beta < 1 else Measure(label, mean, high=0))
             right = np.mean(drifts[beta].rate > 0) if beta < 1 else np.mean(drifts[beta].rate < 0)
             remarks.append(f"beta {beta:g}, {name}: the sign is that of the mean at {100 * right:.1f}% of the points.")
 
+        calibrated = t_interval(drifts[1.0].rate)
+        remarks.append(
+            f"beta 1, {name}: {calibrated.value:.4f} [{calibrated.low:.4f}, {calibrated.high:.4f}], not 0: at finite "
+            "sigma a calibrated classifier is a little more confident at the denoised point than the posterior of the "
+            "noisy one."
+        )
         arrays[f"rate-noise-{number}"] = _means(drift_of(mixture, x, label_noise=noise).rate for noise in NOISES)
         mean = Estimate(*arrays[f"rate-noise-{number}"][2])
         measures.append(Measure(f"20% of the labels random, {name}: the same", mean, high=0.0))
         arrays[f"rate-bias-{number}"] = _means(_towards_first(mixture, x, bias) for bias in BIASES)
-        for index, sign in ((0, {"low": 0.0}), (4, {"high": 0.0})):
+        for index in (0, -1):
             mean = Estimate(*arrays[f"rate-bias-{number}"][index])
             label = f"logit of class 0 off by {BIASES[index]:+g}, {name}: mean d log p(0 | x) along the label term"
-            measures.append(Measure(label, mean, **sign))
+            measures.append(Measure(label, mean, low=0) if BIASES[index] < 0 else Measure(label, mean, high=0))
     return Claim(
         "sdae-drift",
         2,

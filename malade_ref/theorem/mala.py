@@ -310,9 +310,8 @@ def _scaling(settings: Settings, advance: Callable[[float], None]) -> Claim:
             curves.append([])
             for i, d in enumerate(dimensions):
                 advance((number + (seed + i / len(dimensions)) / seeds) / len(targets))
-                points = target.draw(rng, budget // target.cost).reshape(-1)
-                points = points[: len(points) // d * d].reshape(-1, d)
-                curves[-1].append(efficiency(target.density, points, rng))
+                numbers = target.draw(rng, budget // target.cost // d * d)
+                curves[-1].append(efficiency(target.density, numbers.reshape(-1, d), rng))
         variances = np.array([[curve.best_variance for curve in row] for row in curves])
         best = np.array([[curve.best_acceptance for curve in row] for row in curves])
         slope = loglog_slope(np.array(dimensions), variances).exponent

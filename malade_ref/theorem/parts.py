@@ -11,6 +11,7 @@ from malade_ref.theorem.controls import control_claims
 from malade_ref.theorem.drift import drift_claims
 from malade_ref.theorem.identity import dae_claims, sdae_claims
 from malade_ref.theorem.mala import mala_claims
+from malade_ref.theorem.trained import trained_claims
 from malade_ref.theorem.ula import ula_claims
 
 
@@ -51,7 +52,7 @@ PARTS = (
         "density (Tweedie's formula): exactly, for any sigma. Against the score of the clean density there is an error "
         "that should fall as sigma^2.",
         dae_claims,
-        {"full": 20, "quick": 5, "tiny": 1},
+        {"full": 8, "quick": 2, "tiny": 1},
     ),
     Part(
         2,
@@ -61,7 +62,16 @@ PARTS = (
         "yhat_y(r), with p_s(y | u) the posterior of the class given the noisy point. The second term, over sigma^2, "
         "is the label term: all that supervision adds to the score.",
         sdae_claims,
-        {"full": 60, "quick": 10, "tiny": 2},
+        {"full": 90, "quick": 20, "tiny": 2},
+    ),
+    Part(
+        3,
+        "trained",
+        "Trained networks",
+        "What networks learn from points, against the exact minimisers: a DAE's excess risk is sigma^4 times the "
+        "Fisher divergence between the field it has learnt and the smoothed score.",
+        trained_claims,
+        {"full": 330, "quick": 45, "tiny": 5},
     ),
     Part(
         4,
@@ -69,7 +79,7 @@ PARTS = (
         "Negative controls",
         "What has to go wrong, goes wrong: if these experiments found nothing, the others would prove nothing.",
         control_claims,
-        {"full": 20, "quick": 5, "tiny": 1},
+        {"full": 8, "quick": 3, "tiny": 1},
     ),
     Part(
         5,
@@ -79,7 +89,7 @@ PARTS = (
         "example and its purification, in a world where everything is known. How many come back to the class they are "
         "from, and what brings them back?",
         drift_claims,
-        {"full": 60, "quick": 10, "tiny": 2},
+        {"full": 60, "quick": 12, "tiny": 2},
     ),
     Part(
         6,
@@ -89,7 +99,7 @@ PARTS = (
         "known exactly for a Gaussian, and to all digits in one and two dimensions, where the chain's transition "
         "kernel can be written on a grid and its stationary density computed without any sampling.",
         ula_claims,
-        {"full": 120, "quick": 20, "tiny": 3},
+        {"full": 40, "quick": 10, "tiny": 3},
     ),
     Part(
         7,
@@ -98,6 +108,6 @@ PARTS = (
         "A Metropolis step removes the bias altogether. It needs a density, which no denoiser has; so this is what the "
         "paper's chain is compared with, not what it is.",
         mala_claims,
-        {"full": 100, "quick": 20, "tiny": 3},
+        {"full": 60, "quick": 15, "tiny": 3},
     ),
 )

@@ -48,6 +48,22 @@ def stage_of(part: str) -> str:
     return f"claims/{part}"
 
 
+def is_theorem(bundle: Bundle) -> bool:
+    """Tell whether a bundle is of the laboratory.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Any bundle.
+
+    Returns
+    -------
+    bool
+        Whether this module knows how to report on it.
+    """
+    return bundle.config.get("kind") == KIND
+
+
 def read_claims(bundle: Bundle) -> dict[str, list[Claim]]:
     """Claims of a bundle.
 
@@ -83,7 +99,7 @@ def results_of(claims: Mapping[str, Sequence[Claim]]) -> dict[str, Any]:
         JSON-able: ``count`` of claims by verdict, and ``claims`` by name.
     """
     all_claims = [claim for found in claims.values() for claim in found]
-    verdicts = [claim.verdict for claim in all_claims]
+    verdicts: list[str] = [claim.verdict for claim in all_claims]
     return {
         "count": {verdict: verdicts.count(verdict) for verdict in MARKS},
         "claims": {claim.name: {**_entry(claim), "part": part} for part, found in claims.items() for claim in found},
@@ -105,8 +121,8 @@ def headlines(results: Mapping[str, Any]) -> list[str]:
     """
     count, total = results["count"], len(results["claims"])
     lines = [
-        f"{count['holds']} of {count_of(total, 'claim')} hold, {count['fails']} fail, "
-        f"{count['not decided']} are not decided."
+        f"Of {count_of(total, 'claim')} {count['holds']} hold, {count['fails']} fail, {count['not decided']} "
+        f"are not decided."
     ]
     for mark in ("fails", "not decided"):
         lines += [f"{entry['title']}: {mark}." for entry in results["claims"].values() if entry["verdict"] == mark]

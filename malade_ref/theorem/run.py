@@ -77,7 +77,7 @@ def run_theorem(
     }
     text = f'# malade theorem\nscale = "{settings.scale}"\nseed = {settings.seed}\n'
     begin = Bundle.resume if resume else Bundle.create
-    with begin(out, text, config) as bundle:
+    with begin(out, text, config, device=settings.ops.describe_device()) as bundle:
         if not bundle.finished:
             watcher.plan(parts, bundle.path)
             for part in parts:

@@ -688,7 +688,7 @@ def _sdae(trainer: _Trainer) -> list[Claim]:
             "A trained sDAE finds its exact minimiser",
             f"Given enough data, the paper's objective leads to Newton's r*, up to {GOOD:.0%}: what the theorem says "
             "of the minimiser holds for what is trained.",
-            f"As the DAE above, with the cross entropy of the Bayes classifier, calibrated or with inverse temperature "
+            "As the DAE above, with the cross entropy of the Bayes classifier, calibrated or with inverse temperature "
             f"{OVERCONFIDENT:g}; {len(u):,} new points.",
             measures,
             remarks,
