@@ -96,13 +96,13 @@ def results_of(claims: Mapping[str, Sequence[Claim]]) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON-able: ``count`` of claims by verdict, and ``claims`` by name.
+        JSON-able: ``count`` of claims by verdict, and ``claims`` in order.
     """
     all_claims = [claim for found in claims.values() for claim in found]
     verdicts: list[str] = [claim.verdict for claim in all_claims]
     return {
         "count": {verdict: verdicts.count(verdict) for verdict in MARKS},
-        "claims": {claim.name: {**_entry(claim), "part": part} for part, found in claims.items() for claim in found},
+        "claims": [{**_entry(claim), "part": part} for part, found in claims.items() for claim in found],
     }
 
 
@@ -125,7 +125,7 @@ def headlines(results: Mapping[str, Any]) -> list[str]:
         f"are not decided."
     ]
     for mark in ("fails", "not decided"):
-        lines += [f"{entry['title']}: {mark}." for entry in results["claims"].values() if entry["verdict"] == mark]
+        lines += [f"{entry['title']}: {mark}." for entry in results["claims"] if entry["verdict"] == mark]
     return lines
 
 
@@ -157,7 +157,7 @@ def report_text(
         lines += [f"> Scale {config['scale']}: fewer points and seeds than the full run; less is decided.", ""]
     lines += [INTRODUCTION, "", *_overview(results)]
     for part in PARTS:
-        entries = {name: entry for name, entry in results["claims"].items() if entry["part"] == part.name}
+        entries = [entry for entry in results["claims"] if entry["part"] == part.name]
         if entries:
             lines += _section(part, entries, figures)
     lines += ["## Provenance", "", *_provenance(config, environment)]
@@ -232,6 +232,7 @@ def check_report(bundle: Bundle) -> list[str]:
 def _entry(claim: Claim) -> dict[str, Any]:
     """A claim without its arrays."""
     return {
+        "name": claim.name,
         "title": claim.title,
         "statement": claim.statement,
         "method": claim.method,
@@ -301,10 +302,7 @@ def estimate_text(entry: Mapping[str, float]) -> str:
 
 def _overview(results: Mapping[str, Any]) -> list[str]:
     titles = {part.name: part for part in PARTS}
-    rows = [
-        [str(titles[entry["part"]].number), _title(entry), MARKS[entry["verdict"]]]
-        for entry in results["claims"].values()
-    ]
+    rows = [[str(titles[entry["part"]].number), _title(entry), MARKS[entry["verdict"]]] for entry in results["claims"]]
     return table(["part", "claim", "verdict"], rows)
 
 
@@ -312,12 +310,12 @@ def _title(entry: Mapping[str, Any]) -> str:
     return f"{entry['title']} (negative control)" if entry["control"] else str(entry["title"])
 
 
-def _section(part: Part, entries: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
+def _section(part: Part, entries: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[str]:
     lines = [f"## {part.number}. {part.title}", "", part.text, ""]
     for name, caption in CAPTIONS.get(part.name, {}).items():
         if name in figures:
             lines += [f"![{caption.partition('.')[0]}]({name})", "", f"*{caption}*", ""]
-    for entry in entries.values():
+    for entry in entries:
         lines += [f"### {_title(entry)}: {MARKS[entry['verdict']]}", "", entry["statement"], ""]
         rows = [
             [measure["label"], estimate_text(measure), measure["range"], MARKS[measure["verdict"]], measure["note"]]
