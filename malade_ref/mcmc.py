@@ -9,7 +9,7 @@ alpha and delta^2 = 2 alpha; on N(0, 1) its stationary variance is (delta^2 / 2 
 
 A density is an object with ``score`` (MALA: also ``log_density``) and ``ops``. `init` and `step` are the algorithm,
 `walk` repeats the step. Many walkers move side by side, each with its own noise, which is addressed by
-(stream, draw, step, walker): a walker goes the same way in any company.
+(stream, draw, step, walker): a walker goes the same way in any company, but for rounding.
 
 References
 ----------

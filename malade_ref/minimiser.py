@@ -10,7 +10,9 @@ with lambda the weight of the cross entropy (1 in the paper), and its stationary
 
 F is minimised by Newton's method with its analytic Hessian. Where that is not positive definite it is shifted until it
 is, and steps are halved until F falls. F may have several minima when sigma is large, so the search starts from several
-places: E[x | u], u, and the means given each class. The lowest minimum is returned, and how many there were.
+places: E[x | u], u, and the means given u and each class. A thorough search starts also from the means given u and each
+component, and from the components' means. The lowest minimum is returned, and how many there were. Where sigma exceeds
+the width of the components and the classifier is far too sure, even a thorough search can miss one.
 
 With lambda = 0 this is the DAE: r = E[x | u].
 """
@@ -96,6 +98,7 @@ def minimise(
     label_noise: float = 0.0,
     tolerance: float = 1e-13,
     max_steps: int = 100,
+    thorough: bool = False,
 ) -> Minimum:
     """Find the sDAE's exact minimisers.
 
@@ -117,6 +120,8 @@ def minimise(
         Residual, relative to 1 + the largest coordinate, at which a search ends.
     max_steps : int
         Most Newton steps of a search.
+    thorough : bool
+        Whether to start from 2 m more places.
 
     Returns
     -------
@@ -142,7 +147,11 @@ def minimise(
     noisy, centers = host(u), host(mixture.posterior_mean(u, sigma))
     posteriors = np.exp(host(mixture.smoothed(sigma).class_log_posteriors(u)))
     posteriors = (1 - label_noise) * posteriors + label_noise / mixture.num_classes
-    starts = [centers, noisy, *(host(part.posterior_mean(u, sigma)) for part in _class_densities(mixture))]
+    starts = [centers, noisy, *(host(part.posterior_mean(u, sigma)) for part in _parts(mixture, mixture.labels))]
+    if thorough:
+        components = _parts(mixture, np.arange(mixture.num_components))
+        starts += [host(part.posterior_mean(u, sigma)) for part in components]
+        starts += [np.broadcast_to(mean, noisy.shape) for mean in mixture.means]
     numbers = len(starts) * mixture.num_classes * mixture.num_dimensions**2
     size = max(1, BLOCK // numbers)
     results = []
@@ -176,13 +185,13 @@ class _Problem:
         return objective, gradient, hessian
 
 
-def _class_densities(mixture: GaussianMixture) -> list[GaussianMixture]:
-    """p(x | y) for each class."""
+def _parts(mixture: GaussianMixture, labels: NDArray[np.int64]) -> list[GaussianMixture]:
+    """The densities of the components that carry each label."""
     parts = []
-    for y in range(mixture.num_classes):
-        of_class = mixture.labels == y
-        weights = mixture.weights[of_class] / mixture.priors[y]
-        parts.append(GaussianMixture(weights, mixture.means[of_class], mixture.covariances[of_class], ops=mixture.ops))
+    for y in range(labels.max() + 1):
+        members = labels == y
+        weights = mixture.weights[members] / mixture.weights[members].sum()
+        parts.append(GaussianMixture(weights, mixture.means[members], mixture.covariances[members], ops=mixture.ops))
     return parts
 
 

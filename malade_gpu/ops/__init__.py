@@ -14,6 +14,7 @@ from .attack_steps import (
     sign_step,
 )
 from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
+from .device import describe_device, device_settings
 from .langevin import clip_pixels, langevin_step, langevin_step_vjp
 from .layers import (
     add_bias,
@@ -54,6 +55,14 @@ from .memory import (
     to_host,
     zeros,
 )
+from .metropolis import langevin_log_ratio, metropolis_accept
+from .mixture import (
+    mixture_chain,
+    mixture_hessians,
+    mixture_log_densities,
+    mixture_responsibilities,
+    mixture_scores,
+)
 from .optim import adam_step, sgd_step
 from .random import box_muller, derive_key, normal, permutation, philox4x32, random_words, uniform
 from .slices import map_slices, num_threads
@@ -85,9 +94,12 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_vjp",
     "derive_key",
+    "describe_device",
+    "device_settings",
     "distance_l2",
     "distance_linf",
     "empty",
+    "langevin_log_ratio",
     "langevin_step",
     "langevin_step_vjp",
     "linear",
@@ -95,6 +107,12 @@ __all__ = [
     "linf_bounds",
     "log_softmax",
     "map_slices",
+    "metropolis_accept",
+    "mixture_chain",
+    "mixture_hessians",
+    "mixture_log_densities",
+    "mixture_responsibilities",
+    "mixture_scores",
     "normal",
     "normalised_step",
     "num_threads",

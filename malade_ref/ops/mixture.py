@@ -16,7 +16,7 @@ logarithm, is given as `LOWEST`.
 A mixture is passed as the arrays c (``log_scale``), mu (``means``) and W (``whitening``). Work is done in blocks of
 points with the points innermost; a block is small enough for a core's cache, so memory does not grow with n.
 
-Axes: n points, d dimensions, m components, K classes; inside a block B points, padded.
+Axes: n points, d dimensions, m components, K classes; B points in a block.
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ Labels = NDArray[np.integer[Any]]
 LOWEST = {"float32": -1e38, "float64": -1e307}
 # Numbers in the largest array of a block: it stays in a core's second-level cache.
 BLOCK = 1 << 16
-# Blocks are padded to a multiple of this: then every point takes the same way through a matrix product, whichever
-# others are in its batch.
-LANES = 16
 
 
 def mixture_log_densities(
@@ -88,7 +85,7 @@ def mixture_log_densities(
     def of_block(part: slice) -> None:
         z = _whitened(x[part], means, whitening)
         joint, _ = _by_class(_log_joint(z, log_scale), classes)
-        out[part] = joint.T[: len(out[part])]
+        out[part] = joint.T
 
     map_slices(of_block, len(x), slice_size=_block_size(means.size))
     return out
@@ -121,16 +118,16 @@ def mixture_scores(
     scores = np.empty((*log_densities.shape, x.shape[1]), dtype=x.dtype)
 
     def of_block(part: slice) -> None:
-        size = len(x[part])
         z = _whitened(x[part], means, whitening)
         joint, shares = _by_class(_log_joint(z, log_scale), classes)
-        log_densities[part] = joint.T[:size]
+        log_densities[part] = joint.T
         z *= -shares[:, None]
         for y, members in enumerate(classes):
             # All components of a class in one product: (d, m d) times (m d, B).
             factors, weighted = whitening[members], z[members]
-            score = factors.reshape(-1, x.shape[1]).T @ weighted.reshape(-1, z.shape[2])
-            scores[part, y] = score.T[:size]
+            rows = len(factors) * x.shape[1]
+            score = factors.reshape(rows, -1).T @ weighted.reshape(rows, z.shape[2])
+            scores[part, y] = score.T
 
     map_slices(of_block, len(x), slice_size=_block_size(means.size))
     return log_densities, scores
@@ -169,21 +166,20 @@ def mixture_hessians(
     precisions = (to_gradient @ -whitening).reshape(len(means), d * d)
 
     def of_block(part: slice) -> None:
-        size = len(x[part])
         z = _whitened(x[part], means, whitening)
         joint, shares = _by_class(_log_joint(z, log_scale), classes)
-        log_densities[part] = joint.T[:size]
+        log_densities[part] = joint.T
         gradients = to_gradient @ z
         for y, members in enumerate(classes):
             share = shares[members]
             score = (share[:, None] * gradients[members]).sum(axis=0)
-            scores[part, y] = score.T[:size]
+            scores[part, y] = score.T
             # Centred before they are squared: far out all gradients are large and nearly the same.
             spread = (gradients[members] - score) * np.sqrt(share)[:, None]
             outer = spread.transpose(2, 1, 0) @ spread.transpose(2, 0, 1)
             inner = (share.T @ precisions[members]).reshape(-1, d, d)
             hessian = outer - inner
-            hessians[part, y] = (0.5 * (hessian + hessian.transpose(0, 2, 1)))[:size]
+            hessians[part, y] = 0.5 * (hessian + hessian.transpose(0, 2, 1))
 
     map_slices(of_block, len(x), slice_size=_block_size(means.size + d * d))
     return log_densities, scores, hessians
@@ -213,7 +209,7 @@ def mixture_responsibilities(x: Floats, log_scale: Floats, means: Floats, whiten
     def of_block(part: slice) -> None:
         z = _whitened(x[part], means, whitening)
         _, shares = _by_class(_log_joint(z, log_scale), [slice(None)])
-        out[part] = shares.T[: len(out[part])]
+        out[part] = shares.T
 
     map_slices(of_block, len(x), slice_size=_block_size(means.size))
     return out
@@ -318,10 +314,7 @@ def mixture_chain(
 
 def _whitened(x: Floats, means: Floats, whitening: Floats) -> Floats:
     """Distances from the means in standard deviations, (m, d, B)."""
-    size = max(1, -(-len(x) // LANES)) * LANES
-    points = np.zeros((x.shape[1], size), dtype=x.dtype)
-    points[:, : len(x)] = x.T
-    return np.asarray(whitening @ (points - means[:, :, None]))
+    return np.asarray(whitening @ (np.ascontiguousarray(x.T) - means[:, :, None]))
 
 
 def _log_joint(z: Floats, log_scale: Floats) -> Floats:
@@ -348,7 +341,7 @@ def _by_class(log_joint: Floats, classes: list[Any]) -> tuple[Floats, Floats]:
 
 def _block_size(numbers: int) -> int:
     """Points in a block in which each point takes so many numbers."""
-    return max(1, BLOCK // max(1, numbers) // LANES) * LANES
+    return max(1, BLOCK // numbers)
 
 
 def _checked(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from malade_ref.density import GaussianMixture
+from malade_ref.mcmc import Langevin
+from malade_ref.mcmc import walk as walk_on_backend
+from malade_ref.sampling import Stream
 from malade_ref.theorem.claims import Settings
 
 Floats = NDArray[np.float64]
-Score = Callable[[Floats], NDArray[Any]]
+Function = Callable[[Floats], NDArray[Any]]
 
 
 class Host:
@@ -50,132 +54,104 @@ def _to_host(value: Any, ops: Any) -> Any:
     return ops.to_host(value) if hasattr(value, "dtype") and hasattr(value, "ndim") else value
 
 
-class Walk(NamedTuple):
-    """Where walkers are after some steps.
-
-    Attributes
-    ----------
-    positions : ndarray of shape (records, n, d)
-        Every so many steps; the last is where they are.
-    acceptance : ndarray of shape (n,)
-        Share of the moves that each has made.
-    """
-
-    positions: Floats
-    acceptance: Floats
-
-
-def walk(
-    mixture: GaussianMixture,
-    start: Floats,
-    *,
-    alpha: float,
-    settings: Settings,
-    name: str,
-    every: int,
-    records: int,
-    burn_in: int = 0,
-    delta: float | None = None,
-    metropolis: bool = False,
-) -> Walk:
-    """Follow a mixture's score.
-
-    Parameters
-    ----------
-    mixture : GaussianMixture
-        The target.
-    start : ndarray of shape (n, d)
-        Where the walkers start.
-    alpha : float
-        Step on the score.
-    settings : Settings
-        Seed and backend.
-    name : str
-        Of the noise.
-    every : int
-        Steps between two records.
-    records : int
-        How many.
-    burn_in : int
-        Steps before the first of those steps.
-    delta : float, optional
-        Standard deviation of the noise; sqrt(2 alpha) by default.
-    metropolis : bool
-        Whether there is an accept step (MALA).
-
-    Returns
-    -------
-    Walk
-        Records and acceptance.
-    """
-    ops = settings.ops
-    options: dict[str, Any] = {
-        "alpha": alpha,
-        "delta": (2 * alpha) ** 0.5 if delta is None else delta,
-        "key": ops.derive_key(settings.seed, f"theorem/{name}"),
-        "accept_key": ops.derive_key(settings.seed, f"theorem/{name}: accept") if metropolis else None,
-        "sample_index": ops.arange(len(start)),
-    }
-    position, accepted = ops.asarray(start), np.zeros(len(start))
-    if burn_in:
-        position, _ = ops.mixture_chain(position, *mixture.arrays, num_steps=burn_in, **options)
-    positions = np.empty((records, *start.shape))
-    for record in range(records):
-        position, made = ops.mixture_chain(
-            position, *mixture.arrays, num_steps=every, first_step=burn_in + record * every, **options
-        )
-        positions[record] = ops.to_host(position)
-        accepted += ops.to_host(made)
-    return Walk(positions, accepted / (every * records))
-
-
-def follow(
-    score: Score,
-    start: Floats,
-    *,
-    alpha: float,
-    delta: float,
-    num_steps: int,
-    settings: Settings,
-    name: str,
-    limit: float = np.inf,
-) -> Floats:
-    """Follow any vector field, without an accept step.
+class Field:
+    """A vector field to follow without an accept step.
 
     Parameters
     ----------
     score : callable
-        From points (n, d) to vectors (n, d).
+        From points (n, d) to vectors (n, d), NumPy arrays.
+    ops : module
+        The backend of the chain.
+    """
+
+    def __init__(self, score: Function, ops: ModuleType) -> None:
+        self._score, self.ops = score, ops
+
+    def score(self, x: Any) -> Any:
+        """Vectors at points, on the backend."""
+        return self.ops.asarray(np.asarray(self._score(self.ops.to_host(x)), dtype=np.float64))
+
+
+class Density(Field):
+    """A density, up to a constant factor.
+
+    Parameters
+    ----------
+    log_density : callable
+        From points (n, d) to numbers (n,), NumPy arrays.
+    score : callable
+        From points (n, d) to its gradients (n, d).
+    ops : module
+        The backend of the chain.
+    """
+
+    def __init__(self, log_density: Function, score: Function, ops: ModuleType) -> None:
+        super().__init__(score, ops)
+        self._log_density = log_density
+
+    def log_density(self, x: Any) -> Any:
+        """Log densities of points, on the backend."""
+        return self.ops.asarray(np.asarray(self._log_density(self.ops.to_host(x)), dtype=np.float64))
+
+
+class Walked(NamedTuple):
+    """Where walkers were.
+
+    Attributes
+    ----------
+    positions : ndarray of shape (k, n, d)
+        After every so many steps.
+    acceptance : float
+        Share of the moves that were made.
+    """
+
+    positions: Floats
+    acceptance: float
+
+
+def walk(
+    density: Any,
+    start: Floats,
+    chain: Langevin,
+    *,
+    num_steps: int,
+    settings: Settings,
+    name: str,
+    keep_every: int = 1,
+    burn_in: int = 0,
+) -> Walked:
+    """Let walkers go.
+
+    Parameters
+    ----------
+    density : GaussianMixture, Density or Field
+        What they follow.
     start : ndarray of shape (n, d)
-        Where the walkers start.
-    alpha : float
-        Step on the score.
-    delta : float
-        Standard deviation of the noise.
+        Where they start.
+    chain : Langevin
+        Step, noise and whether there is an accept step.
     num_steps : int
-        Number of steps.
+        Number of steps after the burn-in, a multiple of ``keep_every``.
     settings : Settings
         Seed and backend.
     name : str
-        Of the noise: fields that are followed under one name meet the same noise.
-    limit : float
-        Walkers whose norm exceeds this stay where they are from then on.
+        Of the noise: walkers under one name meet the same noise, whatever they follow.
+    keep_every : int
+        Steps between two positions that are kept.
+    burn_in : int
+        Steps before.
 
     Returns
     -------
-    ndarray of shape (num_steps + 1, n, d)
-        All positions.
+    Walked
+        Positions and acceptance.
     """
-    ops = settings.ops
-    key = ops.derive_key(settings.seed, f"theorem/{name}")
-    positions = np.empty((num_steps + 1, *start.shape))
-    positions[0] = start
-    index = ops.arange(len(start))
-    for step in range(num_steps):
-        at = positions[step]
-        noise = ops.normal(start.shape[1:], key=key, sample_index=index, step=step, dtype="float64")
-        field = np.asarray(score(at), dtype=np.float64)
-        moved = ops.to_host(ops.langevin_step(ops.asarray(at), ops.asarray(field), noise, a=alpha, delta=delta))
-        inside = np.linalg.norm(at, axis=1, keepdims=True) <= limit
-        positions[step + 1] = np.where(inside, moved, at)
-    return positions
+    ops, stream = settings.ops, Stream(settings.seed, f"theorem/{name}")
+    at = ops.asarray(start)
+    if burn_in:
+        at = walk_on_backend(at, density, chain, num_steps=burn_in, stream=stream).position
+    found = walk_on_backend(
+        at, density, chain, num_steps=num_steps, stream=stream, first_step=burn_in, keep_every=keep_every
+    )
+    return Walked(ops.to_host(found.kept), float(ops.to_host(found.num_accepted).mean()) / num_steps)

@@ -84,7 +84,8 @@ def box(low: NDArray[Any], high: NDArray[Any], spacing: float) -> Grid:
     """
     if len(low) not in (1, 2):
         raise InputError(f"low: expected one or two dimensions for a grid, got {len(low)}")
-    axes = [first + spacing * np.arange(np.ceil((last - first) / spacing) + 1) for first, last in zip(low, high)]
+    counts = [int(np.ceil(width / spacing)) + 1 for width in high - low]
+    axes = [first + spacing * np.arange(count) for first, count in zip(low, counts, strict=True)]
     return Grid(axes, spacing)
 
 

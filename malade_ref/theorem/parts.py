@@ -57,9 +57,9 @@ PARTS = (
         2,
         "sdae",
         "The supervised denoiser",
-        "The sDAE's exact minimiser at a noisy input u solves r = E[x | u] + sigma^2 sum_y p_s(y | u) grad log yhat_y(r), "
-        "with p_s(y | u) the posterior of the class given the noisy point. The second term, over sigma^2, is the label "
-        "term: all that supervision adds to the score.",
+        "The sDAE's exact minimiser at a noisy input u solves r = E[x | u] + sigma^2 sum_y p_s(y | u) grad log "
+        "yhat_y(r), with p_s(y | u) the posterior of the class given the noisy point. The second term, over sigma^2, "
+        "is the label term: all that supervision adds to the score.",
         sdae_claims,
         {"full": 60, "quick": 10, "tiny": 2},
     ),
@@ -86,8 +86,8 @@ PARTS = (
         "ula",
         "The chain without an accept step (ULA)",
         "The paper's chain is unadjusted: at a finite step it does not follow the density but one nearby. How near is "
-        "known exactly for a Gaussian, and to all digits in one and two dimensions, where the chain's transition kernel "
-        "can be written on a grid and its stationary density computed without any sampling.",
+        "known exactly for a Gaussian, and to all digits in one and two dimensions, where the chain's transition "
+        "kernel can be written on a grid and its stationary density computed without any sampling.",
         ula_claims,
         {"full": 120, "quick": 20, "tiny": 3},
     ),

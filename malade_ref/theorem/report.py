@@ -23,12 +23,12 @@ KIND = "theorem"
 TITLE = "What Theorem 1 says, measured"
 MARKS = {"holds": "holds", "fails": "**FAILS**", "not decided": "*not decided*"}
 INTRODUCTION = (
-    "Every claim below is a sentence that numbers could have contradicted. The oracle is a labelled mixture of Gaussians, "
-    "for which densities, scores, posteriors of the classes and the denoisers' exact minimisers are known. A measure holds "
-    "if its whole 95% interval lies within the range that was fixed beforehand, fails if the whole interval lies outside, "
-    "and is not decided otherwise; numbers that nothing random stands behind have no interval. A claim holds if all of its "
-    "measures do. The verdicts are not corrected for there being many of them: of intervals that are right 19 times in 20, "
-    "some will be wrong."
+    "Every claim below is a sentence that numbers could have contradicted. The oracle is a labelled mixture of "
+    "Gaussians, for which densities, scores, posteriors of the classes and the denoisers' exact minimisers are known. "
+    "A measure holds if its whole 95% interval lies within the range that was fixed beforehand, fails if the whole "
+    "interval lies outside, and is not decided otherwise; numbers that nothing random stands behind have no interval. "
+    "A claim holds if all of its measures do. The verdicts are not corrected for there being many of them: of "
+    "intervals that are right 19 times in 20, some will be wrong."
 )
 
 
@@ -109,9 +109,7 @@ def headlines(results: Mapping[str, Any]) -> list[str]:
         f"{count['not decided']} are not decided."
     ]
     for mark in ("fails", "not decided"):
-        lines += [
-            f"{entry['title']}: {mark}." for entry in results["claims"].values() if entry["verdict"] == mark
-        ]
+        lines += [f"{entry['title']}: {mark}." for entry in results["claims"].values() if entry["verdict"] == mark]
     return lines
 
 

@@ -78,12 +78,12 @@ def random_mixture(world: World, settings: Settings, number: int) -> GaussianMix
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     own = rng.uniform(0, 0.5, size=m)[:, None, None] * directions[:, :, None] * directions[:, None, :]
     covariances = 0.25 * np.eye(d) + 0.25 * shared @ shared.T + own
-    return GaussianMixture(weights, means, covariances, np.repeat(np.arange(world.classes), PER_CLASS), ops=settings.ops)
+    return GaussianMixture(
+        weights, means, covariances, np.repeat(np.arange(world.classes), PER_CLASS), ops=settings.ops
+    )
 
 
-def isotropic(
-    weights: Any, means: Any, deviations: Any, labels: Any = None, *, settings: Settings
-) -> GaussianMixture:
+def isotropic(weights: Any, means: Any, deviations: Any, labels: Any = None, *, settings: Settings) -> GaussianMixture:
     """Make a mixture of round Gaussians.
 
     Parameters
