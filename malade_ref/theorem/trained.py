@@ -77,7 +77,7 @@ class Recipe:
     steps: int = 3072
     batch_size: int = 2048
     learning_rate: float = 0.015
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = (128, 64)
 
 
 class Posterior:
@@ -522,15 +522,15 @@ class _Job(NamedTuple):
 def _recipe(settings: Settings) -> Recipe:
     """With enough data. The batches are large because the noise of the gradients is what limits the score."""
     full, tiny = Recipe(), Recipe(points=4096, steps=60, batch_size=128, hidden=(32, 32))
-    recipe: Recipe = settings.pick(full=full, quick=replace(full, steps=1536), tiny=tiny)
+    recipe: Recipe = settings.pick(full=full, quick=replace(full, steps=1280), tiny=tiny)
     return recipe
 
 
 def _small(settings: Settings, points: int) -> Recipe:
     """With a data set of a given size."""
-    full = Recipe(points, steps=1500, batch_size=256, learning_rate=0.01)
+    full = Recipe(points, steps=1500, batch_size=256, learning_rate=0.01, hidden=(64, 64))
     tiny = replace(full, steps=30, batch_size=64, hidden=(16, 16))
-    recipe: Recipe = settings.pick(full=full, quick=replace(full, steps=600), tiny=tiny)
+    recipe: Recipe = settings.pick(full=full, quick=replace(full, steps=500), tiny=tiny)
     return recipe
 
 
@@ -702,7 +702,7 @@ def _sdae(trainer: _Trainer) -> list[Claim]:
 
 def _sample_size(trainer: _Trainer) -> list[Claim]:
     settings, plane = trainer.settings, three_islands(trainer.settings)
-    sizes = settings.pick(full=(64, 256, 1024, 4096, 16384, 65536), quick=(64, 512, 4096, 32768), tiny=(64, 1024))
+    sizes = settings.pick(full=(64, 256, 1024, 4096, 16384, 65536), quick=(64, 1024, 16384), tiny=(64, 1024))
     seeds = settings.pick(full=4, quick=3, tiny=2)
     _, u = noisy_points(plane, settings.pick(full=1 << 14, quick=1 << 13, tiny=1 << 9), SIGMA, trainer.rng("size"))
     target = dae_target(plane, u, SIGMA)
