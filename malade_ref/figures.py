@@ -296,7 +296,25 @@ def contact_sheet(images: NDArray[Any], *, columns: int = 10, titles: Sequence[s
 
 @contextmanager
 def drawing(*, width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
-    """Provide an empty figure under matplotlib's own settings, whatever the user's are, and a place for its bytes."""
+    """Provide an empty figure under matplotlib's own settings, whatever the user's are, and a place for its bytes.
+
+    Parameters
+    ----------
+    width, height : float
+        In inches.
+
+    Yields
+    ------
+    figure : Figure
+        Without axes.
+    content : BytesIO
+        Where `png_settings` lets it be written to.
+
+    Raises
+    ------
+    InputError
+        If matplotlib is not installed.
+    """
     require()
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -369,7 +387,13 @@ def _number_epochs(axes: Axes, count: int) -> None:
 
 
 def png_settings() -> dict[str, Any]:
-    """How to write a file that depends on nothing but the drawing."""
+    """How to write a file that depends on nothing but the drawing.
+
+    Returns
+    -------
+    dict
+        Options of ``Figure.savefig``.
+    """
     return {"format": "png", "dpi": DPI, "metadata": {"Software": None}}
 
 

@@ -102,6 +102,11 @@ class Measure:
         The range, ends included; infinite where there is no limit.
     note : str
         How much the number rests on, such as ``"20 seeds"``.
+
+    Raises
+    ------
+    InputError
+        If the estimate is not finite.
     """
 
     label: str
@@ -162,6 +167,11 @@ class Claim:
         What figures and tables are drawn from.
     control : bool
         Whether it is a negative control, which holds if something goes wrong as it should.
+
+    Raises
+    ------
+    InputError
+        If there are no measures.
     """
 
     name: str

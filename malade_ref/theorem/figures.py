@@ -28,6 +28,11 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "mean derivative of the log probability of the Bayes class (left, right) or of class 0 (middle) along the "
         "label term; bars are 95% intervals.",
     },
+    "trained": {
+        "figures/trained.png": "Left: what a trained DAE's score errs by against the score of the clean data (mean "
+        "over training sets and each set's own dots), and its two parts: the smoothing, which is known, and what the "
+        "network has not learnt. Right: the distance from the exact minimiser against the number of training points.",
+    },
     "drift": {
         "figures/fields.png": "One world through different denoisers. Colours: the three classes, paler where data are "
         "rare; grey lines: the Bayes classifier's borders. Above: the score itself, and what a DAE and a calibrated "
@@ -69,6 +74,7 @@ def draw_figures(claims: Mapping[str, Claim]) -> dict[str, bytes]:
     drawers: dict[str, tuple[Callable[..., bytes], tuple[str, ...]]] = {
         "slopes": (slopes, ("sdae-calibrated", "sdae-miscalibrated")),
         "temperature": (temperature, ("sdae-drift",)),
+        "trained": (trained, ("trained-u-shape", "trained-sample-size")),
         "fields": (fields, ("drift-confidence",)),
         "chains": (chains, ("drift-none", "drift-confidence")),
         "drift": (drift, ("drift-none",)),
@@ -172,6 +178,46 @@ def temperature(arrays: Arrays) -> bytes:
         axes[0].text(0.98, 0.98, "above 0: towards it", transform=axes[0].transAxes, va="top", ha="right", color=GREY)
         axes[0].text(0.03, 0.03, "below 0: away from it", transform=axes[0].transAxes, color=GREY)
         axes[0].legend(frameon=False, loc="center left")
+        figure.savefig(content, **png_settings())
+        return content.getvalue()
+
+
+def trained(shape: Arrays, size: Arrays) -> bytes:
+    """Draw what trained networks err by.
+
+    Parameters
+    ----------
+    shape, size : mapping
+        Arrays of the claims "trained-u-shape" and "trained-sample-size".
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    with drawing(width=8.6, height=3.6) as (figure, content):
+        left, right = figure.subplots(1, 2)
+        sigma = shape["sigma"]
+        for key, color, marker, label in (
+            ("total", BLACK, "o", "in all"),
+            ("estimation", ORANGE, "^", "not learnt"),
+        ):
+            left.loglog(sigma, shape[key].mean(axis=0), color=color, marker=marker, markersize=5, label=label)
+            left.loglog(sigma, shape[key].T, ".", color=color, markersize=3, alpha=0.6)
+        left.loglog(sigma, shape["bias"], color=BLUE, marker="s", markersize=5, label="smoothing")
+        left.set_xlabel("sigma of the noise")
+        left.set_ylabel("squared error, relative to the score's")
+        left.set_title("against the score of the clean data", loc="left")
+        sizes, (slope, low, high, intercept) = size["sizes"].astype(float), size["fit"]
+        right.loglog(sizes, size["errors"].T, ".", color=BLUE, markersize=5)
+        text = f"slope {slope:.2f} [{low:.2f}, {high:.2f}]"
+        right.loglog(sizes, np.exp(intercept) * sizes**slope, color=BLACK, linewidth=1, label=text)
+        right.set_xlabel("training points")
+        right.set_ylabel("normalised Fisher divergence")
+        right.set_title("against the exact minimiser", loc="left")
+        for axis in (left, right):
+            _tidy(axis)
+            axis.legend(frameon=False)
         figure.savefig(content, **png_settings())
         return content.getvalue()
 

@@ -122,7 +122,7 @@ def headlines(results: Mapping[str, Any]) -> list[str]:
     count, total = results["count"], len(results["claims"])
     lines = [
         f"Of {count_of(total, 'claim')} {count['holds']} hold, {count['fails']} fail, {count['not decided']} "
-        f"are not decided."
+        "are not decided."
     ]
     for mark in ("fails", "not decided"):
         lines += [f"{entry['title']}: {mark}." for entry in results["claims"] if entry["verdict"] == mark]
