@@ -59,11 +59,11 @@ ROWS = 1 << 19  # most rows of a pass through a data set
 class Recipe:
     """How a network is trained: Adam, one-cycle, in float32.
 
-    In the plane at sigma 0.3 the first layer's start decides (see `untrained`), then the batch: the gradients' noise is
-    what limits the score. Of 256, 1024 and 2048 samples a step, 4 million in all, the largest batch did best. Averaging
-    the weights of the last quarter or half of the steps gave no more than a learning rate that falls to 0, nor did
-    another 4 epochs with a batch of 4096; more width than here gave little for a DAE, but halved the error of an sDAE,
-    whose label term has narrow ridges.
+    In the plane at sigma 0.3 the first layer's start decides (see `untrained`), and then how many noisy samples are
+    seen, since the gradients' noise is what limits the score: 4096 steps of 1024 samples and 1024 steps of 4096 led to
+    the same error, 0.0056 for an sDAE, the larger batch in less time. Averaging the weights of the last quarter of the
+    steps improved on a learning rate that falls to 0 by a few percent at most. Widths 64, 64 had almost twice the error
+    for an sDAE, whose label term has narrow ridges.
 
     Attributes
     ----------
