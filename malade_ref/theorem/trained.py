@@ -59,6 +59,12 @@ ROWS = 1 << 19  # most rows of a pass through a data set
 class Recipe:
     """How a network is trained: Adam, one-cycle, in float32.
 
+    In the plane at sigma 0.3 the first layer's start decides (see `untrained`), and then how many noisy samples are
+    seen, since the gradients' noise is what limits the score: 4096 steps of 1024 samples and 1024 steps of 4096 led to
+    the same error, 0.0056 for an sDAE, the larger batch in less time. Averaging the weights of the last quarter of the
+    steps improved on a learning rate that falls to 0 by a few percent at most. Widths 64, 64 had almost twice the error
+    for an sDAE, whose label term has narrow ridges.
+
     Attributes
     ----------
     points : int
@@ -727,11 +733,19 @@ def _sample_size(trainer: _Trainer) -> list[Claim]:
             [
                 "Mean normalised Fisher divergence: "
                 + ", ".join(f"{error:.3g} at {n:,}" for n, error in zip(sizes, errors.mean(axis=0), strict=True))
-                + ". The optimiser's own noise is what remains with many points."
+                + ". The optimiser's own noise is what remains with many points.",
+                "Exponents from one size to the next: "
+                + ", ".join(f"{exponent:.2f}" for exponent in _steps(np.array(sizes), errors.mean(axis=0)))
+                + "; the fit is to all of them.",
             ],
             {"sizes": np.array(sizes), "errors": errors, "fit": np.array([*slope.exponent, slope.intercept])},
         )
     ]
+
+
+def _steps(x: NDArray[np.int64], y: Floats) -> Floats:
+    """Exponents of the power laws through neighbouring points."""
+    return np.asarray(np.diff(np.log(y)) / np.diff(np.log(x)))
 
 
 def _u_shape(trainer: _Trainer) -> list[Claim]:
