@@ -26,7 +26,7 @@ from malade_ref.checks import InputError
 
 from .elements import cpu_kernel, gpu_kernel
 from .emulation.build import MAX_SHARED_BYTES, SCHEDULES, build
-from .source import check_arguments, check_launch, kernels_of
+from .source import check_arguments, check_launch, kernels_of, read_source
 
 KERNELS = Path(__file__).parent / "kernels"
 CAPABILITIES = (75, 80, 90)
@@ -51,6 +51,10 @@ class Device(Protocol):
         Compute capability times ten.
     memory : int
         Bytes that may be planned with.
+    multiprocessors : int
+        How many blocks it runs at the same time, if they need all of a multiprocessor.
+    max_shared : int
+        Bytes of shared memory that a block may have.
     xp : module
         The library of its arrays: cupy, or numpy for the emulated device.
     out_of_memory : type of exception
@@ -61,6 +65,8 @@ class Device(Protocol):
     emulated: bool
     capability: int
     memory: int
+    multiprocessors: int
+    max_shared: int
     xp: ModuleType
     out_of_memory: type[BaseException]
 
@@ -144,6 +150,8 @@ class EmulatedDevice:
         self.name = f"emulated sm_{capability}"
         self.capability = capability
         self.memory = _memory_limit(EMULATED_MEMORY)
+        self.multiprocessors = 2
+        self.max_shared = SHARED_BYTES[capability]
         self.xp: ModuleType = np
         self.schedule = SCHEDULES[0]
 
@@ -181,7 +189,7 @@ class EmulatedDevice:
             arguments,
             shared_bytes=shared_bytes,
             schedule=self.schedule,
-            max_shared=SHARED_BYTES[self.capability],
+            max_shared=self.max_shared,
         )
 
 
@@ -222,6 +230,7 @@ class CudaDevice:
             )
         self.out_of_memory: type[BaseException] = cupy.cuda.memory.OutOfMemoryError
         self.memory = _memory_limit(int(0.9 * runtime.memGetInfo()[0]))
+        self.multiprocessors = int(properties["multiProcessorCount"])
         self.max_shared = int(properties["sharedMemPerBlockOptin"])
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
@@ -259,7 +268,7 @@ class CudaDevice:
 
     @cache  # noqa: B019  # a device lives as long as the process
     def _module(self, file: str, defines: tuple[tuple[str, Any], ...]) -> tuple[Any, dict[str, Any]]:
-        text = (KERNELS / f"{file}.cuh").read_text()
+        text = read_source(KERNELS / f"{file}.cuh")
         options = ("-std=c++17", *(f"-D{name}={value}" for name, value in defines))
         module = self.xp.RawModule(code=source_for_gpu(text), options=options)
         return module, kernels_of(text, dict(defines))
