@@ -68,6 +68,7 @@ class Kernel(NamedTuple):
     name: str
     parameters: tuple[Parameter, ...]
 
+
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 
 

@@ -6,8 +6,8 @@ with r the denoiser and z_t standard normal noise addressed by (stream, draw, st
 the same in any batch, and can be replayed without having stored its noise.
 
 `init` and `step` are the algorithm; `run_chain` repeats the step, `run_chain_vjp` carries a gradient back through it.
-`last_position` and `last_position_with_vjp` are for those who need no positions in between: they leave the whole chain to
-the backend where it has one kernel for it.
+`last_position` and `last_position_with_vjp` are for those who need no positions in between: they leave the whole chain
+to the backend where it has one kernel for it.
 
 References
 ----------

@@ -6,8 +6,8 @@ r"""The purification chain of the paper's denoiser as one kernel, and its gradie
 everywhere if the environment variable ``MALADE_GPU_FUSED`` is 0, it answers None, and chains are run step by step. The
 kernels multiply in float32 whatever ``MALADE_GPU_PRECISION`` says.
 
-The gradient keeps positions of the chain: `NUM_SLOTS` of them for each image that is being worked on, however many steps
-there are. What is not kept is computed again from the nearest position before it (`checkpoint_plan`).
+The gradient keeps positions of the chain: `NUM_SLOTS` of them for each image that is being worked on, however many
+steps there are. What is not kept is computed again from the nearest position before it (`checkpoint_plan`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..device import device
 
 Key = tuple[int, int]
 
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "input_shape": [1, 28, 28],
     "layers": [
         {"kind": "conv2d", "in_channels": 1, "out_channels": 10, "kernel_size": (5, 5), "stride": (2, 2)},
@@ -43,7 +43,7 @@ ARCHITECTURE = {
     ],
 }
 # What all layers of a kind have in common beside these.
-COMMON = {
+COMMON: dict[str, dict[str, Any]] = {
     "conv2d": {"padding": "same"},
     "conv_transpose2d": {"padding": "same", "output_padding": (0, 0)},
     "tanh": {},
@@ -55,6 +55,7 @@ SHAPES = {
 }
 THREADS = 256
 # In the order and sizes of kernels/chain.cuh.
+SMALL = ("0.bias", "2.bias", "4.bias", "6.weight", "6.bias", "8.weight", "8.bias")
 SMALL_WORDS = 112
 NUM_SLOTS = 32
 PIXELS, SAVED = 28 * 28, 10 * 14 * 14 + 25 * 7 * 7 + 3
@@ -199,8 +200,8 @@ def fused_chain(architecture: Mapping[str, Any], params: Mapping[str, Array]) ->
 def checkpoint_plan(num_steps: int, num_slots: int) -> np.ndarray[Any, np.dtype[np.int32]]:
     """Which positions to compute, keep and go back through, for the gradient of a chain in constant memory.
 
-    With a slot for each step nothing is computed twice. Otherwise half of the slots spread over the chain and the rest is
-    left for the segments between them, which are treated likewise, from the last to the first.
+    With a slot for each step nothing is computed twice. Otherwise half of the slots spread over the chain and the rest
+    is left for the segments between them, which are treated likewise, from the last to the first.
 
     Parameters
     ----------
@@ -377,9 +378,9 @@ def _layout(images: int) -> _Layout:
     backward_3 = strided(number["4.weight"])
     last = np.pad(number["0.weight"][:, 0], ((0, 0), (0, 0), (0, 3)), constant_values=zero).ravel()
     backward = np.concatenate([transposed(number["2.weight"]), last])
-    small = [number[name].ravel() for name in ("0.bias", "2.bias", "4.bias", "6.weight", "6.bias", "8.weight", "8.bias")]
-    small = np.concatenate([*small, np.full(SMALL_WORDS - sum(map(len, small)), zero)])
-    order = np.concatenate([small, forward, backward_3, backward])
+    small = np.concatenate([number[name].ravel() for name in SMALL])
+    padding = np.full(SMALL_WORDS - len(small), zero)
+    order = np.concatenate([small, padding, forward, backward_3, backward])
     return _Layout(order, max(map(len, (forward, backward_3, backward))))
 
 
