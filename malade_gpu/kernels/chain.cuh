@@ -37,7 +37,13 @@
 //
 // Every sum is taken in one order, whatever IMAGES, n and the place in the batch: an image's result is always the same bits.
 //
-// Macros: IMAGES 8, 4, 2 or 1; RESIDENT 1 if the weights of a phase lie in shared memory, 0 if they are read from global.
+// The gradient recomputes a step's activations, writes those of the first two layers to global memory (12.7 KB an image,
+// read once), and goes back in the same two regions: third layer's gradient in A, second's in B, first's in A. Its
+// weights, arranged for that direction, take the place of the forward ones and back: 230 KB a step from the second-level
+// cache for 8 images, in the background where there is other work.
+//
+// Macros: IMAGES 8, 4, 2 or 1; RESIDENT 1 if the weights of a phase lie in shared memory (sm_80 or newer), 0 if they are
+// read from global memory.
 
 #include "philox.cuh"
 
@@ -145,13 +151,22 @@ struct Block {
     return weights + offset;
 #endif
   }
+  // Bring the weights of a phase to shared memory, in the background. Nobody may need what is there any more.
   __device__ void fetch(int first, int last) const {
 #if RESIDENT
-    const float4* from = reinterpret_cast<const float4*>(weights + first);
-    for (int i = threadIdx.x; i < (last - first) / 4; i += THREADS) reinterpret_cast<float4*>(region)[i] = from[i];
+    for (int i = 4 * threadIdx.x; i < last - first; i += 4 * THREADS)
+      async_copy<16>(region + i, weights + first + i, true);
+    async_commit();
 #else
     (void)first, (void)last;
 #endif
+  }
+  // They are there, and what the other threads wrote.
+  __device__ void arrive() const {
+#if RESIDENT
+    async_wait<0>();
+#endif
+    __syncthreads();
   }
 };
 
@@ -298,10 +313,10 @@ __device__ __forceinline__ float& saved_2(float* saved, const Block& block, int 
 }
 
 // The hidden layers, from x in B to the third layer in A and the map in B; what SAVE asks for goes to `saved`.
-// Begins with a barrier, so that x may just have been written; ends without one.
+// Begins with a barrier, for x and the weights may just be arriving, and ends with one.
 template <bool SAVE>
 __device__ __forceinline__ void hidden_layers(const Block& block, float* saved) {
-  __syncthreads();
+  block.arrive();
   first_layer(block, [&](int channel, int row, int column, float u) {
     const float h = tanh_of(u);
     in_a(block, channel, row, column) = h;
@@ -537,8 +552,8 @@ extern "C" __global__ void __launch_bounds__(256, 1)
       const int step = plan[3 * i], from = plan[3 * i + 1], to = plan[3 * i + 2];
       const auto slot = [&](int number) { return slots + (size_t(number - 1) * IMAGES + block.place.image) * PIXELS; };
       const float* const position = from ? slot(from) : x + image * PIXELS;
-      if (staged != from) stage(block, position, present);
       if (!ready) block.fetch(0, FORWARD);
+      if (staged != from) stage(block, position, present);
       ready = to >= 0;
       staged = to;
       if (to >= 0) {
@@ -547,18 +562,18 @@ extern "C" __global__ void __launch_bounds__(256, 1)
         continue;
       }
       hidden_layers<true>(block, saved);
-      langevin_vjp(block, settings, position, gradient, present, first_step + step, sample);
       block.fetch(BACKWARD_3, BACKWARD_2);
+      langevin_vjp(block, settings, position, gradient, present, first_step + step, sample);
       __syncthreads();
       last_layers_vjp(block);
-      __syncthreads();
+      block.arrive();
       strided<9>(block, block.at(BACKWARD_3, BACKWARD_3), nullptr, [&](int channel, int row, int column, float dh) {
         const float h = saved_2(saved, block, channel, row, column);
         in_b(block, channel, row, column) = dh * (1.0f - h * h);
       });
       __syncthreads();
       block.fetch(BACKWARD_2, WEIGHTS);
-      __syncthreads();
+      block.arrive();
       transposed<5>(block, block.at(BACKWARD_2, BACKWARD_2), nullptr, [&](int channel, int row, int column, float dh) {
         const float h = saved_1(saved, block, channel, row, column);
         in_a(block, channel, row, column) = dh * (1.0f - h * h);
