@@ -258,7 +258,7 @@ def _settings(
     return _Settings(index, (first_step, *key, a, delta, bool(clip)))
 
 
-class _Variant(NamedTuple):
+class Variant(NamedTuple):
     """How a batch is spread over the device.
 
     Attributes
@@ -278,7 +278,7 @@ class _Variant(NamedTuple):
     @property
     def region_words(self) -> int:
         """Shared memory for weights."""
-        return _layout(self.images).region_words if self.resident else 0
+        return layout(self.images).region_words if self.resident else 0
 
     @property
     def shared_bytes(self) -> int:
@@ -286,18 +286,18 @@ class _Variant(NamedTuple):
         return 4 * (SMALL_WORDS + self.region_words + self.images * _image_words(self.images))
 
     def pack(self, params: Mapping[str, Array]) -> Array:
-        """Weights in the kernels' order."""
+        """Parameters in the order in which the kernels take their weights."""
         xp = device().xp
         flat = [xp.ravel(params[name]) for name in SHAPES]
         return xp.take(xp.concatenate([*flat, xp.zeros(1, "float32")]), _order(self.images))
 
 
-def _variant(n: int) -> _Variant:
+def _variant(n: int) -> Variant:
     """As few images a block as keep all multiprocessors busy; but a full block as soon as there are enough."""
     fitting = [
         variant
         for images in (1, 2, 4, 8)
-        for variant in (_Variant(images, True, 0), _Variant(images, False, 0))
+        for variant in (Variant(images, True, 0), Variant(images, False, 0))
         if variant.shared_bytes <= device().max_shared
     ]
     largest = fitting[-1].images
@@ -306,7 +306,7 @@ def _variant(n: int) -> _Variant:
     return best._replace(grid=min(-(-n // images), device().multiprocessors))
 
 
-def _launch(kernel: str, variant: _Variant, arguments: tuple[Any, ...], settings: _Settings) -> None:
+def _launch(kernel: str, variant: Variant, arguments: tuple[Any, ...], settings: _Settings) -> None:
     device().launch(
         "chain",
         kernel,
@@ -328,7 +328,7 @@ def _image_words(images: int) -> int:
     return 10 * 14 * (16 if images >= 4 else 20) + 25 * 7 * 8 + 4
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """Where the kernels expect which parameter.
 
     Attributes
@@ -345,8 +345,19 @@ class _Layout(NamedTuple):
 
 
 @cache
-def _layout(images: int) -> _Layout:
-    """Numbers of parameters, arranged like the weights of kernels/chain.cuh."""
+def layout(images: int) -> Layout:
+    """Where kernels/chain.cuh expects which parameter.
+
+    Parameters
+    ----------
+    images : int
+        Images of a block.
+
+    Returns
+    -------
+    Layout
+        Of the small parameters, the forward weights, and those of the two phases of the way back.
+    """
     split = 8 // images
     number, zero = {}, 0
     for name, shape in SHAPES.items():
@@ -381,9 +392,9 @@ def _layout(images: int) -> _Layout:
     small = np.concatenate([number[name].ravel() for name in SMALL])
     padding = np.full(SMALL_WORDS - len(small), zero)
     order = np.concatenate([small, padding, forward, backward_3, backward])
-    return _Layout(order, max(map(len, (forward, backward_3, backward))))
+    return Layout(order, max(map(len, (forward, backward_3, backward))))
 
 
 @cache
 def _order(images: int) -> Array:
-    return device().xp.asarray(_layout(images).order)
+    return device().xp.asarray(layout(images).order)
