@@ -164,9 +164,9 @@ class FusedChain:
         if not (num_steps and len(x)):
             return dx
         variant = _variant(len(x))
-        plan = checkpoint_plan(num_steps, NUM_SLOTS)
+        plan = _plan(num_steps, NUM_SLOTS)
         scratch = device().empty((variant.grid, NUM_SLOTS * PIXELS + SAVED, variant.images), "float32")
-        arrays = xp.ascontiguousarray(x), dx, scratch, xp.asarray(plan), settings.index, variant.pack(self.params)
+        arrays = xp.ascontiguousarray(x), dx, scratch, plan, settings.index, variant.pack(self.params)
         _launch("chain_vjp", variant, (*arrays, len(x), len(plan), NUM_SLOTS), settings)
         return dx
 
@@ -192,7 +192,7 @@ def fused_chain(architecture: Mapping[str, Any], params: Mapping[str, Array]) ->
         If MALADE_GPU_FUSED is neither 0 nor 1.
     """
     wanted = check_choice("MALADE_GPU_FUSED", os.environ.get("MALADE_GPU_FUSED") or "1", ("0", "1"))
-    if wanted == "0" or not _is_known(architecture) or any(str(p.dtype) != "float32" for p in params.values()):
+    if wanted == "0" or architecture != _known() or any(str(p.dtype) != "float32" for p in params.values()):
         return None
     return FusedChain(params)
 
@@ -318,9 +318,10 @@ def _launch(kernel: str, variant: Variant, arguments: tuple[Any, ...], settings:
     )
 
 
-def _is_known(architecture: Mapping[str, Any]) -> bool:
+@cache
+def _known() -> dict[str, Any]:
     layers = [{**layer, **COMMON[layer["kind"]]} for layer in ARCHITECTURE["layers"]]
-    return architecture == {**ARCHITECTURE, "layers": layers}
+    return {**ARCHITECTURE, "layers": layers}
 
 
 def _image_words(images: int) -> int:
@@ -393,6 +394,11 @@ def layout(images: int) -> Layout:
     padding = np.full(SMALL_WORDS - len(small), zero)
     order = np.concatenate([small, padding, forward, backward_3, backward])
     return Layout(order, max(map(len, (forward, backward_3, backward))))
+
+
+@cache
+def _plan(num_steps: int, num_slots: int) -> Array:
+    return device().xp.asarray(checkpoint_plan(num_steps, num_slots))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The fused chain of the paper's sDAE: against the reference, step by step, and against itself in other arrangements."""
+"""The fused chain of the paper's sDAE: against the reference, step by step, and against itself otherwise arranged."""
 
 from __future__ import annotations
 
