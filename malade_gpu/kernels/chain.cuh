@@ -28,12 +28,13 @@
 // 86 % of them multiply-adds, against 85,600 cycles by which the roofline (2.74 MFLOP, 256 FLOP a cycle and
 // multiprocessor) is counted. Global traffic is 6 KB an image and step, 440 FLOP a byte, and stays in the cache.
 //
-//     IMAGES  weights   shared memory   blocks a multiprocessor
-//     8       shared    230 KB          1 x 256 threads, up to 255 registers          sm_90
-//     8       global    117 KB          1                                             sm_80
-//     4       global     59 KB          1 or more                                     sm_75, sm_86, sm_89
-//     4,2,1   shared    (or global)     for batches that would leave multiprocessors idle: fewer images, each spread over
-//                                       SPLIT = 8 / IMAGES times as many threads, with fewer channels a thread
+//     IMAGES  weights   shared memory   registers   on
+//     8       shared    230 KB          167, 211    sm_90: 1 block of 256 threads a multiprocessor, 2 warps a scheduler
+//     8       global    117 KB          168, 212    sm_80
+//     4       global     59 KB          104, 136    sm_75, sm_86, sm_89
+//     4, 2, 1 either                                batches that would leave multiprocessors idle: fewer images, each
+//                                                   spread over SPLIT = 8 / IMAGES times as many threads, with fewer
+//                                                   channels a thread
 //
 // Every sum is taken in one order, whatever IMAGES, n and the place in the batch: an image's result is always the same bits.
 //
@@ -448,7 +449,6 @@ extern "C" __global__ void __launch_bounds__(256, 1)
       langevin(block, settings, from, y + image * PIXELS, present, first_step + step, sample);
       from = y + image * PIXELS;
     }
-    __syncthreads();
   }
 }
 

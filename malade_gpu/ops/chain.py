@@ -292,18 +292,29 @@ class Variant(NamedTuple):
         return xp.take(xp.concatenate([*flat, xp.zeros(1, "float32")]), _order(self.images))
 
 
+def variants(max_shared: int) -> list[Variant]:
+    """How blocks of one, two, four and eight images fit into shared memory: with the weights, without, or not at all.
+
+    Parameters
+    ----------
+    max_shared : int
+        Bytes of shared memory that a block may have.
+
+    Returns
+    -------
+    list of Variant
+        By rising number of images, without a grid.
+    """
+    choices = [[Variant(images, resident, 0) for resident in (True, False)] for images in (1, 2, 4, 8)]
+    fitting = [[variant for variant in pair if variant.shared_bytes <= max_shared] for pair in choices]
+    return [pair[0] for pair in fitting if pair]
+
+
 def _variant(n: int) -> Variant:
-    """As few images a block as keep all multiprocessors busy; but a full block as soon as there are enough."""
-    fitting = [
-        variant
-        for images in (1, 2, 4, 8)
-        for variant in (Variant(images, True, 0), Variant(images, False, 0))
-        if variant.shared_bytes <= device().max_shared
-    ]
-    largest = fitting[-1].images
-    images = next((v.images for v in fitting if n <= v.images * device().multiprocessors), largest)
-    best = next(variant for variant in fitting if variant.images == images)
-    return best._replace(grid=min(-(-n // images), device().multiprocessors))
+    """As few images a block as let one block a multiprocessor do; full blocks if there are too many images for that."""
+    fitting, blocks = variants(device().max_shared), device().multiprocessors
+    best = next((variant for variant in fitting if n <= variant.images * blocks), fitting[-1])
+    return best._replace(grid=min(-(-n // best.images), blocks))
 
 
 def _launch(kernel: str, variant: Variant, arguments: tuple[Any, ...], settings: _Settings) -> None:

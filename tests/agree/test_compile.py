@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not installed")
 
 from malade_gpu.device import CAPABILITIES, KERNELS, SHARED_BYTES, source_for_gpu
+from malade_gpu.ops.chain import variants
 from malade_gpu.ops.conv import TILES
 from malade_gpu.source import kernels_of, read_source
 
@@ -42,9 +43,8 @@ def units() -> Iterator[Unit]:
         for tile in TILES["fp32"]:
             for real in ("float", "double"):
                 yield Unit("conv", {"REAL": real, "TILE_N": tile, "PRECISION": 0}, capability)
-        for images in (8, 4, 2, 1):
-            for resident in (0, 1) if capability >= 80 else (0,):
-                yield Unit("chain", {"IMAGES": images, "RESIDENT": resident}, capability)
+        for variant in variants(SHARED_BYTES[capability]):
+            yield Unit("chain", {"IMAGES": variant.images, "RESIDENT": int(variant.resident)}, capability)
         if capability >= 80:
             for tile in TILES["tensor cores"]:
                 for precision in (1, 2, 3):
