@@ -23,16 +23,16 @@
 // numbers. A thread of the two large layers computes a row of 7 pixels x 10 (7) channels: for each input channel and row
 // of taps it loads 2 (4) + 10..13 (9) float4, and multiplies 240..290 (224) times: 17 multiply-adds an instruction that
 // loads, 4 a word. The 8 warps of a block (IMAGES = 8) have 7 rows for 8 places; each scheduler has two warps whose rows
-// and parities add up to nearly the same work: 56,000 multiply-adds a scheduler for the transposed convolution, 22,400 for
-// the second, 3,350 for the first; with tanh, noise and loads some 95,000 instructions for 8 images and a step,
-// 86 % of them multiply-adds, against 85,600 cycles by which the roofline (2.74 MFLOP, 256 FLOP a cycle and
+// and parities add up to nearly the same work: 54,000 multiply-adds a scheduler for the transposed convolution, 22,400 for
+// the second, 3,350 for the first; with tanh, noise and loads some 95,000 instructions for 8 images and a step
+// (counted, not measured), 84 % of them multiply-adds, against 85,600 cycles by which the roofline (2.74 MFLOP, 256 FLOP a cycle and
 // multiprocessor) is counted. Global traffic is 6 KB an image and step, 440 FLOP a byte, and stays in the cache.
 //
 //     IMAGES  weights   shared memory   registers   on
 //     8       shared    230 KB          167, 211    sm_90: 1 block of 256 threads a multiprocessor, 2 warps a scheduler
 //     8       global    117 KB          168, 212    sm_80
 //     4       global     59 KB          104, 136    sm_75, sm_86, sm_89
-//     4, 2, 1 either                                batches that would leave multiprocessors idle: fewer images, each
+//     4, 2, 1 either     up to 174 KB                batches that would leave multiprocessors idle: fewer images, each
 //                                                   spread over SPLIT = 8 / IMAGES times as many threads, with fewer
 //                                                   channels a thread
 //
