@@ -3,9 +3,9 @@
     python -m malade_gpu.resources                          every kernel, for every supported architecture
     python -m malade_gpu.resources --capability 90 --file conv --json resources.json
 
-A line a kernel: threads of a block, registers of a thread, shared memory of a block, bytes of registers spilled to memory,
-and how many blocks a multiprocessor holds at a time, with what limits their number. Exit code 1 if a kernel spills or does
-not fit.
+A line a kernel: threads of a block, registers of a thread, shared memory of a block, bytes of registers spilled to
+memory, and how many blocks a multiprocessor holds at a time, with what limits their number. Exit code 1 if a kernel
+spills or does not fit.
 
 References
 ----------

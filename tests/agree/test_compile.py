@@ -16,6 +16,7 @@ from malade_gpu.device import KERNELS, SHARED_BYTES
 from malade_gpu.resources import LIMITS, Resources, Unit, compile_text, occupancy, units
 from malade_gpu.source import kernels_of
 from malade_ref.checks import InputError
+from tests.instructions import INSTRUCTIONS, Instruction
 
 STATIC_SHARED_BYTES = 48 << 10  # what a block may declare, on any GPU
 # Registers of a thread: four blocks of 128 threads on a multiprocessor, or three in double.
@@ -56,6 +57,13 @@ def test_kernels_compile_and_fit(unit: Unit) -> None:
     expected = instructions.get(unit.defines.get("PRECISION", 0))
     found = set(re.findall(r"mma\.sync[\w.]*", result.ptx))
     assert found == ({expected} if expected else set())
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda instruction: instruction.name)
+def test_programs_of_the_gpu_tests_compile(instruction: Instruction) -> None:
+    for capability in (80, 90):
+        assert compile_text(instruction.program.text, {}, capability).kernels["kernel"].spilled == 0
 
 
 SPILLING = """

@@ -126,5 +126,19 @@ def test_kernels_take_the_parameters_of_their_body() -> None:
     assert cpu_kernel(scaled) is cpu_kernel(scaled)
 
 
+def test_indices_are_checked() -> None:
+    """In all of these tests: tests/conftest.py asks for it."""
+
+    @element
+    def shifted(i: Any, out: Any, x: Any) -> None:
+        out[i] = x[i + 1]
+
+    out = np.zeros(4, dtype="float32")
+    with pytest.raises(IndexError):
+        cpu_kernel(shifted)(4, out, np.ones(4, dtype="float32"))
+    cpu_kernel(shifted)(4, out, np.ones(5, dtype="float32"))
+    assert out.all()
+
+
 def test_no_elements_no_launch() -> None:
     device().for_elements(None, 0)
