@@ -9,7 +9,8 @@
 Every backend computes the same function with the same weights and images, and is held against the NumPy reference
 before it is timed; one that fails or disagrees is left out of that work, and the record says why. The table states
 medians, how far apart the fastest and the slowest round are, the rate by the least operations, and the share of the
-floor that the ceilings of the same run allow.
+floor that the ceilings of the same run allow. Peers that compile for minutes take part where they are asked for by
+name, or where a bar is set by them.
 
 Adding to it: a row in `bench.device.work.WORKS`, or a backend in `STARTS` below.
 """
@@ -30,6 +31,7 @@ from bench.device.backends import Gpu, Torch
 from bench.device.jax_peer import Jax
 from bench.device.timing import allowed_error, ceilings, clocks, error_of, floor, smi, summary, take_turns
 from bench.device.work import (
+    BARS,
     QUICK,
     REHEARSAL,
     WORKS,
@@ -115,7 +117,10 @@ def measured(
     record: dict[str, Any] = {"name": work.name, **work._asdict(), "flops": flops, "least_bytes": moved, "backends": {}}
     record["clocks_before"] = clocks()
     runs: dict[str, Any] = {}
+    asked = {bar.of for bar in BARS if bar.work == work.name}
     for name, backend in backends.items():
+        if "compiled" in name and name not in asked and options.backend is None:
+            continue
         result: dict[str, Any] = {"precision": backend.precision}
         record["backends"][name] = result
         begun = time.monotonic()
@@ -182,8 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         begun = time.monotonic()
         environment = describe_environment()
         backends, missing = open_backends(options)
-        if not any(name.startswith("gpu") for name in backends) and options.backend is None:
-            raise InputError(next(reason for name, reason in missing.items() if name.startswith("gpu")))
+        if not backends or not (options.backend or any(name.startswith("gpu") for name in backends)):
+            raise InputError(next(iter(missing.values())))
         device = {
             "smi": smi("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.max.mem", "power.limit"),
             "backends": {

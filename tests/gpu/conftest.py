@@ -35,6 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def allocator() -> None:
+    """With ``MALADE_GPU_WITHOUT_POOL=1`` every array is an allocation of its own, for checkers of memory."""
+    if os.environ.get("MALADE_GPU_WITHOUT_POOL") == "1" and not why_not():
+        import cupy
+
+        cupy.cuda.set_allocator(None)
+
+
 @pytest.fixture(scope="session")
 def cupy() -> Any:
     """CuPy, on a machine with a device."""
