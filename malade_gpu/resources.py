@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from malade_ref.checks import InputError
-from malade_ref.storage import atomic_write, to_json
+from malade_ref.storage import atomic_write, one_line, to_json
 
 from .device import CAPABILITIES, KERNELS, SHARED_BYTES, source_for_gpu
 from .ops.conv import TILES
@@ -348,7 +348,7 @@ def _nvrtc() -> Any:
         nvrtc.getVersion()
     except (ImportError, RuntimeError) as error:
         raise InputError(
-            f"malade_gpu: compiling for a GPU needs CuPy and NVRTC ({error}); install them with: "
+            f"malade_gpu: compiling for a GPU needs CuPy and NVRTC ({one_line(error)}); install them with: "
             "pip install cupy-cuda13x nvidia-cuda-nvrtc"
         ) from None
     return nvrtc

@@ -25,7 +25,7 @@ UNITS = list(units())
 
 
 @pytest.fixture
-def compiler() -> None:
+def nvrtc() -> None:
     """NVRTC, or a reason to skip."""
     try:
         resources._nvrtc()
@@ -37,7 +37,7 @@ def test_every_file_is_here() -> None:
     assert {unit.file for unit in UNITS} == {path.stem for path in KERNELS.glob("*.cuh")} - {"prelude"}
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize(
     "unit", UNITS, ids=lambda unit: "-".join(map(str, (unit.file, *unit.defines.values(), unit.capability)))
 )
@@ -59,7 +59,7 @@ def test_kernels_compile_and_fit(unit: Unit) -> None:
     assert found == ({expected} if expected else set())
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda instruction: instruction.name)
 def test_programs_of_the_gpu_tests_compile(instruction: Instruction) -> None:
     for capability in (80, 90):
@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(1024) kernel(const float* x, float*
 """
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("nvrtc")
 def test_spills_and_errors_are_seen() -> None:
     taken = compile_text(SPILLING, {}, 80).kernels["kernel"]
     assert taken.spilled > 0
@@ -115,7 +115,7 @@ def test_limits_of_every_capability() -> None:
         assert SHARED_BYTES[capability] + limits.reserved <= limits.shared_bytes
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("nvrtc")
 def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "resources.json"
     assert resources.main(["--capability", "90", "--file", "rows", "--file", "softmax", "--json", str(out)]) == 0

@@ -11,8 +11,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from malade_gpu import resources
 from malade_gpu.device import KERNELS
 from malade_gpu.elements import cpu_kernel, element, gpu_function
+
+from malade_ref.checks import InputError
 
 from .backends import device
 
@@ -107,6 +110,10 @@ def test_compiles_for_a_gpu(name: str) -> None:
     nvvm = pytest.importorskip("numba.cuda.cudadrv.nvvm")
     if not nvvm.is_available():
         pytest.skip("compiling for a GPU needs NVVM, of the CUDA toolkit or of nvidia-cuda-nvcc")
+    try:
+        resources._nvrtc()
+    except InputError as error:
+        pytest.skip(str(error))
     somewhere = SimpleNamespace(compute_capability=(9, 0))
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=somewhere):
         ptx, _ = cuda.compile_ptx(gpu_function(BODIES[name]), signature_of(name), cc=(9, 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,9 @@ def test_kernels(cupy: Any, launch: Launch) -> None:
         defines=launch.defines,
     )
     results = [value.get() for value in arguments if isinstance(value, cupy.ndarray)]
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        assert all(np.isfinite(result).all() for result in results)
+        pytest.skip("launched; comparing with the emulated device needs g++")
     # Sums in another order and fused multiply-adds: a few roundings of the largest number.
     for result, expected in zip(results, run(launch, SCHEDULES[0]), strict=True):
         error = 1e-5 if expected.dtype == np.float32 else 1e-13
