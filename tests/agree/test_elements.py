@@ -14,7 +14,6 @@ import pytest
 from malade_gpu import resources
 from malade_gpu.device import KERNELS
 from malade_gpu.elements import cpu_kernel, element, gpu_function
-
 from malade_ref.checks import InputError
 
 from .backends import device
