@@ -216,6 +216,22 @@ def compile_unit(
     return target
 
 
+def compiler_version() -> str:
+    """Which g++ compiles the kernels.
+
+    Returns
+    -------
+    str
+        Version and target.
+
+    Raises
+    ------
+    InputError
+        If there is no g++.
+    """
+    return _compiler()[1].partition("=")[2]
+
+
 def three(sizes: Sequence[int]) -> tuple[int, ...]:
     """Sizes along x, y and z.
 

@@ -19,6 +19,7 @@ from .attack_steps import (
     sign_step,
 )
 from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
+from .device import describe_device, device_settings
 from .langevin import clip_pixels, langevin_step, langevin_step_vjp
 from .layers import (
     add_bias,
@@ -88,6 +89,8 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_vjp",
     "derive_key",
+    "describe_device",
+    "device_settings",
     "distance_l2",
     "distance_linf",
     "empty",
