@@ -44,7 +44,8 @@ void async_wait() {
 }
 
 // A float in TF32: 8 bits of exponent, 10 of mantissa, rounded to nearest, ties away from zero.
-inline unsigned to_tf32(float a) { return (__float_as_uint(a) + 0x1000u) & 0xffffe000u; }
+// Every NaN becomes one and the same, as by the instruction: poison must not round to a number.
+inline unsigned to_tf32(float a) { return a != a ? 0x7fffffffu : (__float_as_uint(a) + 0x1000u) & 0xffffe000u; }
 
 // Two floats in bfloat16, `low` in the lower half, rounded to nearest, ties to even.
 inline unsigned pack_bf16(float low, float high) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not instal
 from malade_gpu.device import KERNELS
 from malade_gpu.emulation import SCHEDULES, build, sanitize
 from malade_gpu.ops.chain import PIXELS, SAVED, SHAPES, Variant, checkpoint_plan, layout
+from malade_gpu.resources import units
 from malade_gpu.source import kernels_of
 
 
@@ -173,6 +175,21 @@ def test_every_kernel_is_here() -> None:
         for kernel in kernels_of(path.read_text(), {"REAL": "float"})
     }
     assert {(launch.file, launch.kernel) for launch in LAUNCHES} == everywhere
+    # And none is declared in a way that `kernels_of` overlooks.
+    text = "\n".join(path.read_text() for path in KERNELS.glob("*.cuh"))
+    assert len(re.findall(r"^[^/\n]*__global__", text, re.MULTILINE)) == len(everywhere)
+
+
+def test_every_way_to_compile_them_is_here() -> None:
+    """But for the widths of tiles and the images of a block, of which some must do."""
+
+    def variant(file: str, defines: Any) -> tuple[Any, ...]:
+        return file, *(
+            (name, value) for name, value in sorted(defines.items()) if not name.startswith(("TILE", "IMAGES"))
+        )
+
+    launched = {variant(launch.file, launch.defines) for launch in LAUNCHES}
+    assert {variant(unit.file, unit.defines) for unit in units()} == launched
 
 
 @pytest.mark.parametrize("launch", LAUNCHES, ids=NAMES)
