@@ -24,5 +24,8 @@ settings.register_profile(
 )
 settings.load_profile("ci")
 
+# Kernels of Numba that leave an array's bounds raise an IndexError on the emulated device.
+os.environ.setdefault("NUMBA_BOUNDSCHECK", "1")
+
 # No test opens a window.
 os.environ.setdefault("MPLBACKEND", "Agg")

@@ -78,6 +78,8 @@ SIZES = [
     ((2, 1, 28, 28), (1, 1, 5, 5), (1, 1), False),
     ((1, 16, 6, 6), (65, 16, 3, 3), (1, 1), False),
     ((2, 70, 5, 4), (70, 3, 2, 3), (3, 2), True),
+    ((2, 32, 9, 7), (64, 32, 3, 2), (2, 1), False),  # four numbers a copy, channels 16 by 16
+    ((1, 20, 5, 6), (20, 72, 2, 3), (1, 2), True),  # four numbers a copy, channels in one go
     ((3, 2, 40, 40), (5, 2, 3, 3), (1, 1), False),  # more pixels than one part of the sum over pixels
 ]
 
@@ -101,6 +103,17 @@ def test_sizes_and_precisions(name: str, x_shape: Any, weight_shape: Any, stride
                 assert error <= ALLOWED[name]
                 if name in ("tf32", "bf16"):  # else tensor cores were not asked
                     assert error > 1e-2 * ALLOWED[name] or wanted.size < 100
+
+
+@pytest.mark.parametrize(("name", "allowed"), {"fp32": 2e-6, "tf32x3": 2e-6, "tf32": 5e-5, "bf16": 1e-4}.items())
+def test_long_sums_of_one_sign(name: str, allowed: float) -> None:
+    """As in the paper's classifier, after a rectifier: what is cut off instead of rounded adds up."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.random(shape, dtype="float32") for shape in ((1, 128, 6, 5), (3, 128, 5, 5)))
+    with set_precision(name):
+        y = on_device(gpu.conv2d)(x, weight, padding="valid")
+    expected = ref.conv2d(x.astype("float64"), weight.astype("float64"), padding="valid")
+    assert np.abs(y / expected - 1).max() <= allowed
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -144,7 +157,10 @@ def test_planted_errors_are_caught(dtype: str, transposed: bool) -> None:
 
 def test_precision_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MALADE_GPU_PRECISION", raising=False)
-    assert precision() == "fp32"
+    for emulated, capability, default in ((True, 90, "fp32"), (False, 75, "fp32"), (False, 80, "tf32x3")):
+        monkeypatch.setattr(device(), "emulated", emulated)
+        monkeypatch.setattr(device(), "capability", capability)
+        assert precision() == default
     monkeypatch.setenv("MALADE_GPU_PRECISION", "half")
     with pytest.raises(InputError, match=r"^MALADE_GPU_PRECISION: expected one of fp32, .*; got 'half'$"):
         precision()

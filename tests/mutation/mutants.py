@@ -43,6 +43,8 @@ OPTIM = "tests/agree/test_optim.py"
 RANDOM = "tests/agree/test_random.py"
 CONV = "tests/agree/test_conv.py"
 CONV_SIZES = "tests/agree/test_conv.py::test_sizes_and_precisions"
+CONV_SUMS = "tests/agree/test_conv.py::test_long_sums_of_one_sign"
+CONV_ORDERS = ORDERS.format("conv")
 
 MUTANTS = [
     # rows.cuh
@@ -114,7 +116,13 @@ MUTANTS = [
         "(k % run * gridDim.x + blockIdx.x) * run + k / run",
         LAYERS,
     ),
-    Mutant("channels: centre not subtracted", "channels.cuh", "deviation = x[i] - centre", "deviation = x[i]", LAYERS),
+    Mutant(
+        "channels: centre not subtracted",
+        "channels.cuh",
+        "deviation = x[i] - centre",
+        "deviation = x[i] - 0.5 * centre",
+        LAYERS,
+    ),
     Mutant(
         "channels: standard deviation not rooted",
         "channels.cuh",
@@ -145,9 +153,8 @@ MUTANTS = [
         "softmax.cuh",
         "lanes = 16; lanes > 0; lanes /= 2)\n    largest",
         "lanes = 8; lanes > 0; lanes /= 2)\n    largest",
-        f"{LOSSES} {ORDERS.format('softmax')}",
+        LOSSES,
     ),
-    Mutant("softmax: NaN is not the largest", "softmax.cuh", "a != a || a > b", "a > b", LOSSES),
     Mutant("softmax: not shifted", "softmax.cuh", "row[j] - largest - logarithm", "row[j] - logarithm", LOSSES),
     Mutant(
         "softmax: classes beyond a warp left out",
@@ -172,6 +179,190 @@ MUTANTS = [
         LOSSES,
     ),
     # conv.cuh
+    Mutant("conv: window's row from the left margin", "conv.cuh", "i * g.sh - g.top", "i * g.sh - g.left", CONV_SIZES),
+    Mutant(
+        "conv: height and width swapped",
+        "conv.cuh",
+        "int64_t(image) * g.h + row",
+        "int64_t(image) * g.w + row",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: a row beyond the image",
+        "conv.cuh",
+        "unsigned(row) < unsigned(h)",
+        "unsigned(row) <= unsigned(h)",
+        CONV_SIZES,
+    ),
+    Mutant("conv: left edge not masked", "conv.cuh", "unsigned(column) < unsigned(w)", "column < w", CONV_SIZES),
+    Mutant(
+        "conv: result in the wrong phase", "conv.cuh", "i * row_step + first_row;", "i * row_step + first_column;", CONV
+    ),
+    Mutant(
+        "conv: results one column off",
+        "conv.cuh",
+        "results[m] + n0 + n]",
+        "results[m] + n0 + (n + 1) % num_columns]",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: no barrier in a step",
+        "conv.cuh",
+        "    __syncthreads();  // everybody's copies",
+        "    // everybody's copies",
+        CONV_ORDERS,
+    ),
+    Mutant(
+        "conv: no barrier after the table of windows",
+        "conv.cuh",
+        "  __syncthreads();\n  Product product;\n  multiply(TapByTap",
+        "  Product product;\n  multiply(TapByTap",
+        CONV_ORDERS,
+    ),
+    Mutant(
+        "conv: no barrier after the table of taps",
+        "conv.cuh",
+        "  __syncthreads();\n  Product product;\n  multiply(WindowByWindow",
+        "  Product product;\n  multiply(WindowByWindow",
+        CONV_ORDERS,
+    ),
+    Mutant(
+        "conv: copies not waited for",
+        "conv.cuh",
+        "wait_for_groups<STAGES - 2>();",
+        "wait_for_groups<STAGES - 1>();",
+        CONV_ORDERS,
+    ),
+    Mutant(
+        "conv: wrong buffer filled",
+        "conv.cuh",
+        "buffers + step % STAGES * STAGE;\n      left",
+        "buffers + (step + 1) % STAGES * STAGE;\n      left",
+        CONV_ORDERS,
+    ),
+    Mutant(
+        "conv: buffer overwritten too early",
+        "conv.cuh",
+        "fetch(step + STAGES - 1);\n    const",
+        "fetch(step + STAGES);\n    const",
+        CONV_SIZES,
+    ),
+    Mutant("conv: lines beyond the matrix", "conv.cuh", "left.line + k < num_lines && ", "", CONV_SIZES),
+    Mutant(
+        "conv: columns beyond the matrix",
+        "conv.cuh",
+        " && n0 + n < num_columns;\n        const",
+        ";\n        const",
+        CONV_SIZES,
+    ),
+    Mutant("conv: taps beyond the window", "conv.cuh", "exists = tap.outer < kh", "exists = true", CONV_SIZES),
+    Mutant("conv: windows beyond the part", "conv.cuh", "exists = line + own < end", "exists = true", CONV_SIZES),
+    Mutant("conv: carry lost", "conv.cuh", "inner -= inner_size, middle++", "inner -= inner_size", CONV_SIZES),
+    Mutant("conv: carry too late", "conv.cuh", "if (middle >= middle_size)", "if (middle > middle_size)", CONV_SIZES),
+    Mutant(
+        "conv: next channels' weights one line off",
+        "conv.cuh",
+        "line += DEPTH - num_taps",
+        "line += DEPTH - num_taps + 1",
+        CONV_SIZES,
+    ),
+    Mutant("conv: channels by 16 where they are not", "conv.cuh", "g.c % DEPTH == 0", "g.c > DEPTH", CONV_SIZES),
+    Mutant(
+        "conv: window one column too wide",
+        "conv.cuh",
+        "++tap.middle < images.kw",
+        "++tap.middle <= images.kw",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: a number for four",
+        "conv.cuh",
+        "copy<LEFT_VECTOR>(a + Layout::place(m, own), images.x + (inside ? window",
+        "copy<1>(a + Layout::place(m, own), images.x + (inside ? window",
+        CONV_SIZES,
+    ),
+    Mutant("conv: terms of four the same", "conv.cuh", "% 4) * 4 + k % 4;", "% 4) * 4 + k % 2;", CONV_SIZES),
+    Mutant(
+        "conv: rows of an operand swapped",
+        "conv.cuh",
+        "{upper[0], lower[0], upper[1], lower[1]}",
+        "{upper[0], upper[1], lower[0], lower[1]}",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: rows of an operand in bfloat16 swapped",
+        "conv.cuh",
+        "left[1].word[0], left[0].word[1]",
+        "left[0].word[1], left[1].word[0]",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: columns of a result swapped", "conv.cuh", "8 * j + 2 * t + r % 2", "8 * j + 2 * t + r / 2", CONV_SIZES
+    ),
+    Mutant(
+        "conv: one rest left out",
+        "conv.cuh",
+        "      multiply_add(part, left[0].rest + r, left[1].rest + r, right.word + r);\n",
+        "",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: cut off instead of rounded",
+        "conv.cuh",
+        "word[r] = to_tf32(values[r]);",
+        "word[r] = __float_as_uint(values[r]) & 0xffffe000u;",
+        CONV_SUMS,
+    ),
+    Mutant(
+        "conv: whole sum inside of tensor cores",
+        "conv.cuh",
+        "float part[4] = {};",
+        "float part[4] = {d[0], d[1], d[2], d[3]};\n    d[0] = d[1] = d[2] = d[3] = 0.0f;",
+        CONV_SUMS,
+    ),
+    Mutant(
+        "conv: second group of columns lost",
+        "conv.cuh",
+        "n + group * LANES_N * VECTOR, first + k",
+        "n, first + k",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: operand swapped",
+        "conv.cuh",
+        "sum[i][group][j] += row[i][k] * column[j]",
+        "sum[i][group][j] += row[i][k] * column[0]",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: tap's place by the height",
+        "conv.cuh",
+        "(u * w + v) * c + (m0 + m) % c",
+        "(u * h + v) * c + (m0 + m) % c",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: parts overlap",
+        "conv.cuh",
+        "const int first = blockIdx.z * part,",
+        "const int first = blockIdx.z * (part - 1),",
+        CONV_SIZES,
+    ),
+    Mutant(
+        "conv: parts in one place",
+        "conv.cuh",
+        "int64_t(blockIdx.z) * num_taps + m0 + m",
+        "int64_t(0) * num_taps + m0 + m",
+        CONV_SIZES,
+    ),
+    Mutant("conv: first part left out", "conv.cuh", "for (int part = 0;", "for (int part = 1;", CONV_SIZES),
+    Mutant(
+        "conv: position and channel swapped",
+        "conv.cuh",
+        "position * c + channel",
+        "channel * window + position",
+        CONV_SIZES,
+    ),
     # attack_steps.py
     Mutant("steps: sign", "attack_steps.py", "out[i] = x[i] - step_size", "out[i] = x[i] + step_size", STEPS),
     Mutant("steps: sign of 0", "attack_steps.py", "elif gradient[i] < ZERO", "elif gradient[i] <= ZERO", STEPS),
