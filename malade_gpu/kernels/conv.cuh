@@ -13,29 +13,35 @@
 // image's results do not depend on its batch. Sums over pixels are cut into parts, one for each blockIdx.z, which
 // `add_parts` adds in their order: no atomics, the same bits every time.
 //
-// What limits it on an H200 (132 multiprocessors; none of this has been measured). m16n8k8 in TF32 is 1,024 multiply-adds;
-// at the rated 494 TFLOP/s a multiprocessor does one of them per clock, and its shared memory and L1 together move 128
-// bytes per clock. Per step of 16 terms:
+// What limits it on an H200 (132 multiprocessors; none of this has been measured). m16n8k8 in TF32 is 1,024 multiply-
+// adds; at the rated 494 TFLOP/s a multiprocessor does one of them per clock, and its shared memory and L1 together move
+// 128 bytes per clock. Clocks for a step of 16 terms:
 //
-//     tile, each warp's part    128 x 128, 64 x 64    256 x 64, 64 x 64    128 x 64, 64 x 32
-//     matrix products                 256                   256                  128
-//     fragments read               32 KiB: 256 clocks    32 KiB: 256          24 KiB: 192
-//     terms written                16 KiB: 128           20 KiB: 160          12 KiB:  96
-//     terms read from L1           16 KiB: 128           20 KiB: 160          12 KiB:  96
-//     products' share of clocks        50%                   44%                  33%
+//     tile                      128 x 128         256 x 64          128 x 64
+//     each warp's part           64 x 64           64 x 64           64 x 32
+//     matrix products           256               256               128
+//     fragments read            256  (32 KiB)     256  (32 KiB)     192  (24 KiB)
+//     terms written             128  (16 KiB)     160  (20 KiB)      96  (12 KiB)
+//     terms read from L1        128               160                96
+//     products / bytes           50%               44%               33%
 //
-// so the two large tiles can reach 50% and 44% of the rated speed, if all terms come from L1: from L2 (about 24 bytes per
-// clock and multiprocessor) it would be 14%. That is why, where channels are many, all positions of a window are visited
-// for 16 channels before the next 16: the 128 windows of a tile on 28 x 28 images overlap in 23 x 28 pixels of 64 bytes, 41
-// KiB, which stay in L1 through all positions and are read from L2 once instead of 25 times.
+// so the two large tiles can reach 50% and 44% of the rated speed if all terms come from L1. From L2, at 24 bytes per
+// clock and multiprocessor, a step takes 683 and 853 clocks: 37% and 30%. That is why, where channels are many, all
+// positions of a window are visited for 16 channels before the next 16: the 128 windows of a tile on 28 x 28 images
+// overlap in 23 x 28 pixels of 64 bytes, 41 KiB, which stay in L1 through all positions and are read from L2 once
+// instead of 25 times. TF32X3 does three products for each: on the third tile, 384 clocks of products beside 384 of bytes.
 //
 // The paper's classifier: its second convolution (128 to 64 channels, 5 x 5, stride 2, 14 x 14 results) is 80.3 MFLOP an
-// image forwards and as much for the input gradient: 1.6 TFLOP of 1.7 for 10,000 images, 3.3 ms at the rated speed and 7.0
-// ms at 47% of it (the mean of the two tiles). Device memory: 4 GB of its input, read once, is 0.9 ms at 4.3 TB/s.
+// image forwards and as much for the input gradient: 1.6 of 1.7 TFLOP for 10,000 images, 3.3 ms at the rated speed and
+// 7.0 ms at 47% of it (the mean of the two tiles). Device memory: 4 GB of its input, read once, take 0.9 ms at 4.3 TB/s.
+// The input gradient of the first one has one column: 1 of the 8 that are multiplied, and every window of 9 x 128 terms
+// is fetched in full, 441 steps of 200 clocks an image: 3.8 ms. One column a tap instead, summed afterwards, would read the
+// terms once: 0.9 ms.
 //
 // Macros: REAL float or double; TILE_N; PRECISION one of the numbers below (all but FP32 need float and sm_80);
-// LEFT_VECTOR, RIGHT_VECTOR: how many numbers one copy takes, 1, or 4 for float where channels (left operand) or columns
-// (right operand) are multiples of 4 and the arrays are aligned to 16 bytes.
+// LEFT_VECTOR, RIGHT_VECTOR: how many numbers one copy takes: 1, or 4 floats where channels (left operand) or columns
+// (right operand) are multiples of 4 and the arrays are aligned to 16 bytes. Launch with STAGES * STAGE numbers of dynamic
+// shared memory.
 
 #define FP32 0    // multiply-adds in REAL
 #define TF32X3 1  // tensor cores, each operand in two pieces of 11 bits: almost as exact as float
@@ -92,7 +98,8 @@ __device__ __forceinline__ void read_terms(REAL (&values)[4], const REAL* operan
   read_neighbours(values, operand + TermsTogether::place(m, first));
 }
 template <int SIZE>
-__device__ __forceinline__ void read_terms(REAL (&values)[4], const REAL* operand, int m, int first, RowsTogether<SIZE>) {
+__device__ __forceinline__ void read_terms(REAL (&values)[4], const REAL* operand, int m, int first,
+                                           RowsTogether<SIZE>) {
 #pragma unroll
   for (int r = 0; r < 4; r++) values[r] = operand[RowsTogether<SIZE>::place(m, first + r)];
 }
@@ -167,8 +174,8 @@ struct Product {
 
 #else
 
-// Four terms of a row or column as tensor cores take them: two for each of two matrix products in TF32, all four for one in
-// bfloat16. Which term stands where does not matter, as long as both operands agree.
+// Four terms of a row or column as tensor cores take them: two for each of two matrix products in TF32, all four for one
+// in bfloat16. Which term stands where does not matter, as long as both operands agree.
 #if PRECISION == BF16
 struct Terms {
   unsigned word[2];
@@ -273,7 +280,9 @@ struct Product {
 struct Images {
   const REAL* x;
   int h, w, c, kw, sh, sw, top, left, rows, cols;
-  __device__ bool has(int row, int column) const { return unsigned(row) < unsigned(h) && unsigned(column) < unsigned(w); }
+  __device__ bool has(int row, int column) const {
+    return unsigned(row) < unsigned(h) && unsigned(column) < unsigned(w);
+  }
 };
 // A window: its upper left corner, and the number of the element there, which may be outside of the image.
 struct Window {
@@ -305,8 +314,8 @@ struct Counter {
 };
 
 // The left operand of `correlate`: rows are windows (a table in shared memory), terms are taps. Neighbouring threads copy
-// neighbouring taps, which are neighbours in memory. `line` is the line of the right operand that belongs to term 0 of the
-// step. Where the channels are a multiple of DEPTH, all positions of a window come before the next DEPTH channels.
+// neighbouring taps, which are neighbours in memory. `line` is the line of the right operand that belongs to term 0 of
+// the step. Where the channels are a multiple of DEPTH, all positions of a window come before the next DEPTH channels.
 struct TapByTap {
   using Layout = TermsTogether;
   static constexpr int ACROSS = DEPTH / LEFT_VECTOR, ROWS_AT_ONCE = THREADS / ACROSS;
@@ -371,11 +380,11 @@ struct WindowByWindow {
   }
 };
 
-// Adds the terms of `num_steps` steps. `right` is a matrix of `num_lines` lines and `num_columns` columns, of which the block
-// needs those from `n0` on; what is beyond counts as 0.
+// Adds the terms of `num_steps` steps. `right` is a matrix of `num_lines` lines and `num_columns` columns, of which the
+// block needs those from `n0` on; what is beyond counts as 0.
 template <class Left>
-__device__ void multiply(Left left, const REAL* right, int num_steps, int num_lines, int n0, int num_columns, REAL* buffers,
-                         Product& product) {
+__device__ void multiply(Left left, const REAL* right, int num_steps, int num_lines, int n0, int num_columns,
+                         REAL* buffers, Product& product) {
   constexpr int ACROSS = TILE_N / RIGHT_VECTOR, LINES_AT_ONCE = THREADS / ACROSS;
   const int n = threadIdx.x % ACROSS * RIGHT_VECTOR, first_k = threadIdx.x / ACROSS;
   const auto fetch = [&](int step) {

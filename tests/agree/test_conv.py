@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malade_gpu.ops import conv, geometry
+from malade_gpu.ops.layout import address_of
 from malade_gpu.precision import PRECISIONS, precision
 from malade_ref.checks import InputError
 from malade_ref.ops import geometry as ref_geometry
@@ -117,6 +118,17 @@ def test_long_sums_of_one_sign(name: str, allowed: float) -> None:
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
+def test_not_a_number_stays_in_its_windows(name: str) -> None:
+    """A kernel's last step has fewer terms than a buffer holds: what fills it up is not taken from the image."""
+    x = np.random.default_rng(0).random((1, 1, 9, 8), dtype="float32")
+    x[0, 0, 6, 4] = np.nan
+    weight = np.ones((2, 1, 3, 3), "float32")
+    seen = ref.conv2d(np.isnan(x).astype("float32"), weight, padding="valid") > 0
+    with set_precision(name):
+        np.testing.assert_array_equal(np.isnan(on_device(gpu.conv2d)(x, weight, padding="valid")), seen)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
 def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal(shape).astype("float32") for shape in ((5, 3, 9, 8), (6, 3, 3, 3)))
@@ -141,6 +153,16 @@ def test_results_are_channels_last_and_need_no_copies() -> None:
     assert conv.channels_last(dx).base is not None
     assert none is None
     assert gpu.conv2d_vjp(y, *map(gpu.asarray, case[:2]), stride=1, need_dx=False)[0] is None
+
+
+def test_copies_of_four_numbers_are_aligned() -> None:
+    numbers = gpu.asarray(np.zeros(68, "float32"))
+    first = next(i for i in range(4) if address_of(numbers[i:]) % 16 == 0)
+    aligned, shifted = (numbers[i : i + 64].reshape(1, 2, 4, 8) for i in (first, (first + 1) % 4))
+    assert conv._vector(aligned) == 4
+    assert conv._vector(shifted) == 1
+    assert conv._vector(aligned.reshape(-1, 2)) == 1
+    assert conv._vector(gpu.asarray(np.zeros((1, 2, 4, 8)))) == 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

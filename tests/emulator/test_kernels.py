@@ -134,10 +134,10 @@ def fresh(launch: Launch) -> tuple[Any, ...]:
     return tuple(np.copy(value) if isinstance(value, np.ndarray) else value for value in launch.arguments)
 
 
-def run(launch: Launch, schedule: Any) -> list[np.ndarray]:
+def run(launch: Launch, schedule: Any, capability: int = 90) -> list[np.ndarray]:
     """All arrays after the launch."""
     arguments = fresh(launch)
-    build(KERNELS / f"{launch.file}.cuh", defines=launch.defines).launch(
+    build(KERNELS / f"{launch.file}.cuh", defines=launch.defines, capability=capability).launch(
         launch.kernel, launch.grid, launch.block, arguments, shared_bytes=launch.shared_bytes, schedule=schedule
     )
     return [value for value in arguments if isinstance(value, np.ndarray)]
@@ -159,6 +159,17 @@ def test_schedules_make_no_difference(launch: Launch) -> None:
         for a, b in zip(first, other, strict=True):
             assert a.tobytes() == b.tobytes()
     assert all(np.isfinite(array).all() for array in first)
+
+
+WITHOUT_TENSOR_CORES = [launch for launch in conv() if launch.defines["PRECISION"] == 0]
+
+
+@pytest.mark.parametrize("number", range(len(WITHOUT_TENSOR_CORES)))
+def test_gpus_without_asynchronous_copies_make_no_difference(number: int) -> None:
+    launch = WITHOUT_TENSOR_CORES[number]
+    for schedule in SCHEDULES:
+        for older, newer in zip(run(launch, schedule, 75), run(launch, schedule), strict=True):
+            assert older.tobytes() == newer.tobytes()
 
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])

@@ -41,10 +41,11 @@ MEMORY = "tests/agree/test_memory.py"
 LANGEVIN = "tests/agree/test_langevin.py"
 OPTIM = "tests/agree/test_optim.py"
 RANDOM = "tests/agree/test_random.py"
-CONV = "tests/agree/test_conv.py"
-CONV_SIZES = "tests/agree/test_conv.py::test_sizes_and_precisions"
+CONV_SIZES = "tests/agree/test_conv.py::test_sizes_and_precisions -k fp32"
+CONV_TENSOR_CORES = "tests/agree/test_conv.py::test_sizes_and_precisions -k tf32x3"
+CONV_BFLOAT16 = "tests/agree/test_conv.py::test_sizes_and_precisions -k bf16"
 CONV_SUMS = "tests/agree/test_conv.py::test_long_sums_of_one_sign"
-CONV_ORDERS = ORDERS.format("conv")
+CONV_ORDERS = "tests/emulator/test_kernels.py -k 'schedules and (correlate or weight)'"
 
 MUTANTS = [
     # rows.cuh
@@ -196,7 +197,11 @@ MUTANTS = [
     ),
     Mutant("conv: left edge not masked", "conv.cuh", "unsigned(column) < unsigned(w)", "column < w", CONV_SIZES),
     Mutant(
-        "conv: result in the wrong phase", "conv.cuh", "i * row_step + first_row;", "i * row_step + first_column;", CONV
+        "conv: result in the wrong phase",
+        "conv.cuh",
+        "i * row_step + first_row;",
+        "i * row_step + first_column;",
+        CONV_SIZES,
     ),
     Mutant(
         "conv: results one column off",
@@ -255,7 +260,13 @@ MUTANTS = [
         ";\n        const",
         CONV_SIZES,
     ),
-    Mutant("conv: taps beyond the window", "conv.cuh", "exists = tap.outer < kh", "exists = true", CONV_SIZES),
+    Mutant(
+        "conv: taps beyond the window",
+        "conv.cuh",
+        "exists = tap.outer < kh",
+        "exists = true",
+        "tests/agree/test_conv.py -k not_a_number",
+    ),
     Mutant("conv: windows beyond the part", "conv.cuh", "exists = line + own < end", "exists = true", CONV_SIZES),
     Mutant("conv: carry lost", "conv.cuh", "inner -= inner_size, middle++", "inner -= inner_size", CONV_SIZES),
     Mutant("conv: carry too late", "conv.cuh", "if (middle >= middle_size)", "if (middle > middle_size)", CONV_SIZES),
@@ -287,24 +298,28 @@ MUTANTS = [
         "conv.cuh",
         "{upper[0], lower[0], upper[1], lower[1]}",
         "{upper[0], upper[1], lower[0], lower[1]}",
-        CONV_SIZES,
+        CONV_TENSOR_CORES,
     ),
     Mutant(
         "conv: rows of an operand in bfloat16 swapped",
         "conv.cuh",
         "left[1].word[0], left[0].word[1]",
         "left[0].word[1], left[1].word[0]",
-        CONV_SIZES,
+        CONV_BFLOAT16,
     ),
     Mutant(
-        "conv: columns of a result swapped", "conv.cuh", "8 * j + 2 * t + r % 2", "8 * j + 2 * t + r / 2", CONV_SIZES
+        "conv: columns of a result swapped",
+        "conv.cuh",
+        "8 * j + 2 * t + r % 2",
+        "8 * j + 2 * t + r / 2",
+        CONV_TENSOR_CORES,
     ),
     Mutant(
         "conv: one rest left out",
         "conv.cuh",
         "      multiply_add(part, left[0].rest + r, left[1].rest + r, right.word + r);\n",
         "",
-        CONV_SIZES,
+        CONV_TENSOR_CORES,
     ),
     Mutant(
         "conv: cut off instead of rounded",
@@ -362,6 +377,13 @@ MUTANTS = [
         "position * c + channel",
         "channel * window + position",
         CONV_SIZES,
+    ),
+    Mutant(
+        "conv: older GPUs copy what is outside",
+        "conv.cuh",
+        "? *reinterpret_cast<const Numbers*>(global) : Numbers{}",
+        "|| true ? *reinterpret_cast<const Numbers*>(global) : Numbers{}",
+        "tests/emulator/test_kernels.py -k without_asynchronous",
     ),
     # attack_steps.py
     Mutant("steps: sign", "attack_steps.py", "out[i] = x[i] - step_size", "out[i] = x[i] + step_size", STEPS),
