@@ -19,6 +19,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from malade_ref.storage import atomic_write, one_line, to_json
 
 from .device import CAPABILITIES, KERNELS, SHARED_BYTES, source_for_gpu
 from .ops.chain import variants
-from .ops.conv import TILES
+from .ops.conv import TILES, tile_of
 from .precision import PRECISIONS, TENSOR_CORES
 from .source import read_source
 
@@ -165,16 +166,16 @@ def units() -> Iterator[Unit]:
     for capability in CAPABILITIES:
         for file in ("rows", "channels", "softmax"):
             yield from (Unit(file, {"REAL": real}, capability) for real in ("float", "double"))
-        for tile in TILES["fp32"]:
-            for real in ("float", "double"):
-                yield Unit("conv", {"REAL": real, "TILE_N": tile, "PRECISION": 0}, capability)
         for variant in variants(SHARED_BYTES[capability]):
             defines = {"IMAGES": variant.images, "RESIDENT": int(variant.resident)}
             yield Unit("chain", defines, capability, variant.shared_bytes)
-        if capability >= TENSOR_CORES:
-            for tile in TILES["tensor cores"]:
-                for precision in range(1, len(PRECISIONS)):
-                    yield Unit("conv", {"REAL": "float", "TILE_N": tile, "PRECISION": precision}, capability)
+        for name in PRECISIONS if capability >= TENSOR_CORES else PRECISIONS[:1]:
+            for width, vectors in product(TILES[name], ((1, 1), (4, 4))):
+                tile = tile_of("float32", name, width, vectors)
+                yield Unit("conv", tile.defines, capability, tile.shared_bytes)
+        for width in TILES["fp32"]:
+            tile = tile_of("float64", "fp32", width, (1, 1))
+            yield Unit("conv", tile.defines, capability, tile.shared_bytes)
 
 
 def compile_text(text: str, defines: Mapping[str, Any], capability: int) -> Compiled:
