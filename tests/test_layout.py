@@ -30,7 +30,7 @@ LAYERS = (
     ("ops", "storage", "statistics"),
     ("layers",),
     ("network", "density"),
-    ("sampling", "datasets", "checkpoint", "bundle"),
+    ("sampling", "mcmc", "minimiser", "datasets", "checkpoint", "bundle"),
     ("defence",),
     ("attacks",),
     ("training", "evaluation", "audit", "certify", "theorem"),
@@ -42,7 +42,7 @@ LAYERS = (
 )
 
 # Sequencing, written once for all backends: arrays come from `model.ops` and are never named.
-DRIVERS = {"layers", "network", "sampling", "defence", "attacks", "training", "evaluation", "audit", "certify"}
+DRIVERS = {"layers", "network", "sampling", "mcmc", "defence", "attacks", "training", "evaluation", "audit", "certify"}
 
 GPU_PACKAGES = {"cupy", "cupyx", "cupy_backends", "numba", "numba_cuda", "cuda", "malade_gpu"}
 

@@ -60,6 +60,14 @@ from .memory import (
     to_host,
     zeros,
 )
+from .metropolis import langevin_log_ratio, metropolis_accept
+from .mixture import (
+    mixture_chain,
+    mixture_hessians,
+    mixture_log_densities,
+    mixture_responsibilities,
+    mixture_scores,
+)
 from .optim import adam_step, sgd_step
 from .random import box_muller, derive_key, normal, permutation, philox4x32, random_words, uniform
 from .slices import map_slices, num_threads
@@ -96,6 +104,7 @@ __all__ = [
     "distance_linf",
     "empty",
     "fused_chain",
+    "langevin_log_ratio",
     "langevin_step",
     "langevin_step_vjp",
     "linear",
@@ -103,6 +112,12 @@ __all__ = [
     "linf_bounds",
     "log_softmax",
     "map_slices",
+    "metropolis_accept",
+    "mixture_chain",
+    "mixture_hessians",
+    "mixture_log_densities",
+    "mixture_responsibilities",
+    "mixture_scores",
     "normal",
     "normalised_step",
     "num_threads",
