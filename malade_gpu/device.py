@@ -29,7 +29,7 @@ from malade_ref.checks import InputError
 
 from .elements import cpu_kernel, gpu_kernel
 from .emulation.build import MAX_SHARED_BYTES, SCHEDULES, EmulatedLibrary, build, compiler_version
-from .source import check_arguments, check_launch, kernels_of
+from .source import check_arguments, check_launch, kernels_of, read_source
 
 KERNELS = Path(__file__).parent / "kernels"
 CAPABILITIES = (75, 80, 90)
@@ -55,6 +55,10 @@ class Device(Protocol):
         Compute capability times ten.
     memory : int
         Bytes that may be planned with.
+    multiprocessors : int
+        How many blocks it runs at the same time, if they need all of a multiprocessor.
+    max_shared : int
+        Bytes of shared memory that a block may have.
     xp : module
         The library of its arrays: cupy, or numpy for the emulated device.
     out_of_memory : type of exception
@@ -65,6 +69,8 @@ class Device(Protocol):
     emulated: bool
     capability: int
     memory: int
+    multiprocessors: int
+    max_shared: int
     xp: ModuleType
     out_of_memory: type[BaseException]
 
@@ -157,6 +163,8 @@ class EmulatedDevice:
         self.name = f"emulated sm_{capability}"
         self.capability = capability
         self.memory = _memory_limit() or EMULATED_MEMORY
+        self.multiprocessors = 2
+        self.max_shared = SHARED_BYTES[capability]
         self.xp: ModuleType = np
         self.schedule = SCHEDULES[0]
         self._used = 0
@@ -211,7 +219,7 @@ class EmulatedDevice:
             arguments,
             shared_bytes=shared_bytes,
             schedule=self.schedule,
-            max_shared=SHARED_BYTES[self.capability],
+            max_shared=self.max_shared,
         )
 
     @cache  # noqa: B019  # a device lives as long as the process
@@ -267,6 +275,7 @@ class CudaDevice:
         self.memory = min(limit or free, int(0.9 * free))
         # Beyond a limit that was set, allocations fail as they would on a smaller GPU; 0 stands for no limit.
         cupy.get_default_memory_pool().set_limit(size=limit or 0)
+        self.multiprocessors = int(properties["multiProcessorCount"])
         self.max_shared = int(properties["sharedMemPerBlockOptin"])
 
     def describe(self) -> dict[str, Any]:
@@ -294,7 +303,12 @@ class CudaDevice:
         from numba import cuda
 
         stream = cuda.external_stream(self.xp.cuda.get_current_stream().ptr)
-        gpu_kernel(body)[-(-count // THREADS), THREADS, stream](count, *arguments)
+        # Given CuPy's arrays as they are, Numba would wait for their stream. Here all work is on one stream, in order.
+        views = [
+            cuda.as_cuda_array(value, sync=False) if isinstance(value, self.xp.ndarray) else value
+            for value in arguments
+        ]
+        gpu_kernel(body)[-(-count // THREADS), THREADS, stream](count, *views)
 
     def launch(
         self,
@@ -318,7 +332,7 @@ class CudaDevice:
 
     @cache  # noqa: B019  # a device lives as long as the process
     def _module(self, file: str, defines: tuple[tuple[str, Any], ...]) -> tuple[Any, dict[str, Any]]:
-        text = (KERNELS / f"{file}.cuh").read_text()
+        text = read_source(KERNELS / f"{file}.cuh")
         options = ("-std=c++17", *(f"-D{name}={value}" for name, value in defines))
         module = self.xp.RawModule(code=source_for_gpu(text), options=options)
         return module, kernels_of(text, dict(defines))

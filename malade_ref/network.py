@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -426,7 +425,7 @@ class Network:
 
     def architecture(self) -> dict[str, Any]:
         """Return the layers as a JSON-able dictionary."""
-        layers = [{"kind": layer.kind, **asdict(layer)} for layer in self.layers]
+        layers = [{"kind": layer.kind, **vars(layer)} for layer in self.layers]
         architecture: dict[str, Any] = {"input_shape": list(self.input_shape), "layers": layers}
         return {**architecture, "residual": True} if self.residual else architecture
 

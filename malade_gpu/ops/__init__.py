@@ -13,6 +13,7 @@ from .attack_steps import (
     select,
     sign_step,
 )
+from .chain import fused_chain
 from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
 from .device import describe_device, device_settings
 from .langevin import clip_pixels, langevin_step, langevin_step_vjp
@@ -99,6 +100,7 @@ __all__ = [
     "distance_l2",
     "distance_linf",
     "empty",
+    "fused_chain",
     "langevin_log_ratio",
     "langevin_step",
     "langevin_step_vjp",

@@ -117,6 +117,7 @@ def fake_cupy(*, count: Any, driver: int = 13000, major: int = 9) -> Any:
             "name": b"Some GPU",
             "major": major,
             "minor": 0,
+            "multiProcessorCount": 132,
             "sharedMemPerBlockOptin": 232448,
         },
         memGetInfo=lambda: (10 << 30, 16 << 30),

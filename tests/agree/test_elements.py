@@ -12,9 +12,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from malade_gpu import resources
 from malade_gpu.device import KERNELS
 from malade_gpu.elements import cpu_kernel, element, element_with, gpu_function
 from malade_gpu.kernels import mixture
+from malade_ref.checks import InputError
 
 from .backends import device
 
@@ -117,6 +119,10 @@ def test_compiles_for_a_gpu(name: str) -> None:
     nvvm = pytest.importorskip("numba.cuda.cudadrv.nvvm")
     if not nvvm.is_available():
         pytest.skip("compiling for a GPU needs NVVM, of the CUDA toolkit or of nvidia-cuda-nvcc")
+    try:
+        resources._nvrtc()
+    except InputError as error:
+        pytest.skip(str(error))
     kernel = gpu_function(BODIES[name])
     somewhere = SimpleNamespace(compute_capability=(9, 0))
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=somewhere):
@@ -139,6 +145,20 @@ def test_kernels_take_the_parameters_of_their_body() -> None:
     cpu_kernel(scaled)(4, out, x, np.float32(2))
     assert out.tolist() == [0, 2, 4, 6, 0]
     assert cpu_kernel(scaled) is cpu_kernel(scaled)
+
+
+def test_indices_are_checked() -> None:
+    """In all of these tests: tests/conftest.py asks for it."""
+
+    @element
+    def shifted(i: Any, out: Any, x: Any) -> None:
+        out[i] = x[i + 1]
+
+    out = np.zeros(4, dtype="float32")
+    with pytest.raises(IndexError):
+        cpu_kernel(shifted)(4, out, np.ones(4, dtype="float32"))
+    cpu_kernel(shifted)(4, out, np.ones(5, dtype="float32"))
+    assert out.all()
 
 
 def test_no_elements_no_launch() -> None:
