@@ -292,7 +292,7 @@ def _targets(settings: Settings) -> dict[str, Target]:
             "product of mixtures of two modes, for which these dimensions are not many",
             Density(lambda x: each(host.log_density)(x).sum(axis=1), each(host.score), ops),
             draw,
-            cost=4,
+            cost=10,
             decides=False,
         ),
     }
@@ -300,7 +300,7 @@ def _targets(settings: Settings) -> dict[str, Target]:
 
 def _scaling(settings: Settings, advance: Callable[[float], None]) -> Claim:
     dimensions = settings.pick(full=(128, 512, 2048, 8192), quick=(128, 512, 2048), tiny=(16, 64))
-    seeds, budget = settings.pick(full=(6, 1_000_000), quick=(4, 300_000), tiny=(2, 20_000))
+    seeds, budget = settings.pick(full=(6, 3_000_000), quick=(4, 600_000), tiny=(2, 20_000))
     targets = _targets(settings)
     measures, arrays, remarks = [], {"scale": SCALES, "dimensions": np.array(dimensions)}, []
     for number, (key, target) in enumerate(targets.items()):

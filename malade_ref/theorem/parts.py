@@ -71,7 +71,7 @@ PARTS = (
         "What networks learn from points, against the exact minimisers: a DAE's excess risk is sigma^4 times the "
         "Fisher divergence between the field it has learnt and the smoothed score.",
         trained_claims,
-        {"full": 330, "quick": 45, "tiny": 5},
+        {"full": 300, "quick": 60, "tiny": 5},
     ),
     Part(
         4,
