@@ -498,7 +498,7 @@ def acceptance(arrays: Arrays) -> bytes:
         axes[2].minorticks_off()
         axes[2].set_xlabel("d")
         axes[2].set_ylabel("best step variance 2 alpha")
-        axes[2].set_ylim(top=4 * float(arrays["logistic-variance"].max()))
+        axes[2].set_ylim(top=15 * float(arrays["logistic-variance"].max()))
         axes[2].set_title("how it shrinks with the dimension", loc="left")
         axes[2].legend(frameon=False, loc="upper right")
         for axis in axes:
