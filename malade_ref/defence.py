@@ -312,6 +312,8 @@ class MALADE:
         x: Array,
         y: Array,
         *,
+        loss: str = "ce",
+        targets: Array | None = None,
         mode: str = "exact",
         num_draws: int = 1,
         first_draw: int = 0,
@@ -324,6 +326,8 @@ class MALADE:
         ----------
         x, y, mode, num_draws, first_draw, sample_index, stream
             As in `loss_gradient`.
+        loss, targets
+            As of `Network.loss_and_gradient`.
 
         Returns
         -------
@@ -338,7 +342,8 @@ class MALADE:
                 key = self.ops.derive_key(stream.seed, stream.name, draw)
                 noise = {"key": key, "sample_index": index[part]}
                 positions = run_chain(x[part], self.denoiser, self.chain, **noise)
-                result = self.classifier.loss_gradient_of(*self.classifier.forward(positions[-1]), y[part])
+                of_part = {"loss": loss, "targets": None if targets is None else targets[part]}
+                result = self.classifier.loss_gradient_of(*self.classifier.forward(positions[-1]), y[part], **of_part)
                 if mode == "bpda":
                     return result
                 through_chain = run_chain_vjp(result.gradient, positions, self.denoiser, self.chain, **noise)
