@@ -342,8 +342,12 @@ class MALADE:
                 key = self.ops.derive_key(stream.seed, stream.name, draw)
                 noise = {"key": key, "sample_index": index[part]}
                 positions = run_chain(x[part], self.denoiser, self.chain, **noise)
-                of_part = {"loss": loss, "targets": None if targets is None else targets[part]}
-                result = self.classifier.loss_gradient_of(*self.classifier.forward(positions[-1]), y[part], **of_part)
+                result = self.classifier.loss_gradient_of(
+                    *self.classifier.forward(positions[-1]),
+                    y[part],
+                    loss=loss,
+                    targets=None if targets is None else targets[part],
+                )
                 if mode == "bpda":
                     return result
                 through_chain = run_chain_vjp(result.gradient, positions, self.denoiser, self.chain, **noise)

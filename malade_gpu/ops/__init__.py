@@ -1,10 +1,14 @@
 """All arithmetic of the GPU backend: the same plain functions as in `malade_ref.ops`, on a device's arrays."""
 
 from .attack_steps import (
+    apgd_step_l2,
+    apgd_step_linf,
     better,
+    distance_l1,
     distance_l2,
     distance_linf,
     linf_bounds,
+    momentum_step,
     normalised_step,
     project_l2,
     project_linf,
@@ -58,6 +62,16 @@ from .memory import (
     to_host,
     zeros,
 )
+from .minimum_norm import (
+    cw_gradient,
+    ead_step,
+    fab_step,
+    from_tanh_space,
+    interpolate,
+    plane_step_l2,
+    plane_step_linf,
+    to_tanh_space,
+)
 from .optim import adam_step, sgd_step
 from .random import box_muller, derive_key, normal, permutation, philox4x32, random_words, uniform
 from .slices import map_slices, num_threads
@@ -67,6 +81,8 @@ __all__ = [
     "add_bias",
     "add_bias_vjp",
     "add_up",
+    "apgd_step_l2",
+    "apgd_step_linf",
     "arange",
     "argmax",
     "asarray",
@@ -87,12 +103,18 @@ __all__ = [
     "conv2d_vjp",
     "conv_transpose2d",
     "conv_transpose2d_vjp",
+    "cw_gradient",
     "derive_key",
+    "distance_l1",
     "distance_l2",
     "distance_linf",
     "dlr_loss",
     "dlr_loss_vjp",
+    "ead_step",
     "empty",
+    "fab_step",
+    "from_tanh_space",
+    "interpolate",
     "langevin_step",
     "langevin_step_vjp",
     "linear",
@@ -102,6 +124,7 @@ __all__ = [
     "map_slices",
     "margin_loss",
     "margin_loss_vjp",
+    "momentum_step",
     "normal",
     "normalised_step",
     "num_threads",
@@ -109,6 +132,8 @@ __all__ = [
     "other_classes",
     "permutation",
     "philox4x32",
+    "plane_step_l2",
+    "plane_step_linf",
     "project_l2",
     "project_linf",
     "random_start_l2",
@@ -127,6 +152,7 @@ __all__ = [
     "tanh",
     "tanh_vjp",
     "to_host",
+    "to_tanh_space",
     "uniform",
     "zeros",
 ]

@@ -319,7 +319,9 @@ def _check_targets(logits: Array, labels: Array, targets: Array | None, *, least
         check_shape("targets", targets, labels.shape)
         check_integer("targets", targets)
     if logits.shape[1] < least:
-        raise InputError(f"logits: this loss needs at least {least} classes, got {logits.shape[1]}; choose another loss")
+        raise InputError(
+            f"logits: this loss needs at least {least} classes, got {logits.shape[1]}; choose another loss"
+        )
 
 
 def _loss_of_samples(body: Any, logits: Array, labels: Array, targets: Array | None) -> Array:

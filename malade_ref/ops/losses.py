@@ -333,7 +333,9 @@ def _check_targets(
         check_shape("targets", targets, labels.shape)
         check_integer("targets", targets)
     if logits.shape[1] < least:
-        raise InputError(f"logits: this loss needs at least {least} classes, got {logits.shape[1]}; choose another loss")
+        raise InputError(
+            f"logits: this loss needs at least {least} classes, got {logits.shape[1]}; choose another loss"
+        )
 
 
 def _rivals(logits: Floats, labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
