@@ -234,9 +234,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "eps": options.eps,
                 "eps_l2": options.eps_l2,
             },
-            "attacks": records,
+            # JSON has no infinity: a median of images of which most did not fall is null.
+            "attacks": [
+                {key: None if value == math.inf else value for key, value in record.items()} for record in records
+            ],
         }
-        atomic_write(options.out, to_json(document))
+        atomic_write(options.out, to_json("results", document))
     return int(options.check and any(record.get("weaker") for record in records))
 
 

@@ -7,7 +7,7 @@ moves of x_t and of the clean image x onto it within [0, 1],
     x_{t+1} = clip((1 - a)(x_t + eta d) + a (x + eta d_0)),    a = min(||d|| / (||d|| + ||d_0||), alpha_max),
 
 so that the iterates stay near x. A wrong iterate is noted, and the next step starts from x + beta_back (x_t - x), back
-across the boundary. In the end the way from x to the nearest find is searched for a nearer one.
+across the boundary. In the end a nearer one is looked for on the plane at the nearest find, and on the way from x.
 
 References
 ----------
@@ -22,6 +22,7 @@ from .gradient import Ball, starts
 from .oracle import AttackResult, Model, Oracle, Verdict, stronger
 
 SHORTEST = 1e-8  # moves count as no shorter, so that the ratio of two is a number
+PAST_PLANE = 1.001  # length of the clean image's move onto the plane at the nearest find, 1 being onto it
 PAST_ROOT = 0.1  # share of the way from the estimated boundary to the nearest find
 
 
@@ -74,10 +75,10 @@ def fab(
     -------
     AttackResult
         Where nothing wrong was found within eps the clean image is returned, at distance 0 and without success. With
-        P = num_restarts max(1, num_targets) runs of num_steps, and the k - 1 other classes without targets or 1 with
-        them, ``num_gradients`` = P num_steps (k - 1 or 1) num_draws, and ``num_queries`` that and (P num_steps +
-        num_final_steps + 2) num_draws, and 2 num_judge_draws (num_draws and num_judge_draws count 1 for a deterministic
-        model).
+        P = num_restarts max(1, num_targets) runs of num_steps, and c = k - 1 other classes without targets,
+        ``num_gradients`` = (P num_steps + 1) c num_draws, with targets (P num_steps + num_targets) num_draws; and
+        ``num_queries`` that and (P num_steps + num_final_steps + 4) num_draws and 2 num_judge_draws (num_draws and
+        num_judge_draws count 1 for a deterministic model).
 
     Raises
     ------
@@ -88,7 +89,8 @@ def fab(
     -----
     The first run starts from the clean image, restarts at random within half the distance of the nearest find so far,
     or of eps. Deviations from Croce and Hein's code: those starts are uniform in the ball, not on its surface; the
-    final search (of their paper) assumes a linear margin and tries a point a tenth beyond its zero.
+    final search begins with the clean image's move onto the last plane, and then (as in their paper) assumes a linear
+    margin on the line to the nearest find, trying points a tenth beyond its zero.
 
     A stochastic model is wrong if it is by the mean logits of an evaluation's draws; see `cw`.
 
@@ -143,6 +145,10 @@ def fab(
                 verdict = oracle.query(x_t)
                 best = stronger(ops, _find(ball, x_t, verdict), best)
                 x_t = ops.interpolate(x_t, x, ops.select(verdict.success, zero + 1 - backward, zero))
+    lead, slope = _nearest_plane(oracle, ball, best.x, [column for classes in runs for column in classes])
+    clean_step = plane_step(x, best.x, slope, lead)
+    x_t = ops.fab_step(x, x, clean_step, clean_step, zero, overshoot=PAST_PLANE)
+    best = stronger(ops, _find(ball, x_t, oracle.query(x_t)), best)
     best = _final_search(oracle, ball, best, num_final_steps)
     judged, _ = oracle.judge(best.x)
     return oracle.result(judged, ball.distance(best.x))
