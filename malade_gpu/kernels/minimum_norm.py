@@ -12,7 +12,7 @@ from numba import float32, float64
 
 from ..elements import element
 
-ZERO, ONE = float32(0.0), float32(1.0)
+ZERO, HALF, ONE, TWO = float32(0.0), float32(0.5), float32(1.0), float32(2.0)  # exact in float64 too
 
 
 @element
@@ -21,71 +21,56 @@ def to_tanh_space(i: Any, out: Any, x: Any) -> None:
     out[i] = math.atanh(0.999999 * (float64(x[i]) + float64(x[i]) - 1.0))
 
 
-def from_tanh_space(real: Any) -> Any:
-    """Body for (tanh w + 1) / 2."""
-    half = real(0.5)
-
-    @element
-    def pixel(i: Any, out: Any, w: Any) -> None:
-        out[i] = (math.tanh(w[i]) + ONE) * half
-
-    return pixel
+@element
+def from_tanh_space(i: Any, out: Any, point: Any) -> None:
+    """(tanh w + 1) / 2."""
+    out[i] = (math.tanh(point[i]) + ONE) * HALF
 
 
-def cw_gradient(real: Any) -> Any:
-    """Body for the gradient with respect to w; (1 - tanh(w)^2) / 2 is 2 e / (1 + e)^2 with e = exp(-2 |w|)."""
-    half = real(0.5)
-
-    @element
-    def slope(i: Any, out: Any, w: Any, gradient: Any, centre: Any, weight: Any, size: Any) -> None:
-        e = math.exp(-(abs(w[i]) + abs(w[i])))
-        away = (math.tanh(w[i]) + ONE) * half - centre[i]
-        pull = weight[i // size] * gradient[i] if math.isfinite(gradient[i]) else ZERO
-        out[i] = (away + away - pull) * ((e + e) / ((ONE + e) * (ONE + e)))
-
-    return slope
+@element
+def cw_gradient(i: Any, out: Any, point: Any, gradient: Any, centre: Any, weight: Any, size: Any) -> None:
+    """The gradient with respect to w; (1 - tanh(w)^2) / 2 is 2 e / (1 + e)^2 with e = exp(-2 |w|)."""
+    e = math.exp(-(abs(point[i]) + abs(point[i])))
+    away = (math.tanh(point[i]) + ONE) * HALF - centre[i]
+    pull = weight[i // size] * gradient[i] if math.isfinite(gradient[i]) else ZERO
+    out[i] = (away + away - pull) * ((e + e) / ((ONE + e) * (ONE + e)))
 
 
-def ead_step(real: Any) -> Any:
-    """Body for descent, shrinkage towards the centre and momentum."""
-    two = real(2.0)
-
-    @element
-    def step(
-        i: Any,
-        new_x: Any,
-        new_y: Any,
-        y: Any,
-        x: Any,
-        gradient: Any,
-        centre: Any,
-        weight: Any,
-        size: Any,
-        step_size: Any,
-        beta: Any,
-        momentum: Any,
-    ) -> None:
-        z = y[i] - step_size * (two * (y[i] - centre[i]) - weight[i // size] * gradient[i])
-        shift = z - centre[i]
-        new = centre[i]
-        if math.isfinite(shift):
-            if shift > beta:
-                new = min(z - beta, ONE)
-            elif shift < -beta:
-                new = max(z + beta, ZERO)
-        new_x[i] = new
-        new_y[i] = new + momentum * (new - x[i])
-
-    return step
+@element
+def ead_step(
+    i: Any,
+    new_x: Any,
+    new_y: Any,
+    y: Any,
+    x: Any,
+    gradient: Any,
+    centre: Any,
+    weight: Any,
+    size: Any,
+    step_size: Any,
+    beta: Any,
+    momentum: Any,
+) -> None:
+    """Descent, shrinkage towards the centre and momentum."""
+    z = y[i] - step_size * (TWO * (y[i] - centre[i]) - weight[i // size] * gradient[i])
+    shift = z - centre[i]
+    new = centre[i]
+    if math.isfinite(shift):
+        if shift > beta:
+            new = min(z - beta, ONE)
+        elif shift < -beta:
+            new = max(z + beta, ZERO)
+    new_x[i] = new
+    new_y[i] = new + momentum * (new - x[i])
 
 
 @element
 def fab_step(
-    i: Any, out: Any, x: Any, centre: Any, step: Any, centre_step: Any, share: Any, size: Any, overshoot: Any
+    i: Any, out: Any, x: Any, centre: Any, move: Any, centre_move: Any, share: Any, size: Any, overshoot: Any
 ) -> None:
     """A point between x and the centre, each moved, within [0, 1]."""
     a = share[i // size]
-    z = (ONE - a) * (x[i] + overshoot * step[i]) + a * (centre[i] + overshoot * centre_step[i])
+    z = (ONE - a) * (x[i] + overshoot * move[i]) + a * (centre[i] + overshoot * centre_move[i])
     out[i] = ZERO if z < ZERO else ONE if z > ONE else z
 
 
@@ -95,9 +80,3 @@ def interpolate(i: Any, out: Any, x: Any, other: Any, share: Any, size: Any) -> 
     a = share[i // size]
     z = (ONE - a) * x[i] + a * other[i]
     out[i] = ZERO if z < ZERO else ONE if z > ONE else z
-
-
-REALS = {"float32": float32, "float64": float64}
-FROM_TANH_SPACE = {dtype: from_tanh_space(real) for dtype, real in REALS.items()}
-CW_GRADIENT = {dtype: cw_gradient(real) for dtype, real in REALS.items()}
-EAD_STEP = {dtype: ead_step(real) for dtype, real in REALS.items()}

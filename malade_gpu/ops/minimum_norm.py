@@ -72,7 +72,7 @@ def from_tanh_space(w: Array) -> Array:
         If w is not of floats.
     """
     check_float("w", w)
-    return for_each_element(kernels.FROM_TANH_SPACE[str(w.dtype)], (w,))
+    return for_each_element(kernels.from_tanh_space, (w,))
 
 
 def cw_gradient(w: Array, gradient: Array, centre: Array, weight: Array) -> Array:
@@ -105,7 +105,7 @@ def cw_gradient(w: Array, gradient: Array, centre: Array, weight: Array) -> Arra
     for name, array in (("gradient", gradient), ("centre", centre)):
         check_same(name, array, "w", w)
     check_shape("weight", weight, w.shape[:1])
-    return for_each_of_samples(kernels.CW_GRADIENT[str(w.dtype)], (w, gradient, centre), (weight,))
+    return for_each_of_samples(kernels.cw_gradient, (w, gradient, centre), (weight,))
 
 
 def ead_step(
@@ -153,7 +153,7 @@ def ead_step(
         check_number(name, number, minimum=0)
     numbers = map(y.dtype.type, (step_size, beta, momentum))
     arrays, dtypes = (y, x, gradient, centre), (y.dtype, y.dtype)
-    body = kernels.EAD_STEP[str(y.dtype)]
+    body = kernels.ead_step
     pair: tuple[Array, Array] = for_each_of_samples(body, arrays, (weight,), *numbers, dtypes=dtypes)
     return pair
 

@@ -164,10 +164,12 @@ def ead_step(
     for name, number in (("step_size", step_size), ("beta", beta), ("momentum", momentum)):
         check_number(name, number, minimum=0)
     real = y.dtype.type
-    z = y - real(step_size) * (2 * (y - centre) - _of_samples(weight, y) * gradient)
+    usable = np.isfinite(gradient)
+    pull = _of_samples(weight, y) * np.where(usable, gradient, 0)
+    z = y - real(step_size) * (2 * (y - centre) - pull)
     shift = z - centre
     shrunk = np.where(shift > 0, np.minimum(z - real(beta), 1), np.maximum(z + real(beta), 0))
-    new = np.where(np.isfinite(shift) & (np.abs(shift) > real(beta)), shrunk, centre)
+    new = np.where(usable & (np.abs(shift) > real(beta)), shrunk, centre)
     return np.asarray(new), np.asarray(new + real(momentum) * (new - x))
 
 
