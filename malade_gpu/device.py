@@ -7,26 +7,29 @@
 
 The environment variable ``MALADE_GPU_EMULATE`` chooses: unset or 0 for the GPU, 1 for the emulated device, ``sm_75``,
 ``sm_80`` or ``sm_90`` for an emulated device of that compute capability. ``MALADE_DEVICE_MEMORY`` (bytes, or ``2GiB``,
-say) limits the memory that is planned with.
+say) limits the memory that is used; `ops.device_settings` sets it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
+import threadpoolctl
 
 from malade_ref.checks import InputError
 
 from .elements import cpu_kernel, gpu_kernel
-from .emulation.build import MAX_SHARED_BYTES, SCHEDULES, build
-from .source import check_arguments, check_launch, kernels_of
+from .emulation.build import MAX_SHARED_BYTES, SCHEDULES, EmulatedLibrary, build, compiler_version
+from .source import check_arguments, check_launch, kernels_of, read_source
 
 KERNELS = Path(__file__).parent / "kernels"
 CAPABILITIES = (75, 80, 90)
@@ -34,6 +37,7 @@ EMULATED_MEMORY = 1 << 30
 # Dynamic shared memory that a block may have, by compute capability; a newer GPU has at least that of the last one.
 SHARED_BYTES = {75: 64 * 1024, 80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: MAX_SHARED_BYTES}
 THREADS = 256  # of a block of an element kernel
+MEMORY = "MALADE_DEVICE_MEMORY"
 UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 WITHOUT_GPU = "MALADE_GPU_EMULATE=1 runs on the CPU instead, slowly"
 
@@ -51,18 +55,33 @@ class Device(Protocol):
         Compute capability times ten.
     memory : int
         Bytes that may be planned with.
+    multiprocessors : int
+        How many blocks it runs at the same time, if they need all of a multiprocessor.
+    max_shared : int
+        Bytes of shared memory that a block may have.
     xp : module
         The library of its arrays: cupy, or numpy for the emulated device.
     out_of_memory : type of exception
-        What an allocation raises that does not fit.
+        What an allocation raises that does not fit; a MemoryError.
     """
 
     name: str
     emulated: bool
     capability: int
     memory: int
+    multiprocessors: int
+    max_shared: int
     xp: ModuleType
     out_of_memory: type[BaseException]
+
+    def describe(self) -> dict[str, Any]:
+        """What it is and which software drives it.
+
+        Returns
+        -------
+        dict
+            JSON-able; the same at every call.
+        """
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """Uninitialised array.
@@ -143,18 +162,38 @@ class EmulatedDevice:
     def __init__(self, capability: int = 90) -> None:
         self.name = f"emulated sm_{capability}"
         self.capability = capability
-        self.memory = _memory_limit(EMULATED_MEMORY)
+        self.memory = _memory_limit() or EMULATED_MEMORY
+        self.multiprocessors = 2
+        self.max_shared = SHARED_BYTES[capability]
         self.xp: ModuleType = np
         self.schedule = SCHEDULES[0]
+        self._used = 0
+        # Else products of matrices would depend on the number of cores, and small ones would wait for them.
+        threadpoolctl.threadpool_limits(limits=1, user_api="blas")
+
+    def describe(self) -> dict[str, Any]:
+        """What is emulated, and the compilers in place of CUDA's."""
+        found = {"name": self.name, "compute_capability": f"{self.capability / 10:.1f}"}
+        return {**found, "compiler": compiler_version(), "numba": metadata.version("numba")}
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        """Array of poison: what a kernel forgets to write is seen to be NaN, -1, or 255."""
+        """Array of poison: what a kernel forgets to write is seen to be NaN, -1, or 255.
+
+        What kernels write counts against the device's memory as long as it is alive.
+        """
         array = np.empty(tuple(shape), dtype)
+        if array.nbytes > self.memory - self._used:
+            raise MemoryError(f"{array.nbytes:,} bytes asked for, {self.memory - self._used:,} left of {self.memory:,}")
+        self._used += array.nbytes
+        weakref.finalize(array, self._give_back, array.nbytes).atexit = False
         if array.dtype == np.bool_:
             array[...] = True
         else:
             array.reshape(-1).view(np.uint8)[...] = 0xFF
         return array
+
+    def _give_back(self, size: int) -> None:
+        self._used -= size
 
     def for_elements(self, body: Any, count: int, *arguments: Any) -> None:
         """Run the loop around the body."""
@@ -173,16 +212,19 @@ class EmulatedDevice:
         defines: Mapping[str, Any] | None = None,
     ) -> None:
         """Run the kernel on fibers."""
-        library = build(KERNELS / f"{file}.cuh", defines=defines, capability=self.capability)
-        library.launch(
+        self._library(file, tuple(sorted((defines or {}).items()))).launch(
             kernel,
             grid,
             block,
             arguments,
             shared_bytes=shared_bytes,
             schedule=self.schedule,
-            max_shared=SHARED_BYTES[self.capability],
+            max_shared=self.max_shared,
         )
+
+    @cache  # noqa: B019  # a device lives as long as the process
+    def _library(self, file: str, defines: tuple[tuple[str, Any], ...]) -> EmulatedLibrary:
+        return build(KERNELS / f"{file}.cuh", defines=dict(defines), capability=self.capability)
 
 
 class CudaDevice:
@@ -199,10 +241,13 @@ class CudaDevice:
     def __init__(self) -> None:
         try:
             import cupy
-        except ImportError:
+        except ModuleNotFoundError:
             raise InputError(
                 f"malade_gpu: CuPy is not installed; install it with: pip install 'malade[gpu]' ({WITHOUT_GPU})"
             ) from None
+        except ImportError as error:
+            reason = " ".join(str(error).split())[-200:]
+            raise InputError(f"malade_gpu: CuPy cannot be imported ({reason}); mend its installation") from None
         runtime = cupy.cuda.runtime
         try:
             count = runtime.getDeviceCount()
@@ -220,9 +265,32 @@ class CudaDevice:
                 f"malade_gpu: {self.name} has compute capability {self.capability / 10:.1f}, "
                 f"needed is {CAPABILITIES[0] / 10:.1f} or newer ({WITHOUT_GPU})"
             )
+        if _version_of("numba-cuda") is None:
+            raise InputError(
+                f"malade_gpu: numba-cuda is not installed; install it with: pip install 'malade[gpu]' ({WITHOUT_GPU})"
+            )
         self.out_of_memory: type[BaseException] = cupy.cuda.memory.OutOfMemoryError
-        self.memory = _memory_limit(int(0.9 * runtime.memGetInfo()[0]))
+        free, self._total = runtime.memGetInfo()
+        limit = _memory_limit()
+        self.memory = min(limit or free, int(0.9 * free))
+        # Beyond a limit that was set, allocations fail as they would on a smaller GPU; 0 stands for no limit.
+        cupy.get_default_memory_pool().set_limit(size=limit or 0)
+        self.multiprocessors = int(properties["multiProcessorCount"])
         self.max_shared = int(properties["sharedMemPerBlockOptin"])
+
+    def describe(self) -> dict[str, Any]:
+        """The GPU, its driver, and the libraries."""
+        runtime = self.xp.cuda.runtime
+        return {
+            "name": self.name,
+            "compute_capability": f"{self.capability / 10:.1f}",
+            "memory": int(self._total),
+            "driver": _driver(),
+            "driver_cuda": _version(runtime.driverGetVersion()),
+            "cuda": _version(runtime.runtimeGetVersion()),
+            "cupy": str(self.xp.__version__),
+            **{name: _version_of(name) for name in ("numba", "numba-cuda")},
+        }
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """Array with arbitrary contents."""
@@ -259,7 +327,7 @@ class CudaDevice:
 
     @cache  # noqa: B019  # a device lives as long as the process
     def _module(self, file: str, defines: tuple[tuple[str, Any], ...]) -> tuple[Any, dict[str, Any]]:
-        text = (KERNELS / f"{file}.cuh").read_text()
+        text = read_source(KERNELS / f"{file}.cuh")
         options = ("-std=c++17", *(f"-D{name}={value}" for name, value in defines))
         module = self.xp.RawModule(code=source_for_gpu(text), options=options)
         return module, kernels_of(text, dict(defines))
@@ -294,11 +362,12 @@ def device() -> Device:
     InputError
         If there is no usable GPU, or a setting in the environment is malformed.
     """
-    return _device(os.environ.get("MALADE_GPU_EMULATE", ""))
+    return _device(os.environ.get("MALADE_GPU_EMULATE", ""), os.environ.get(MEMORY, ""))
 
 
 @cache
-def _device(emulate: str) -> Device:
+def _device(emulate: str, memory: str) -> Device:
+    """The device under these settings, one object for each of them."""
     names = {"1": 90, **{f"sm_{capability}": capability for capability in CAPABILITIES}}
     if emulate in ("", "0"):
         return CudaDevice()
@@ -307,15 +376,37 @@ def _device(emulate: str) -> Device:
     return EmulatedDevice(names[emulate])
 
 
-def _memory_limit(default: int) -> int:
-    """MALADE_DEVICE_MEMORY in bytes, at most ``default`` on a GPU whose memory is known."""
-    setting = os.environ.get("MALADE_DEVICE_MEMORY", "")
-    if not setting:
-        return default
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]*)", setting.strip().lower())
-    if not match or match[2] not in UNITS or float(match[1]) <= 0:
-        raise InputError(f"MALADE_DEVICE_MEMORY: expected bytes or for example 2GiB, got {setting!r}")
-    return int(float(match[1]) * UNITS[match[2]])
+def memory_size(name: str, text: str) -> int:
+    """Bytes from a text such as ``2GiB``.
+
+    Parameters
+    ----------
+    name : str
+        What to call it in the complaint.
+    text : str
+        A number, and a unit unless bytes are meant.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    InputError
+        If it is nothing of this kind.
+    """
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) *([a-z]*)", text.strip().lower())
+    size = int(float(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else 0
+    if size < 1:
+        raise InputError(f"{name}: expected bytes or for example 2GiB, got {text!r}")
+    return size
+
+
+def _memory_limit() -> int | None:
+    """MALADE_DEVICE_MEMORY in bytes, if it is set."""
+    setting = os.environ.get(MEMORY, "")
+    return memory_size(MEMORY, setting) if setting else None
 
 
 def _why_no_gpu(runtime: Any, error: Exception) -> str:
@@ -333,3 +424,20 @@ def _why_no_gpu(runtime: Any, error: Exception) -> str:
 
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's driver; CUDA's runtime tells only which CUDA it knows."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    match = re.search(r"NVRM version:.*?\s(\d+(?:\.\d+)+)\s", text)
+    return match[1] if match else None

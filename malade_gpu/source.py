@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +67,31 @@ class Kernel(NamedTuple):
 
     name: str
     parameters: tuple[Parameter, ...]
+
+
+INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
+
+
+def read_source(path: Path) -> str:
+    """Text of a kernel file, with what it includes in the place of the inclusion.
+
+    Parameters
+    ----------
+    path : Path
+        The file; what it includes lies beside it.
+
+    Returns
+    -------
+    str
+        CUDA C++ without any include. Numbers of lines are as in the files.
+    """
+    text = path.read_text()
+
+    def included(match: re.Match[str]) -> str:
+        line = text.count("\n", 0, match.start()) + 1
+        return f"#line 1\n{read_source(path.parent / match[1])}#line {line + 1}"
+
+    return INCLUDE.sub(included, text)
 
 
 def kernels_of(text: str, defines: Mapping[str, Any]) -> dict[str, Kernel]:

@@ -19,6 +19,10 @@ class InputError(ValueError):
     """Input that cannot be used; the message is one line: what, where, how to mend it."""
 
 
+class OutOfMemoryError(InputError):
+    """Work that does not fit into the memory, however it is cut."""
+
+
 def check_ndim(name: str, array: Any, ndim: int, axes: str) -> None:
     """Raise unless ``array`` has ``ndim`` axes; ``axes`` names them, as in ``"(n, c, h, w)"``."""
     if getattr(array, "ndim", None) != ndim:

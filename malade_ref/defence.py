@@ -23,7 +23,7 @@ from collections.abc import Callable
 from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_number
 from .network import LossGradient, Network, join
-from .sampling import ChainSettings, Stream, init, run_chain, run_chain_vjp, step
+from .sampling import ChainSettings, Stream, last_position, last_position_with_vjp, run_chain
 
 MODES = ("exact", "bpda")
 
@@ -125,17 +125,7 @@ class MALADE:
             If the images are not as expected.
         """
         key, index = self._noise(x, sample_index, stream, draw)
-
-        purified = self.ops.empty(x.shape, self.dtype)
-
-        def of_slice(part: slice) -> None:
-            state = init(x[part])
-            for _ in range(self.chain.num_steps):
-                state, _ = step(state, self.denoiser, self.chain, key=key, sample_index=index[part])
-            purified[part] = state.position
-
-        self.ops.map_slices(of_slice, len(x), slice_size=self.denoiser.slice_size)
-        return purified
+        return last_position(x, self.denoiser, self.chain, key=key, sample_index=index)
 
     def path(
         self, x: Array, *, sample_index: Array | None = None, stream: Stream | None = None, draw: int = 0
@@ -341,17 +331,14 @@ class MALADE:
             def of_draw(draw: int) -> LossGradient:
                 key = self.ops.derive_key(stream.seed, stream.name, draw)
                 noise = {"key": key, "sample_index": index[part]}
-                positions = run_chain(x[part], self.denoiser, self.chain, **noise)
+                purified, vjp = last_position_with_vjp(x[part], self.denoiser, self.chain, **noise)
                 result = self.classifier.loss_gradient_of(
-                    *self.classifier.forward(positions[-1]),
+                    *self.classifier.forward(purified),
                     y[part],
                     loss=loss,
                     targets=None if targets is None else targets[part],
                 )
-                if mode == "bpda":
-                    return result
-                through_chain = run_chain_vjp(result.gradient, positions, self.denoiser, self.chain, **noise)
-                return result._replace(gradient=through_chain)
+                return result if mode == "bpda" else result._replace(gradient=vjp(result.gradient))
 
             draws = [of_draw(first_draw + i) for i in range(num_draws)]
             return LossGradient(*(sum(arrays[1:], arrays[0]) / num_draws for arrays in zip(*draws, strict=True)))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -435,7 +434,7 @@ class Network:
 
     def architecture(self) -> dict[str, Any]:
         """Return the layers as a JSON-able dictionary."""
-        layers = [{"kind": layer.kind, **asdict(layer)} for layer in self.layers]
+        layers = [{"kind": layer.kind, **vars(layer)} for layer in self.layers]
         return {"input_shape": list(self.input_shape), "layers": layers}
 
     @classmethod

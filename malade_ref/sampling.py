@@ -6,6 +6,8 @@ with r the denoiser and z_t standard normal noise addressed by (stream, draw, st
 the same in any batch, and can be replayed without having stored its noise.
 
 `init` and `step` are the algorithm; `run_chain` repeats the step, `run_chain_vjp` carries a gradient back through it.
+`last_position` and `last_position_with_vjp` are for those who need no positions in between: they leave the whole chain
+to the backend where it has one kernel for it.
 
 References
 ----------
@@ -14,7 +16,8 @@ References
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from .arrays import Array
 from .network import Network
@@ -206,3 +209,77 @@ def run_chain_vjp(
         through_denoiser, _ = denoiser.backward(tape, dresidual)
         dy = dx - dresidual + through_denoiser
     return dy
+
+
+def last_position(
+    x: Array,
+    denoiser: Network,
+    settings: ChainSettings,
+    *,
+    key: tuple[int, int],
+    sample_index: Array,
+) -> Array:
+    """Where a chain ends, for a batch of any size.
+
+    Parameters
+    ----------
+    x : array of shape (n, c, h, w)
+        Where it starts.
+    denoiser, settings, key, sample_index
+        As in `step`.
+
+    Returns
+    -------
+    array of shape (n, c, h, w)
+        The last position.
+    """
+    ops = denoiser.ops
+    fused = _fused(denoiser)
+    if fused is not None:
+        return fused.run(x, **settings._asdict(), key=key, sample_index=sample_index)
+    last = ops.empty(x.shape, denoiser.dtype)
+
+    def of_slice(part: slice) -> None:
+        state = init(x[part])
+        for _ in range(settings.num_steps):
+            state, _ = step(state, denoiser, settings, key=key, sample_index=sample_index[part])
+        last[part] = state.position
+
+    ops.map_slices(of_slice, len(x), slice_size=denoiser.slice_size)
+    return last
+
+
+def last_position_with_vjp(
+    x: Array,
+    denoiser: Network,
+    settings: ChainSettings,
+    *,
+    key: tuple[int, int],
+    sample_index: Array,
+) -> tuple[Array, Callable[[Array], Array]]:
+    """Where a chain ends, and how a gradient gets back to its start; in one piece.
+
+    Parameters
+    ----------
+    x, denoiser, settings, key, sample_index
+        As in `run_chain`.
+
+    Returns
+    -------
+    position : array of shape (n, c, h, w)
+        The last position.
+    vjp : callable
+        From a gradient with respect to that position to the one with respect to x.
+    """
+    noise = {"key": key, "sample_index": sample_index}
+    fused = _fused(denoiser)
+    if fused is not None:
+        numbers = {**settings._asdict(), **noise}
+        return fused.run(x, **numbers), lambda dy: fused.vjp(dy, x, **numbers)
+    positions = run_chain(x, denoiser, settings, **noise)
+    return positions[-1], lambda dy: run_chain_vjp(dy, positions, denoiser, settings, **noise)
+
+
+def _fused(denoiser: Network) -> Any:
+    """The backend's kernel for this denoiser's chain, or None."""
+    return denoiser.ops.fused_chain(denoiser.architecture(), denoiser.params)

@@ -421,6 +421,7 @@ def evaluate(
         lambda part: objective.evaluate(network, whole.part(part), training=False).sums,
         len(images),
         slice_size=network.slice_size,
+        summed=True,
     )
     return {name: sum(sums[name] for sums in results) / len(images) for name in results[0]}
 
@@ -479,7 +480,10 @@ def _train_step(
     # A network with batch statistics sees the batch in one piece.
     slice_size = size if network.mixes_samples else network.slice_size
     results = ops.map_slices(
-        lambda part: objective.evaluate(network, batch.part(part), training=True), size, slice_size=slice_size
+        lambda part: objective.evaluate(network, batch.part(part), training=True),
+        size,
+        slice_size=slice_size,
+        summed=True,
     )
     sums = dict(state.sums)
     for result in results:

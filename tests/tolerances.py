@@ -56,7 +56,11 @@ TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("batch_norm", "batch_norm_inference"), STATISTICS),
     "normal": Tolerance(1e-6, 1e-14, False, "log, sine and cosine of a few ulp; what backends must agree to"),
     "network": Tolerance(1e-5, 1e-13, False, "some ten layers, each a sum of up to a few thousand products"),
+    "fused_chain": Tolerance(
+        3e-6, 0.0, False, "tanh and noise with errors of 1e-7, and a chain forgets more than it adds"
+    ),
     "chain": Tolerance(1e-4, 1e-12, False, "25 steps of a network, whose errors the chain carries on"),
+    "outcome": Tolerance(1e-4, 1e-4, False, "from float32 networks, maybe of a training of each backend's own"),
 }
 
 

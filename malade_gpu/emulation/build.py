@@ -23,7 +23,7 @@ import numpy as np
 
 from malade_ref.checks import InputError
 
-from ..source import Kernel, Parameter, check_arguments, check_launch, kernels_of
+from ..source import Kernel, Parameter, check_arguments, check_launch, kernels_of, read_source
 
 HEADERS = Path(__file__).parent
 # Contraction off: a product and a sum are rounded separately, as NumPy does it. Everything hidden: two loaded libraries
@@ -216,6 +216,22 @@ def compile_unit(
     return target
 
 
+def compiler_version() -> str:
+    """Which g++ compiles the kernels.
+
+    Returns
+    -------
+    str
+        Version and target.
+
+    Raises
+    ------
+    InputError
+        If there is no g++.
+    """
+    return _compiler()[1].partition("=")[2]
+
+
 def three(sizes: Sequence[int]) -> tuple[int, ...]:
     """Sizes along x, y and z.
 
@@ -313,9 +329,9 @@ def _loaded(source: Path, defines: tuple[tuple[str, Any], ...], capability: int,
 
 
 def _content(source: Path, headers: Path) -> str:
-    """Hash of a file and of the emulation's headers."""
-    digest = hashlib.sha256()
-    for path in (source, *sorted(headers.glob("*.cuh"))):
+    """Hash of a file, of what it includes, and of the emulation's headers."""
+    digest = hashlib.sha256(read_source(source).encode())
+    for path in sorted(headers.glob("*.cuh")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

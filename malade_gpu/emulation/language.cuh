@@ -186,3 +186,8 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
+
+// Of kernels/prelude.cuh.
+inline float multiply_add(float a, float b, float c) { return a * b + c; }
+inline float exp2_approximate(float a) { return exp2f(a); }
+inline float reciprocal_approximate(float a) { return 1.0f / a; }

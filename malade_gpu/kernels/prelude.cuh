@@ -12,6 +12,21 @@ typedef unsigned long long uint64_t;
   extern __shared__ __align__(16) unsigned char name##_bytes[];      \
   type* const name = reinterpret_cast<type*>(name##_bytes)
 
+// a b + c in one rounding; on the emulated device in two.
+__device__ __forceinline__ float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
+// The GPU's own exponential and reciprocal: relative errors of 2^-22 and 2^-23; denormal numbers count as 0.
+__device__ __forceinline__ float exp2_approximate(float a) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(a));
+  return result;
+}
+__device__ __forceinline__ float reciprocal_approximate(float a) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(a));
+  return result;
+}
+
 #if __CUDA_ARCH__ >= 800
 
 // Copy BYTES (4, 8 or 16) from global to shared memory in the background; zeros if not `valid`.

@@ -98,12 +98,13 @@ def fill_uniform(uniform_of: Any) -> Any:
 def normal_pair(real: Any) -> Any:
     """Box-Muller in a given precision: from a word for the radius and one for the angle."""
     unit, half, minus_two = real(2.0**-32), real(2.0**-33), real(-2.0)
-    turn, half_turn = real(2.0 * math.pi * 2.0**-32), real(math.pi * 2.0**-32)
+    turn = real(2.0 * math.pi)
 
     @element
     def pair_of(radius_word: Any, angle_word: Any) -> Any:
         radius = math.sqrt(minus_two * math.log(real(radius_word) * unit + half))
-        angle = real(angle_word) * turn + half_turn
+        # Products with 2^-32 are exact: fused with the sum or not, the result is the same.
+        angle = (real(angle_word) * unit + half) * turn
         return radius * math.sin(angle), radius * math.cos(angle)
 
     return pair_of

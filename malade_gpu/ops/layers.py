@@ -26,6 +26,9 @@ from .layout import channels_last, empty_channels_last, for_each_element, for_ea
 REAL = {"float32": "float", "float64": "double"}
 THREADS = 128  # of a block of channels.cuh
 CHUNK = 16384  # numbers that it adds up
+# Samples in one product of matrices. The library adds up in another order for another number of them, so that number is
+# always the same: then a sample's result does not depend on how many there are.
+ROWS = 64
 
 
 def linear(x: Array, weight: Array) -> Array:
@@ -55,7 +58,7 @@ def linear(x: Array, weight: Array) -> Array:
         raise InputError(f"weight: expected dtype {x.dtype} (that of x), got {weight.dtype}")
     if weight.shape[1] != x.shape[1]:
         raise InputError(f"x: expected {weight.shape[1]} features (those of weight), got {x.shape[1]}")
-    return x @ weight.T
+    return _times(x, weight.T)
 
 
 def linear_vjp(
@@ -85,7 +88,19 @@ def linear_vjp(
         If shapes do not fit.
     """
     check_shape("dy", dy, (len(x), len(weight)))
-    return (dy @ weight if need_dx else None), (dy.T @ x if need_dweight else None)
+    return (_times(dy, weight) if need_dx else None), (dy.T @ x if need_dweight else None)
+
+
+def _times(x: Array, matrix: Array) -> Array:
+    """The product x matrix, `ROWS` rows of x at a time; the last ones are filled up with zeros."""
+    xp, n = device().xp, len(x)
+    out = device().empty((n, matrix.shape[1]), x.dtype)
+    for first in range(0, n, ROWS):
+        block = x[first : first + ROWS]
+        if len(block) < ROWS:
+            block = xp.concatenate([block, xp.zeros((ROWS - len(block), x.shape[1]), x.dtype)])
+        out[first : first + ROWS] = (block @ matrix)[: n - first]
+    return out
 
 
 def add_bias(x: Array, bias: Array) -> Array:

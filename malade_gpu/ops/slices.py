@@ -1,7 +1,8 @@
 """Work on a batch in slices that fit into the device's memory.
 
 A device works on all images of a slice at once, so slices are as large as its memory allows, and one follows the other.
-No op mixes samples, and no op's sums depend on how many samples there are: results do not depend on the cut.
+What is computed of a sample does not depend on the cut. Sums over samples do, in their last bits: where they are wanted
+(the gradients of parameters), slices have a size that no memory changes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from typing import TypeVar
 
-from malade_ref.checks import InputError
+from malade_ref.checks import OutOfMemoryError
 
 from ..device import device
 
@@ -20,9 +21,13 @@ SLICE_SIZE = 32
 # What `slice_size` samples are taken to need: their largest activation has up to 6 MB, and some ten arrays of that size
 # are alive at a time. Where this is too little, slices are halved.
 SLICE_BYTES = 64 << 20
+# Slices of `slice_size` that are worked on at once where sums are wanted: they are taken to fit into 1 GiB.
+SUMMED = 16
 
 
-def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: int = SLICE_SIZE) -> list[T]:
+def map_slices(
+    function: Callable[[slice], T], num_samples: int, *, slice_size: int = SLICE_SIZE, summed: bool = False
+) -> list[T]:
     """Call a function on every slice of a batch, one after the other.
 
     Parameters
@@ -33,6 +38,8 @@ def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: 
         Size of the batch; with 0 the function is called once, on the empty slice.
     slice_size : int
         How heavy a sample is: as many of them keep a processor's core busy within its cache. A device takes a multiple.
+    summed : bool
+        Whether the results are sums over samples, whose bits are to be the same on any device.
 
     Returns
     -------
@@ -41,10 +48,10 @@ def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: 
 
     Raises
     ------
-    InputError
-        If the device's memory does not hold a single sample.
+    OutOfMemoryError
+        If the device's memory does not hold a single sample, or not a slice that may not be made smaller.
     """
-    at_once = slice_size * max(1, device().memory // SLICE_BYTES)
+    at_once = slice_size * (SUMMED if summed else max(1, device().memory // SLICE_BYTES))
     while True:
         num_slices = max(1, -(-num_samples // at_once))
         bounds = [num_samples * i // num_slices for i in range(num_slices + 1)]
@@ -52,7 +59,12 @@ def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: 
             return [function(slice(first, last)) for first, last in itertools.pairwise(bounds)]
         except device().out_of_memory as error:
             if at_once == 1 or num_samples <= 1:
-                raise InputError(f"{device().name}: out of memory with a single sample: {error}") from None
+                raise OutOfMemoryError(f"{device().name}: out of memory with a single sample: {error}") from None
+            if summed:
+                count = min(at_once, num_samples)
+                raise OutOfMemoryError(
+                    f"{device().name}: out of memory with {count} samples in one sum: {error}; use smaller batches"
+                ) from None
             at_once = max(1, min(at_once, num_samples) // 2)
 
 

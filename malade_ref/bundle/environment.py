@@ -15,7 +15,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -33,8 +33,13 @@ _PACKAGES = ("numpy", "scipy", "h5py", "threadpoolctl", "matplotlib", "pillow")
 _ROOT = Path(__file__).parents[1]
 
 
-def describe_environment() -> dict[str, Any]:
+def describe_environment(device: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Describe this process's software and machine; no user, host or folder is named.
+
+    Parameters
+    ----------
+    device : mapping, optional
+        What computes, from ``ops.describe_device``.
 
     Returns
     -------
@@ -53,6 +58,7 @@ def describe_environment() -> dict[str, Any]:
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "blas": _blas(),
+        **({} if device is None else {"device": dict(device)}),
     }
 
 
@@ -72,9 +78,15 @@ class Log:
     def __init__(self, sessions: list[dict[str, Any]], timings: dict[str, float], warnings: list[str]) -> None:
         self.sessions, self.timings, self.warnings = sessions, timings, warnings
 
-    def begin_session(self) -> None:
-        """Add a session, and a warning for everything that changed since the last one."""
-        new = describe_environment()
+    def begin_session(self, device: Mapping[str, Any] | None = None) -> None:
+        """Add a session, and a warning for everything that changed since the last one.
+
+        Parameters
+        ----------
+        device : mapping, optional
+            What computes, from ``ops.describe_device``.
+        """
+        new = describe_environment(device)
         if self.sessions:
             for key, before, now in differences(self.sessions[-1]["environment"], new):
                 warning = f"the run was resumed in another environment: {key} was {before}, then {now}"

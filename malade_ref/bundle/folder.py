@@ -112,7 +112,14 @@ class Bundle:
     # ------------------------------------------------------------------ beginning, going on, looking
 
     @classmethod
-    def create(cls, path: str | Path, experiment_text: str, config: Mapping[str, Any]) -> Self:
+    def create(
+        cls,
+        path: str | Path,
+        experiment_text: str,
+        config: Mapping[str, Any],
+        *,
+        device: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Begin a bundle in a folder that does not exist or is empty.
 
         Parameters
@@ -123,6 +130,8 @@ class Bundle:
             The experiment, stored as it is.
         config : mapping
             JSON-able: everything the results depend on.
+        device : mapping, optional
+            JSON-able: what computes, from ``ops.describe_device``; for the log.
 
         Returns
         -------
@@ -141,10 +150,17 @@ class Bundle:
         }.get(state_of(Path(path)))
         if complaint:
             raise InputError(f"{path}: {complaint}")
-        return cls._begin(Path(path), experiment_text, config)
+        return cls._begin(Path(path), experiment_text, config, device)
 
     @classmethod
-    def resume(cls, path: str | Path, experiment_text: str, config: Mapping[str, Any]) -> Self:
+    def resume(
+        cls,
+        path: str | Path,
+        experiment_text: str,
+        config: Mapping[str, Any],
+        *,
+        device: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Go on with a bundle, or begin one where none was begun.
 
         Parameters
@@ -155,6 +171,8 @@ class Bundle:
             The experiment; used only where nothing was begun.
         config : mapping
             JSON-able; must equal the bundle's.
+        device : mapping, optional
+            As in :meth:`create`; another one is noted, not refused.
 
         Returns
         -------
@@ -172,7 +190,7 @@ class Bundle:
         if state == "foreign":
             raise InputError(f"{path}: is not empty and holds no bundle; nothing to resume, choose another --out")
         if state in ("empty", "begun"):
-            return cls._begin(path, experiment_text, config)
+            return cls._begin(path, experiment_text, config, device)
         if state == "finished":
             return cls(path, _unchanged_config(path, config), read_log(path))
         lock = Lock(path / WORK / LOCK)
@@ -183,7 +201,7 @@ class Bundle:
                 bundle._end()
             else:
                 sweep(path)
-                bundle.log.begin_session()
+                bundle.log.begin_session(device)
                 bundle.log.write(path)
         except BaseException:
             lock.release()
@@ -215,7 +233,9 @@ class Bundle:
         return cls(path, load_json(path / CONFIG), read_log(path))
 
     @classmethod
-    def _begin(cls, path: Path, experiment_text: str, config: Mapping[str, Any]) -> Self:
+    def _begin(
+        cls, path: Path, experiment_text: str, config: Mapping[str, Any], device: Mapping[str, Any] | None
+    ) -> Self:
         text = to_json("configuration", config)
         make_folder(path)
         lock = Lock(path / WORK / LOCK)
@@ -225,7 +245,7 @@ class Bundle:
             sweep(path)
             bundle = cls(path, from_json("configuration", text), Log([], {}, []), lock)
             atomic_write(path / EXPERIMENT, experiment_text)
-            bundle.log.begin_session()
+            bundle.log.begin_session(device)
             bundle.log.write(path)
             atomic_write(path / CONFIG, text + "\n")
         except BaseException:

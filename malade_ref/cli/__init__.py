@@ -75,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         say(f"malade: error: {' '.join(str(error).split())}", error=True)
         return BAD_INPUT
+    except MemoryError as error:
+        say(f"malade: error: out of memory: {' '.join(str(error).split()) or 'no details'}", error=True)
+        return BAD_INPUT
     except KeyboardInterrupt as interrupt:
         hint = str(interrupt) or "nothing was kept"
         say(f"malade: interrupted; {hint}", error=True)

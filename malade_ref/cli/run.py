@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from malade_ref.bundle.layout import state_of
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, OutOfMemoryError
+from malade_ref.cli.backends import add_backend, ready_backend, split_changes
 from malade_ref.cli.console import Meter, duration, say
 from malade_ref.cli.report import headlines
 from malade_ref.experiment import Step, built_in_experiments, read_experiment, run_experiment
@@ -35,7 +36,7 @@ def add_commands(commands: Any) -> None:
     )
     command.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a built-in experiment, or a TOML file")
     command.add_argument("--list", action="store_true", help="list the built-in experiments")
-    command.add_argument("--backend", choices=("ref", "gpu"), default="ref", help="ref: NumPy (default); gpu: CUDA")
+    add_backend(command)
     command.add_argument("--data-dir", metavar="DIR", help="where to look for data first; MALADE_DATA does the same")
     command.add_argument("--out", metavar="DIR", help="folder of the bundle; runs/NAME-1, runs/NAME-2, ... by default")
     command.add_argument(
@@ -45,7 +46,8 @@ def add_commands(commands: Any) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="change a setting, such as seed=1, models.cnn.epochs=2, attacks.pgd.num_steps=100; scale=NAME selects a "
-        "prepared set of changes; may be given several times",
+        "prepared set of changes; with --backend gpu also device_memory=2GiB or precision=tf32; may be given several "
+        "times",
     )
     command.add_argument(
         "--resume",
@@ -63,16 +65,25 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.experiment is None:
         raise InputError("expected an experiment, such as: malade run demo; malade run --list shows what there is")
-    if arguments.backend == "gpu":
-        raise InputError("--backend gpu: the GPU backend is not part of this version; use --backend ref")
-    reading = read_experiment(arguments.experiment, arguments.changes)
+    changes, settings = split_changes(arguments.changes)
+    reading = read_experiment(arguments.experiment, changes)
     name = reading.experiment.name
     out = Path(arguments.out) if arguments.out else default_folder(name, resume=arguments.resume)
-    watcher = _Watcher(reading.experiment.title)
-    try:
-        bundle = run_experiment(reading, out, data_dir=arguments.data_dir, resume=arguments.resume, watcher=watcher)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"what was done is kept; go on with: {_command(arguments, out)}") from None
+    with ready_backend(arguments.backend, settings) as ops:
+        where = "two cores" if arguments.backend == "ref" else ops.describe_device()["name"]
+        watcher = _Watcher(reading.experiment.title, where, estimates=arguments.backend == "ref")
+        try:
+            bundle = run_experiment(
+                reading, out, data_dir=arguments.data_dir, resume=arguments.resume, ops=ops, watcher=watcher
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"what was done is kept; go on with: {_command(arguments, out)}") from None
+        except (MemoryError, OutOfMemoryError) as error:
+            reason = str(error) if isinstance(error, OutOfMemoryError) else f"{where}: out of memory: {error}"
+            mend = "free memory there" + (" or set a larger device_memory" if "memory" in settings else "")
+            raise InputError(
+                f"{reason}; what was done is kept; {mend}, then go on with: {_command(arguments, out)}"
+            ) from None
     watcher.close()
     say(f"results: {bundle.path / 'report.md'}")
     for line in headlines(bundle):
@@ -110,6 +121,7 @@ def _command(arguments: argparse.Namespace, out: Path) -> str:
     """The command line that goes on with a run."""
     words = ["malade", "run", arguments.experiment, "--out", str(out), "--resume"]
     words += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    words += ["--backend", arguments.backend] if arguments.backend != "ref" else []
     for change in arguments.changes:
         words += ["--set", change]
     return shlex.join(words)
@@ -127,10 +139,10 @@ class _StepMeter(Meter):
 
 
 class _Watcher:
-    """Tells on the console how a run goes."""
+    """Tells on the console how a run goes; durations are estimated for the reference only."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    def __init__(self, title: str, where: str, *, estimates: bool) -> None:
+        self._title, self._where, self._estimates = title, where, estimates
         self._began = time.monotonic()
         self._number = self._there_already = 0
         # Seconds expected of all steps that remain; expected of and spent on those that were worked on.
@@ -145,7 +157,8 @@ class _Watcher:
         kinds = [step.kind for step in steps]
         networks, searches, cells = (kinds.count(kind) for kind in ("train", "search", "attack"))
         say(f"{self._title}: {networks} networks to train, {searches} searches, {cells} sets of outcomes, a report;")
-        say(f"about {duration(self._expected_left)} on two cores, into {out}")
+        about = f"about {duration(self._expected_left)} " if self._estimates else ""
+        say(f"{about}on {self._where}, into {out}")
 
     def begin(self, step: Step) -> Progress:
         self._number += 1

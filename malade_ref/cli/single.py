@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from malade_ref import ops
+from malade_ref.arrays import Array
 from malade_ref.checkpoint import load, save
 from malade_ref.checks import InputError, check_count, check_number
+from malade_ref.cli.backends import add_backend, backend_ops
 from malade_ref.cli.console import Meter, duration, say
 from malade_ref.cli.files import HELP, check_free, check_new, read_images, write_arrays
 from malade_ref.defence import MALADE
@@ -105,6 +106,7 @@ def _add_input(command: argparse.ArgumentParser) -> None:
     command.add_argument("input", metavar="INPUT", help=HELP)
     command.add_argument("--labels", metavar="FILE", help="labels, if INPUT holds none")
     command.add_argument("--data-dir", metavar="DIR", help="where to look for data sets first")
+    add_backend(command)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -139,8 +141,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if partial.exists() and not arguments.resume:
         raise InputError(f"{partial}: an interrupted training; pass --resume to go on with it, or delete it")
     model = _model_table(arguments)
-    networks = {name: load(name) for name in (model.init, model.classifier) if name is not None}
-    start = networks[model.init] if model.init else BUILDERS[model.kind](model.preset, seed=arguments.seed)
+    ops = backend_ops(arguments.backend)
+    networks = {name: load(name, ops=ops) for name in (model.init, model.classifier) if name is not None}
+    start = networks[model.init] if model.init else BUILDERS[model.kind](model.preset, seed=arguments.seed, ops=ops)
     _check_kind(start, model.kind, "--init")
     if model.classifier is not None:
         _check_kind(networks[model.classifier], "classifier", "--classifier")
@@ -153,15 +156,16 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.validation:
         images = read_images(arguments.validation, **options)
         needed = model.kind == "classifier" or model.classifier is not None
-        validation = images.x, _labels(images.y, arguments.validation, needed=needed, count=len(images.x))
+        y_validation = _labels(images.y, arguments.validation, needed=needed, count=len(images.x))
+        validation = ops.asarray(images.x), ops.asarray(y_validation)
     say(f"training a {model.kind} ({start.num_parameters:,} parameters) on {len(x):,} images, into {out}")
     began, meter = time.monotonic(), Meter(f"train {out.name}")
     try:
         fitted = fit(
             start,
             objective_of(model, networks),
-            x,
-            y,
+            ops.asarray(x),
+            ops.asarray(y),
             epochs=model.epochs,
             batch_size=model.batch_size,
             learning_rate=model.learning_rate,
@@ -246,7 +250,10 @@ def _attack(arguments: argparse.Namespace) -> int:
     y = _labels(labels, arguments.input, needed=True, count=len(x))
 
     def work(part: slice, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        return run_attack(method, model, x[part], y[part], sample_index=index, seed=arguments.seed)
+        asarray = model.ops.asarray
+        return run_attack(
+            method, model, asarray(x[part]), asarray(y[part]), sample_index=asarray(index), seed=arguments.seed
+        )
 
     say(f"{arguments.method} on {len(x):,} images of {arguments.input}, into {out}")
     found = _in_blocks(arguments.method, len(x), work)
@@ -259,7 +266,8 @@ def _attack(arguments: argparse.Namespace) -> int:
 
 def _purify(arguments: argparse.Namespace) -> int:
     out = check_new(arguments.out)
-    denoiser = load(arguments.denoiser)
+    ops = backend_ops(arguments.backend)
+    denoiser = load(arguments.denoiser, ops=ops)
     _check_kind(denoiser, "denoiser", "--denoiser")
     settings = ChainSettings(
         check_count("--chain-steps", arguments.chain_steps, minimum=0),
@@ -273,11 +281,12 @@ def _purify(arguments: argparse.Namespace) -> int:
     )
 
     def work(part: slice, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        def of_slice(inner: slice) -> NDArray[Any]:
-            chain = run_chain(x[part][inner], denoiser, settings, key=key, sample_index=index[inner])
-            return np.asarray(chain[-1])
+        start, numbers = ops.asarray(x[part]), ops.asarray(index)
 
-        return {"x": np.concatenate(ops.map_slices(of_slice, len(index)))}
+        def of_slice(inner: slice) -> Array:
+            return run_chain(start[inner], denoiser, settings, key=key, sample_index=numbers[inner])[-1]
+
+        return {"x": ops.to_host(ops.concatenate(ops.map_slices(of_slice, len(index))))}
 
     say(f"purifying {len(x):,} images of {arguments.input}, into {out}")
     found = _in_blocks("purify", len(x), work)
@@ -293,11 +302,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     x, y = read_images(arguments.input, **_options(model, arguments))
 
     def work(part: slice, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        draws = {"num_draws": num_draws, "sample_index": index} if model.stochastic else {}
-        return {"logits": np.asarray(model.logits(x[part], **draws))}
+        to_host, asarray = model.ops.to_host, model.ops.asarray
+        draws = {"num_draws": num_draws, "sample_index": asarray(index)} if model.stochastic else {}
+        logits = model.logits(asarray(x[part]), **draws)
+        return {"logits": to_host(logits), "predictions": to_host(model.ops.argmax(logits))}
 
-    logits = _in_blocks("predict", len(x), work)["logits"]
-    predictions = np.asarray(ops.argmax(logits))
+    found = _in_blocks("predict", len(x), work)
+    logits, predictions = found["logits"], found["predictions"]
     if out is not None:
         write_arrays(out, {"predictions": predictions, "logits": logits})
         say(f"predictions: {out}")
@@ -312,7 +323,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _model(arguments: argparse.Namespace) -> Any:
     """The classifier, behind a chain if there is a denoiser."""
-    classifier = load(arguments.model)
+    ops = backend_ops(arguments.backend)
+    classifier = load(arguments.model, ops=ops)
     _check_kind(classifier, "classifier", "--model")
     chain = {"--chain-steps": arguments.chain_steps, "--a": arguments.a, "--delta": arguments.delta}
     given = [name for name, value in chain.items() if value is not None]
@@ -323,7 +335,7 @@ def _model(arguments: argparse.Namespace) -> Any:
     if len(given) < len(chain):
         missing = [name for name in chain if name not in given]
         raise InputError(f"--denoiser: needs {' and '.join(missing)} too")
-    denoiser = load(arguments.denoiser)
+    denoiser = load(arguments.denoiser, ops=ops)
     _check_kind(denoiser, "denoiser", "--denoiser")
     return MALADE(
         classifier,

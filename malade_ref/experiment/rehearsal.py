@@ -9,7 +9,6 @@ from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset
 from malade_ref.defence import MALADE
 from malade_ref.experiment.config import BUILDERS, Experiment
-from malade_ref.experiment.stages import run_attack
 
 
 def check_sizes(experiment: Experiment, data: Dataset) -> None:
@@ -86,6 +85,7 @@ def rehearse(experiment: Experiment, ops: ModuleType) -> None:
             rehearsals.append((f"defences.{name}.search.attack", defence.search.attack, classifier, {}))
     for where, method, model, given in rehearsals:
         try:
-            run_attack(method, model, x, y, sample_index=none, seed=experiment.seed, **given)
+            settings = {**method.settings, **given}
+            method.function(model, x, y, seed=experiment.seed, sample_index=none, **settings)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error

@@ -121,9 +121,12 @@ def run_experiment(
     )
     check_sizes(experiment, data)
     rehearse(experiment, ops)
+    device = ops.describe_device()
     config = {**settings_of(experiment), "backend": ops.__name__.partition(".")[0], "data": _facts(experiment, data)}
+    if "precision" in device:
+        config["precision"] = device["precision"]
     begin = Bundle.resume if resume else Bundle.create
-    with begin(out, reading.text, config) as bundle:
+    with begin(out, reading.text, config, device=device) as bundle:
         if not bundle.finished:
             _Run(bundle, experiment, data, ops, watcher or _Nobody()).run()
     return Bundle.open(out)
@@ -357,7 +360,7 @@ class _Run:
             fooled = self.ops.to_host(classifier.predict(x) == y) & found["success"]
             # Those that were fooled come first, in their order.
             chosen = np.argsort(~fooled, kind="stable")[: paths.num_images]
-            index = candidates[chosen]
+            index = candidates[self.ops.asarray(chosen)]
             clean, label = self.images(index)
             chains = {
                 "malade": self.defence(paths.defence),

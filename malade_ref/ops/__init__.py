@@ -22,7 +22,9 @@ from .attack_steps import (
     select,
     sign_step,
 )
+from .chain import fused_chain
 from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
+from .device import describe_device, device_settings
 from .langevin import clip_pixels, langevin_step, langevin_step_vjp
 from .layers import (
     add_bias,
@@ -110,6 +112,8 @@ __all__ = [
     "conv_transpose2d_vjp",
     "cw_gradient",
     "derive_key",
+    "describe_device",
+    "device_settings",
     "distance_l1",
     "distance_l2",
     "distance_linf",
@@ -119,6 +123,7 @@ __all__ = [
     "empty",
     "fab_step",
     "from_tanh_space",
+    "fused_chain",
     "interpolate",
     "langevin_step",
     "langevin_step_vjp",

@@ -269,8 +269,11 @@ def box_muller(words_0: Words, words_1: Words, *, dtype: str = "float32") -> tup
     radius *= real(-2.0)
     np.sqrt(radius, out=radius)
     angle = words_1.astype(dtype)
-    angle *= real(2.0 * math.pi * 2.0**-32)
-    angle += real(math.pi * 2.0**-32)
+    # The factor 2^-32 is exact, and the one that is not comes last: whether a compiler fuses a product and a sum into
+    # one rounding makes no difference.
+    angle *= real(2.0**-32)
+    angle += real(2.0**-33)
+    angle *= real(2.0 * math.pi)
     return radius * np.sin(angle), radius * np.cos(angle)
 
 

@@ -24,7 +24,9 @@ T = TypeVar("T")
 SLICE_SIZE = 32
 
 
-def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: int = SLICE_SIZE) -> list[T]:
+def map_slices(
+    function: Callable[[slice], T], num_samples: int, *, slice_size: int = SLICE_SIZE, summed: bool = False
+) -> list[T]:
     """Call a function on every slice of a batch, on a few threads.
 
     Parameters
@@ -36,6 +38,9 @@ def map_slices(function: Callable[[slice], T], num_samples: int, *, slice_size: 
         Size of the batch; with 0 the function is called once, on the empty slice.
     slice_size : int
         Most samples in a slice. The slices are as equal as can be.
+    summed : bool
+        Whether the results are sums over samples, whose bits depend on the cut. It is the same for all results here;
+        other backends cut what is not summed as their memory has it.
 
     Returns
     -------

@@ -169,7 +169,20 @@ def provenance(config: Mapping[str, Any], environment: Mapping[str, Any]) -> lis
         f"backend {config.get('backend', '')}.",
         f"- Data: {data.get('name', 'unknown')}, seed {data.get('seed', 0)}; images: {sizes}; SHA-256: {hashes}.",
         f"- Versions: malade {code}, {versions.get('python')}, {', '.join(packages)}.",
+        *_device(versions.get("device") or {}),
         *(f"- Note: {warning}." for warning in environment.get("warnings") or []),
         "- All settings: config.json. Every number: results.json. Machine, dates and durations: environment.json.",
     ]
     return [*lines, ""]
+
+
+def _device(device: Mapping[str, Any]) -> list[str]:
+    """What computed, if the run says so."""
+    if not device:
+        return []
+    facts = [f"{key.replace('_', ' ')} {value}" for key, value in sorted(device.items()) if _is_shown(key, value)]
+    return [f"- Device: {', '.join([str(device['name']), *facts])}."]
+
+
+def _is_shown(key: str, value: Any) -> bool:
+    return key not in ("name", "source_sha256") and value is not None

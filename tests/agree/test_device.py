@@ -60,6 +60,18 @@ def test_memory_limit(monkeypatch: pytest.MonkeyPatch, text: str, size: int) -> 
     assert EmulatedDevice().memory == size
 
 
+def test_memory_is_counted() -> None:
+    """As long as an array, or a view of it, is alive."""
+    found = EmulatedDevice()
+    found.memory = 1000
+    view = found.empty((100,), "float64")[::2]
+    with pytest.raises(found.out_of_memory, match=r"^800 bytes asked for, 200 left of 1,000$"):
+        found.empty((100,), "float64")
+    found.empty((25,), "float64")
+    del view
+    found.empty((125,), "float64")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint32", "uint8"])
 def test_empty_arrays_are_poisoned(dtype: str) -> None:
     array = EmulatedDevice().empty((2, 3), dtype)
@@ -105,12 +117,16 @@ def fake_cupy(*, count: Any, driver: int = 13000, major: int = 9) -> Any:
             "name": b"Some GPU",
             "major": major,
             "minor": 0,
+            "multiProcessorCount": 132,
             "sharedMemPerBlockOptin": 232448,
         },
         memGetInfo=lambda: (10 << 30, 16 << 30),
     )
     memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {}))
-    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, memory=memory))
+    pool = SimpleNamespace(limits=[])
+    pool.set_limit = lambda *, size: pool.limits.append(size)
+    cuda = SimpleNamespace(runtime=runtime, memory=memory)
+    return SimpleNamespace(cuda=cuda, get_default_memory_pool=lambda: pool, __version__="14.0.1")
 
 
 @pytest.mark.parametrize(
@@ -135,26 +151,62 @@ def test_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, cupy: Any, message
 
 
 def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(count=1))
+    cupy = fake_cupy(count=1)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(module, "_version_of", {"numba": "0.66", "numba-cuda": "0.30"}.get)
+    monkeypatch.delenv("MALADE_DEVICE_MEMORY", raising=False)
     found = CudaDevice()
     assert (found.name, found.capability, found.max_shared, found.emulated) == ("Some GPU", 90, 232448, False)
     assert found.memory == int(0.9 * (10 << 30))
-    monkeypatch.setenv("MALADE_DEVICE_MEMORY", "2GiB")
-    assert CudaDevice().memory == 2 << 30
+    facts = {"name": "Some GPU", "compute_capability": "9.0", "memory": 16 << 30, "cupy": "14.0.1", "numba": "0.66"}
+    assert found.describe().items() >= {**facts, "driver_cuda": "13.0", "cuda": "13.2", "numba-cuda": "0.30"}.items()
+    for text, planned, limit in (("2GiB", 2 << 30, 2 << 30), ("99GiB", int(0.9 * (10 << 30)), 99 << 30)):
+        monkeypatch.setenv("MALADE_DEVICE_MEMORY", text)
+        assert CudaDevice().memory == planned
+        assert cupy.get_default_memory_pool().limits[-1] == limit
+    assert cupy.get_default_memory_pool().limits[0] == 0  # without a setting there is no limit
 
 
-def test_no_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_numba_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(count=1))
+    monkeypatch.setattr(module, "_version_of", {}.get)
+    with pytest.raises(InputError, match=r"^malade_gpu: numba-cuda is not installed; install it with: pip install"):
+        CudaDevice()
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root@x)", "580.65.06"),
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024", "535.183.01"),
+        ("something else", None),
+    ],
+)
+def test_version_of_the_driver(monkeypatch: pytest.MonkeyPatch, text: str, version: str | None) -> None:
+    monkeypatch.setattr(module.Path, "read_text", lambda self: f"{text}\nGCC version: gcc 13.3.0")
+    assert module._driver() == version
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("cupy"), "CuPy is not installed; install it with: pip install"),
+        (ImportError("====\nFailed to import CuPy.\nlibnvrtc.so.13: no such file"), "CuPy cannot be imported .*nvrtc"),
+    ],
+)
+def test_no_cupy(monkeypatch: pytest.MonkeyPatch, error: ImportError, message: str) -> None:
     real_import = builtins.__import__
 
     def no_cupy(name: str, *rest: Any, **settings: Any) -> Any:
         if name == "cupy":
-            raise ImportError(name)
+            raise error
         return real_import(name, *rest, **settings)
 
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(builtins, "__import__", no_cupy)
-    with pytest.raises(InputError, match=r"^malade_gpu: CuPy is not installed; install it with: pip install"):
+    with pytest.raises(InputError, match=f"^malade_gpu: {message}") as caught:
         CudaDevice()
+    assert "\n" not in str(caught.value)
 
 
 def run_python(text: str, **environment: str) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import malade_gpu
 from malade_gpu.ops import slices
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, OutOfMemoryError
 
 from .backends import device, gpu
 
@@ -57,6 +62,49 @@ def test_a_sample_that_does_not_fit(num_samples: int) -> None:
 
     with pytest.raises(InputError, match=r"^.*out of memory with a single sample: no room$"):
         gpu.map_slices(function, num_samples)
+
+
+def test_sums_are_cut_alike_in_any_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = []
+    for memory in (0.1, 1, 100):
+        with_memory(monkeypatch, memory)
+        cuts.append(gpu.map_slices(lambda part: part, 1000, slice_size=10, summed=True))
+    assert cuts[0] == cuts[1] == cuts[2]
+    assert len(cuts[0]) > 1
+
+    def function(part: slice) -> None:
+        raise device().out_of_memory("no room")
+
+    with pytest.raises(OutOfMemoryError, match=r"^.*out of memory with 7 samples in one sum: no room; use smaller"):
+        gpu.map_slices(function, 7, summed=True)
+
+
+@pytest.mark.parametrize("work", ["purify", "logits", "loss_gradient", "pgd"])
+def test_results_are_the_same_bits_in_little_memory(monkeypatch: pytest.MonkeyPatch, work: str) -> None:
+    if not device().emulated:
+        pytest.skip("counts the memory of the emulated device")
+    model = malade_gpu.MALADE(malade_gpu.cnn("small"), malade_gpu.sdae("small"), num_steps=2, a=0.5, delta=0.1)
+    x = gpu.uniform((1, 28, 28), key=(1, 2), sample_index=gpu.arange(6))
+    y = gpu.arange(6)
+    call: Callable[[], Any] = {
+        "purify": lambda: [model.purify(x)],
+        "logits": lambda: [model.logits(x, num_draws=2)],
+        "loss_gradient": lambda: [model.loss_gradient(x, y)],
+        "pgd": lambda: malade_gpu.attacks.pgd(model, x, y, num_steps=1, num_judge_draws=1),
+    }[work]
+    expected = call()
+    sizes: list[int] = []
+    enough, empty = device()._used, device().empty
+
+    def note_size(shape: Any, dtype: Any) -> Any:
+        sizes.append(shape[0] if len(shape) == 4 else 0)
+        return empty(shape, dtype)
+
+    monkeypatch.setattr(device(), "empty", note_size)
+    monkeypatch.setattr(device(), "memory", enough + (200 << 10 if work in ("purify", "logits") else 1 << 20))
+    for result, plenty in zip(call(), expected, strict=True):
+        np.testing.assert_array_equal(gpu.to_host(result), gpu.to_host(plenty), strict=True)
+    assert {6, 3} <= set(sizes)  # six images at once were tried, and were too many
 
 
 def test_other_errors_pass() -> None:

@@ -27,7 +27,6 @@ from tests.cli.conftest import TINY, Malade
         (["run"], "expected an experiment"),
         (["run", "demo", "--sed", "seed=1"], "unrecognized arguments: --sed"),
         (["run", "demo", "--set"], "expected one argument"),
-        (["run", "demo", "--backend", "gpu"], "not part of this version"),
         (["run", "demo", "--backend", "tpu"], "invalid choice: 'tpu'"),
         (["run", "dem"], "did you mean 'demo'?"),
         (["run", "no/such.toml"], "no/such.toml: cannot be read"),

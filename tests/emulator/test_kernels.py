@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+import malade_ref
+
 pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not installed")
 
 from malade_gpu.device import KERNELS
 from malade_gpu.emulation import SCHEDULES, build, sanitize
+from malade_gpu.ops.chain import PIXELS, SAVED, SHAPES, Variant, checkpoint_plan, layout
 from malade_gpu.source import kernels_of
 
 
@@ -120,7 +123,33 @@ def conv() -> list[Launch]:
     return found
 
 
-LAUNCHES = rows() + channels() + softmax() + conv()
+def chain() -> list[Launch]:
+    """Two images and a third that is not there, two steps; weights in shared memory, and one block; or not, and two."""
+    found = []
+    for images, resident, grid in ((4, 1, 1), (2, 0, 2)):
+        rng = np.random.default_rng(images)
+        variant = Variant(images, bool(resident), grid)
+        n, num_slots, params = 3, 1, malade_ref.sdae().params
+        words = np.concatenate([*(params[name].ravel() for name in SHAPES), np.zeros(1, "float32")])
+        x, y, dx = rng.random((3, n, 1, 28, 28)).astype("float32")
+        weights, index = words[layout(images).order], np.array([5, 0, 2**32 - 1], "uint32")
+        scratch = np.zeros((grid, num_slots * PIXELS + SAVED, images), "float32")
+        plan = checkpoint_plan(2, num_slots)
+        numbers = variant.region_words, 3, 1, 2, 0.5, 0.2, True
+        for kernel, arguments in (
+            ("chain", (x, y, index, weights, n, 2)),
+            ("chain_vjp", (x, dx, scratch, plan, index, weights, n, len(plan), num_slots)),
+        ):
+            found.append(
+                Launch(
+                    *("chain", kernel, (grid,), (256,), (*arguments, *numbers), variant.shared_bytes),
+                    defines={"IMAGES": images, "RESIDENT": resident},
+                )
+            )
+    return found
+
+
+LAUNCHES = rows() + channels() + softmax() + conv() + chain()
 NAMES = [f"{launch.file}.{launch.kernel}-{i}" for i, launch in enumerate(LAUNCHES)]
 
 

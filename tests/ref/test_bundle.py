@@ -155,7 +155,7 @@ def test_resuming_a_finished_bundle_does_nothing(folder: Path) -> None:
 
 def test_a_change_of_environment_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described = {"malade": "1.0", "packages": {"numpy": "2.0.0"}, "blas": [{"num_threads": 2}]}
-    monkeypatch.setattr(environment, "describe_environment", lambda: described)
+    monkeypatch.setattr(environment, "describe_environment", lambda device: described)
     Bundle.create(tmp_path / "run", TEXT, CONFIG).close()
     described = {"malade": "1.0", "packages": {"numpy": "2.1.0"}, "blas": [{"num_threads": 1}]}
     for _ in range(2):
@@ -167,6 +167,15 @@ def test_a_change_of_environment_is_a_warning(tmp_path: Path, monkeypatch: pytes
     ]
     assert Bundle.open(tmp_path / "run").log.warnings == warnings
     assert len(Bundle.open(tmp_path / "run").log.sessions) == 3
+
+
+def test_the_device_is_part_of_the_environment(tmp_path: Path) -> None:
+    Bundle.create(tmp_path / "run", TEXT, CONFIG, device={"name": "one", "driver": None}).close()
+    with Bundle.resume(tmp_path / "run", TEXT, CONFIG, device={"name": "other", "driver": None}) as bundle:
+        assert bundle.log.warnings == [
+            'the run was resumed in another environment: device.name was "one", then "other"'
+        ]
+        assert [session["environment"]["device"]["name"] for session in bundle.log.sessions] == ["one", "other"]
 
 
 # What it refuses --------------------------------------------------------------------------------------------
