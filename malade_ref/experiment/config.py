@@ -23,7 +23,7 @@ BUILDERS: dict[str, Callable[..., Network]] = {"classifier": cnn, "denoiser": sd
 PRESETS = ("paper", "small")
 
 # Norms of attacks that have no such setting.
-_NORMS = {"fgm": "l2", "cw": "l2", "ead": "l1"}
+_NORMS = {"fgm": "l2", "cw": "l2", "ead": "l1", "boundary": "l2", "salt_and_pepper": "l0"}
 # Parameters of an attack that the experiment sets itself.
 _GIVEN = ("seed", "sample_index")
 
