@@ -223,9 +223,7 @@ def square_mixed_sums(
     for element_ in range(i * w, i * w + w):
         k = offset(element_, words, sample, 0, num_words, h, w, side)
         if k >= 0:
-            value, old = square_mixture(
-                element_, k, x, centre, bump, sum_first, words, num_words, h, w, channels, side
-            )
+            value, old = square_mixture(element_, k, x, centre, bump, sum_first, words, num_words, h, w, channels, side)
             total[i] += (value + old) * (value + old)
 
 

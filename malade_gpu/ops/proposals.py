@@ -43,9 +43,7 @@ from .attack_steps import distance_l2, random_start_l2
 from .random import Key, random_words
 
 
-def salt_and_pepper_noise(
-    x: Array, count: Array, *, key: Key, sample_index: Array, step: int = 0
-) -> Array:
+def salt_and_pepper_noise(x: Array, count: Array, *, key: Key, sample_index: Array, step: int = 0) -> Array:
     """Images some of whose pixels are black or white in all channels.
 
     The pixels of the smallest words are taken, black or white by the word's lowest bit; with the same counter, more
@@ -79,7 +77,9 @@ def salt_and_pepper_noise(
     out = device().empty(x.shape, x.dtype)
     # The first word that is too large; 2^32 if none is.
     words = random_words(h * w, key=key, sample_index=sample_index, step=step)
-    ordered = xp.concatenate([xp.sort(words, axis=1).astype("uint64"), xp.full((n, 1), 1 << 32, dtype="uint64")], axis=1)
+    ordered = xp.concatenate(
+        [xp.sort(words, axis=1).astype("uint64"), xp.full((n, 1), 1 << 32, dtype="uint64")], axis=1
+    )
     limit = ordered[xp.arange(n), xp.clip(count, 0, h * w)]
     arrays = (out.reshape(-1), x.reshape(-1), limit, _samples(sample_index))
     sizes = map(np.int64, (h, w, c))
@@ -389,9 +389,7 @@ def spsa_points(x: Array, *, width: float, key: Key, sample_index: Array, step: 
     return ahead, behind
 
 
-def spsa_gradient(
-    gradient: Array, rise: Array, *, width: float, key: Key, sample_index: Array, step: int = 0
-) -> Array:
+def spsa_gradient(gradient: Array, rise: Array, *, width: float, key: Key, sample_index: Array, step: int = 0) -> Array:
     """Add the estimate from a pair of `spsa_points` to a gradient: ``gradient + rise v / (2 width)``.
 
     Parameters
@@ -512,6 +510,7 @@ def _check_images(x: Array, sample_index: Array) -> None:
     check_ndim("x", x, 4, "(n, c, h, w)")
     check_float("x", x)
     check_shape("sample_index", sample_index, x.shape[:1])
+    check_integer("sample_index", sample_index)
 
 
 def _check_squares(x: Array, centre: Array, size: int, eps: float, sample_index: Array) -> None:

@@ -481,6 +481,7 @@ def _check_images(x: Floats, sample_index: Any) -> None:
     check_ndim("x", x, 4, "(n, c, h, w)")
     check_float("x", x)
     check_shape("sample_index", sample_index, x.shape[:1])
+    check_integer("sample_index", sample_index)
 
 
 def _check_squares(x: Floats, centre: Floats, size: int, eps: float, sample_index: Any) -> None:

@@ -18,7 +18,7 @@ from .backends import device
 
 numba = pytest.importorskip("numba")
 F32, F64, BOOL = numba.float32, numba.float64, numba.boolean
-U32, I64 = numba.uint32, numba.int64
+U32, U64, I64 = numba.uint32, numba.uint64, numba.int64
 
 
 def array_of(type_: Any) -> Any:
@@ -32,6 +32,7 @@ SCALARS = {
     "targeted": I64,
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
     **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
+    **dict.fromkeys(("area", "side", "num_words"), I64),
     "divisor": F32,
     **dict.fromkeys(("step", "k0", "k1"), U32),
     "eps": F64,
@@ -40,6 +41,12 @@ ARRAYS = {
     **dict.fromkeys(("labels", "targets"), I64),
     **dict.fromkeys(("condition", "success", "best_success"), BOOL),
     **dict.fromkeys(("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3"), U32),
+    "words": U32,
+    "limit": U64,
+    # Sums, and what is known of a sample, in float64 whatever the images are.
+    **dict.fromkeys(("parts", "total", "changed", "of_first", "of_both", "of_all", "sum_first", "sum_both"), F64),
+    **dict.fromkeys(("sum_all", "sum_mixed", "dot", "noise", "distance", "rest", "dots", "noises", "distances"), F64),
+    **dict.fromkeys(("rests", "new_distances", "spherical_step", "source_step"), F64),
 }
 OUTPUTS = {"random.fill_words": U32, "memory.argmax": I64, "losses.other_classes": I64, "attack_steps.better": BOOL}
 # The bounds of a pixel are computed in float64 on purpose: rounding must not let a pixel out of its ball.
@@ -48,6 +55,10 @@ EXACT_BOUNDS = {
 }
 # Near the ends of [0, 1], where the variable is all but infinite, float32 would lose its digits.
 EXACT_BOUNDS.add("minimum_norm.to_tanh_space")
+# Sums over an image are added in float64, and what they are made of.
+IN_DOUBLE = ("add_rows", "pixel_changed", "boundary_pull", "square_sums", "square_mixed_sums", "square_move")
+IN_DOUBLE += ("SQUARE_START_LINF", "SQUARE_STEP_LINF", "BOUNDARY_ALONG", "BOUNDARY_ACROSS", "BOUNDARY_SPHERE")
+EXACT_BOUNDS |= {f"proposals.{name}" for name in IN_DOUBLE}
 
 
 def bodies() -> dict[str, Any]:
@@ -59,7 +70,15 @@ def bodies() -> dict[str, Any]:
             body = value.get("float32") if isinstance(value, dict) else value
             if hasattr(body, "py_func") and next(iter(inspect.signature(body.py_func).parameters), "") == "i":
                 found[f"{module_name}.{name}"] = body
-    del found["random.words_of"]  # a part of others
+    # Parts of others.
+    for part in (
+        "random.words_of",
+        "proposals.words_of",
+        "proposals.offset",
+        "proposals.square_mixture",
+        "proposals.FOUR",
+    ):
+        found.pop(part, None)
     return found
 
 
