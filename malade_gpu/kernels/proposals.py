@@ -316,7 +316,7 @@ def boundary_across(four_of: Any) -> Any:
     @element
     def across(
         i: Any,
-        rest: Any,
+        remainder: Any,
         dots: Any,
         distances: Any,
         x: Any,
@@ -331,12 +331,12 @@ def boundary_across(four_of: Any) -> Any:
         z = four_of(i, sample_index, num_blocks, step, k0, k1)
         sample, first = i // num_blocks, i % num_blocks * 4
         share = dots[sample] / distances[sample] if distances[sample] > 0.0 else 0.0
-        rest[i] = 0.0
+        remainder[i] = 0.0
         for k in range(4):
             if first + k < size:
                 place = sample * size + first + k
                 value = z[k] - share * (float64(x[place]) - float64(centre[place]))
-                rest[i] += value * value
+                remainder[i] += value * value
 
     return across
 

@@ -136,7 +136,7 @@ def share_at(step: int, num_steps: int, initial_share: float) -> float:
         The share p.
     """
     of_many = int(step / num_steps * 10000)
-    return initial_share / 2 ** sum(of_many > limit for limit in HALVINGS)
+    return initial_share / (1 << sum(of_many > limit for limit in HALVINGS))
 
 
 def side(share: float, h: int, w: int, *, odd: bool) -> int:

@@ -471,7 +471,7 @@ def spsa_gradient(
 def _signs(x: Floats, key: Key, sample_index: Any, step: int) -> Floats:
     """The coins of all elements, +-1."""
     words = random_words(x[:1].size, key=key, sample_index=sample_index, step=step).reshape(x.shape)
-    return np.where(words >= TOP_BIT, x.dtype.type(1), x.dtype.type(-1))
+    return np.asarray(np.where(words >= TOP_BIT, x.dtype.type(1), x.dtype.type(-1)))
 
 
 # Checks --------------------------------------------------------------------------------------------------------------
