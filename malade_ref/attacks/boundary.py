@@ -24,7 +24,7 @@ from .oracle import PROPOSAL, START, AttackResult, Model, Oracle, Verdict, selec
 FACTOR = 1.5
 LEAST, MOST = 1e-8, 1.0  # of step sizes
 # A stochastic model's boundary is blurred: how much further out its finds are looked at, in shares of their distance.
-FURTHER = (0.0, 0.05, 0.1, 0.2, 0.4)
+FURTHER = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 def boundary(
@@ -74,7 +74,7 @@ def boundary(
         An image of which no start is wrong counts as robust; it is returned as it is, and stops no other.
         ``num_queries``
         = (num_starts + num_line_steps + num_steps + C) num_draws + F num_judge_draws, with C = num_steps // (window //
-        num_checks) checks; for a deterministic model F = 2 and draws count 1, for a stochastic one F = 6.
+        num_checks) checks; for a deterministic model F = 2 and draws count 1, for a stochastic one F = 7.
         ``num_gradients`` = 0.
 
     Raises
@@ -135,14 +135,15 @@ def boundary(
     best = clean
     for further in FURTHER if model.stochastic else FURTHER[:1]:
         judged, _ = oracle.judge(ops.interpolate(x, x_t, zero + (1 + further)))
-        found = judged.success & (ops.distance_l2(judged.x, x) <= eps)
+        found = judged.success & (judged.loss == judged.loss) & (ops.distance_l2(judged.x, x) <= eps)
         best = select(ops, found & ~best.success, judged, best)
     return oracle.result(best, ops.distance_l2(best.x, x))
 
 
 def _wrong(oracle: Oracle, x: Array) -> Array:
-    """Whether images are wrong, on the first draws of the search."""
-    return oracle.query(x, again=True).success
+    """Whether images are wrong, on the first draws of the search; what is not a number says nothing."""
+    verdict = oracle.query(x, again=True)
+    return verdict.success & (verdict.loss == verdict.loss)
 
 
 def _starts(oracle: Oracle, clean: Verdict, num_starts: int, num_line_steps: int) -> Array:

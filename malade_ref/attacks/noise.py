@@ -134,7 +134,8 @@ def salt_and_pepper(
 
     clean, always_wrong = oracle.judge(x)
     if smallest:
-        best, _ = oracle.judge(_smallest(oracle, noisy, clean, most, num_trials))
+        judged, _ = oracle.judge(_smallest(oracle, noisy, clean, most, num_trials))
+        best = select(ops, clean.success, clean, judged)
     else:
         best = select(ops, always_wrong, clean, _largest(oracle, noisy, clean, most, num_trials))
     return oracle.result(best, ops.changed_share(best.x, x))
@@ -165,6 +166,7 @@ def _smallest(oracle: Oracle, noisy: Callable[[Array, int], Array], clean: Verdi
         for _ in range(most.bit_length()):
             count = (low + high) // 2
             verdict = oracle.query(noisy(count.astype("int64"), trial), again=True)
-            best = stronger(ops, Verdict(verdict.x, verdict.success, -count), best)
-            low, high = ops.select(verdict.success, low, count), ops.select(verdict.success, count, high)
+            wrong = verdict.success & (verdict.loss == verdict.loss)  # what is not a number says nothing
+            best = stronger(ops, Verdict(verdict.x, wrong, -count), best)
+            low, high = ops.select(wrong, low, count), ops.select(wrong, count, high)
     return best.x
