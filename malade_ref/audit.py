@@ -309,6 +309,11 @@ def audit(cells: Sequence[Cell], checks: Mapping[str, Any] | None = None) -> lis
             "needs an attack carried over from the bare classifier",
         ),
         _judge(
+            "white box no weaker than black box",
+            _strongest(cells, WHITE_BOX, ("black-box",)),
+            "needs an attack without gradients, of the same norm and size",
+        ),
+        _judge(
             "iterative no weaker than one-step",
             _strongest([cell for cell in cells if cell.mode == "exact"], ("exact",), ("one-step",))
             + _strongest([cell for cell in cells if cell.mode == "bpda"], ("bpda",), ("one-step",)),

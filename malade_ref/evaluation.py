@@ -40,6 +40,7 @@ from .statistics import (
 CLEAN = "clean"
 ONE_STEP = ("fgsm", "fgm")
 NOISE = ("noise", "uniform_noise")
+BLACK_BOX = ("square", "spsa", "boundary", "salt_and_pepper")  # answers, but no gradient
 NUM_VOTES = (1, 10, 128)
 NUM_SUBMISSIONS = (1, 10, 100)
 
@@ -102,11 +103,13 @@ class Cell(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """``"clean"``, ``"noise"``, ``"transfer"``, ``"one-step"``, or the mode of an attack that iterates."""
+        """``"clean"``, ``"noise"``, ``"transfer"``, ``"black-box"``, ``"one-step"``, or the mode of what iterates."""
         if self.attack == CLEAN or self.method in NOISE:
             return CLEAN if self.attack == CLEAN else "noise"
         if self.transferred:
             return "transfer"
+        if self.method in BLACK_BOX:
+            return "black-box"
         return "one-step" if self.method in ONE_STEP else self.mode
 
     @property
