@@ -307,8 +307,13 @@ def audit(cells: Sequence[Cell], checks: Mapping[str, Any] | None = None) -> lis
         ),
         _judge(
             "white box no weaker than transfer",
-            _strongest(cells, WHITE_BOX, ("transfer", "black-box")),
+            _strongest(cells, WHITE_BOX, ("transfer",)),
             "needs an attack carried over from the bare classifier",
+        ),
+        _judge(
+            "white box no weaker than black box",
+            _strongest(cells, WHITE_BOX, ("black-box",)),
+            "needs an attack without gradients, of the same norm and size",
         ),
         _judge(
             "iterative no weaker than one-step",

@@ -39,8 +39,8 @@ from .statistics import (
 
 CLEAN = "clean"
 ONE_STEP = ("fgsm", "fgm")
-NOISE = ("noise", "uniform_noise", "salt_and_pepper")
-BLACK_BOX = ("square", "boundary", "spsa")
+NOISE = ("noise", "uniform_noise")
+BLACK_BOX = ("square", "spsa", "boundary", "salt_and_pepper")  # answers, but no gradient
 NUM_VOTES = (1, 10, 128)
 NUM_SUBMISSIONS = (1, 10, 100)
 
@@ -110,7 +110,7 @@ class Cell(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """``"clean"``, ``"noise"``, ``"transfer"``, ``"one-step"``, ``"black-box"``, or the mode of one that iterates."""
+        """``"clean"``, ``"noise"``, ``"transfer"``, ``"black-box"``, ``"one-step"``, or the mode of what iterates."""
         if self.attack == CLEAN or self.method in NOISE:
             return CLEAN if self.attack == CLEAN else "noise"
         if self.transferred:

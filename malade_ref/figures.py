@@ -121,7 +121,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, l
 def accuracy_curves(
     panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: Mapping[str, float], effort: str = ""
 ) -> bytes:
-    """Draw accuracy against eps, or against the attacker's effort, one panel for each defence, one line for each attack.
+    """Draw accuracy against eps, or against the attacker's effort: a panel for each defence, a line for each attack.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def picture_table(
     titles: Sequence[str],
     names: Sequence[str],
 ) -> bytes:
-    """Draw what became of one image, with what a classifier thinks of it: adversarial images, or their way through chains.
+    """Draw what became of one image, with what a classifier thinks of it: by attacks, or on its way through chains.
 
     Parameters
     ----------

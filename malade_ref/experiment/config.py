@@ -26,7 +26,7 @@ OWN_SOURCES = ("defence", "classifier")
 # Attacks that look for the nearest wrong image.
 NEAREST = ("cw", "ead", "fab", "boundary")
 # Norms of attacks that have no such setting.
-_NORMS = {"fgm": "l2", "cw": "l2", "ead": "l1"}
+_NORMS = {"fgm": "l2", "cw": "l2", "ead": "l1", "boundary": "l2", "salt_and_pepper": "l0"}
 # Parameters of an attack that the experiment sets itself.
 _GIVEN = ("seed", "sample_index")
 
@@ -513,6 +513,13 @@ def check_experiment(experiment: Experiment, file: str) -> None:
         _check_attack(experiment, attack, where)
     if experiment.paths is not None:
         _check_paths(experiment, experiment.paths, f"{file}: paths")
+    if experiment.pictures is not None:
+        given = [attack.num_images or experiment.evaluation.num_images for attack in experiment.attacks]
+        most = min([experiment.evaluation.num_images, experiment.evaluation.shard_size, *given])
+        if experiment.pictures.num_images > most:
+            raise InputError(
+                f"{file}: pictures.num_images: expected at most {most}, the images of every attack and of a shard"
+            )
     for published in experiment.paper:
         _refer(published.defence, experiment.defences, f"{file}: paper: defence")
 

@@ -109,11 +109,12 @@ def _training(experiment: Experiment, model: Model) -> float:
 
 
 def _evaluations(method: Method) -> float:
-    """Gradients that an attack needs for an image."""
+    """Gradients that an attack needs for an image, or evaluations if it needs none."""
     settings = method.resolved()
     runs = (
         settings.get("num_restarts", 1) * settings.get("num_search_steps", 1) * max(1, settings.get("num_targets", 1))
     )
+    runs *= settings.get("num_trials", 1) * 2 * settings.get("num_directions", 0.5)
     return float((settings.get("num_steps", 1) + 1) * runs * settings.get("num_draws", 1))
 
 

@@ -163,9 +163,9 @@ def nearest_table(results: Result, labels: Labels) -> list[str]:
             attack, found = labels.attacks[cell["attack"]], f"{100 * cell['success']:.1f}"
             rows.append([labels.defences[cell["defence"]], attack, ", ".join(medians), found, str(cell["n"])])
     text = (
-        "These attacks look for the nearest wrong image, however far. An image without a find counts as infinitely far, "
-        "one that is wrong to begin with as distance 0. Accuracies at an L2 distance, here and elsewhere, count their "
-        "finds up to it, and beyond it the answer to the clean image."
+        "These attacks look for the nearest wrong image, however far. An image without a find counts as infinitely "
+        "far, one that is wrong to begin with as distance 0. Accuracies at an L2 distance count their finds up to it, "
+        "and beyond it the answer to the clean image."
     )
     head = ["defence", "attack", "median distance", "found, percent", "n"]
     return [text, "", *table(head, rows)] if rows else []

@@ -306,8 +306,8 @@ def path_arguments(channels: int = 1) -> dict[str, Any]:
     [
         lambda: figures.training_curves(made_histories(), labels={"cnn": "CNN"}),
         lambda: figures.training_curves({"one": {"loss": [0.0, -1.0]}}, labels={}),
-        lambda: figures.purification_paths(**path_arguments()),
-        lambda: figures.purification_paths(**path_arguments(channels=3)),
+        lambda: figures.picture_table(**path_arguments()),
+        lambda: figures.picture_table(**path_arguments(channels=3)),
         lambda: figures.contact_sheet(np.random.default_rng(0).random((13, 1, 8, 8)), columns=5),
         lambda: figures.contact_sheet(np.zeros((2, 3, 8, 8)), titles=["a", "b"]),
         lambda: figures.accuracy_curves(
@@ -331,8 +331,8 @@ def test_figures_depend_on_their_data_only(draw: Callable[[], bytes], tmp_path: 
     [
         lambda: figures.training_curves({}, labels={}),
         lambda: figures.accuracy_curves({"CNN": []}, norm="Linf", clean={}),
-        lambda: figures.purification_paths(**{**path_arguments(), "names": ["one"]}),
-        lambda: figures.purification_paths(**{**path_arguments(), "predictions": np.zeros((2, 4), dtype=int)}),
+        lambda: figures.picture_table(**{**path_arguments(), "names": ["one"]}),
+        lambda: figures.picture_table(**{**path_arguments(), "predictions": np.zeros((2, 4), dtype=int)}),
         lambda: figures.contact_sheet(np.zeros((3, 2, 8, 8))),
         lambda: figures.contact_sheet(np.zeros((0, 1, 8, 8))),
     ],
