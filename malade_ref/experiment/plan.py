@@ -80,10 +80,10 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
     for name, attack, eps in experiment.cells():
         title = f"{attack.title or attack.name}, eps {eps:g}," if attack else f"{CLEAN} images"
         seconds = _judging(experiment, name, attack)
-        classifier = attack.target(defences[name]) if attack is not None else None
-        target = (classifier or name, attack and attack.name, eps)
+        victim = attack.target(defences[name]) if attack is not None else None
+        target = (victim or name, attack and attack.name, eps)
         if attack is not None and target not in attacked:
-            seconds += _attack(experiment, name, attack, classifier)
+            seconds += _attack(experiment, name, attack, victim)
         attacked.add(target)
         yield Step("attack", (name, attack, eps), f"{title} on {defences[name].name}", seconds)
     for name, defence in defences.items():
