@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from .arrays import Array
 from .checks import InputError, check_number
 from .defence import MALADE
-from .evaluation import CLEAN, Cell, join, summary, worst_outcomes
+from .evaluation import CLEAN, Cell, cut_cells, join, summary, worst_outcomes
 from .sampling import Stream
 from .statistics import paired_difference
 
@@ -292,6 +292,8 @@ def audit(cells: Sequence[Cell], checks: Mapping[str, Any] | None = None) -> lis
         Always the same checks, in the same order.
     """
     checks = checks or {}
+    # Those that look for the nearest wrong image are compared where their finds are cut off.
+    cells = [cell for cell in [*cells, *cut_cells(cells)] if not cell.nearest]
     cells = sorted(cells, key=lambda cell: cell.name)
     return [
         _large_eps(cells),
@@ -307,6 +309,11 @@ def audit(cells: Sequence[Cell], checks: Mapping[str, Any] | None = None) -> lis
             "white box no weaker than transfer",
             _strongest(cells, WHITE_BOX, ("transfer",)),
             "needs an attack carried over from the bare classifier",
+        ),
+        _judge(
+            "white box no weaker than black box",
+            _strongest(cells, WHITE_BOX, ("black-box",)),
+            "needs an attack without gradients, of the same norm and size",
         ),
         _judge(
             "iterative no weaker than one-step",

@@ -40,6 +40,7 @@ from .statistics import (
 CLEAN = "clean"
 ONE_STEP = ("fgsm", "fgm")
 NOISE = ("noise", "uniform_noise")
+BLACK_BOX = ("square", "spsa", "boundary", "salt_and_pepper")  # answers, but no gradient
 NUM_VOTES = (1, 10, 128)
 NUM_SUBMISSIONS = (1, 10, 100)
 
@@ -77,7 +78,14 @@ class Cell(NamedTuple):
     @property
     def threat(self) -> str:
         """What the attack may do, such as ``"linf 0.3"``; cells of one threat can be compared."""
-        return threat(str(self.meta.get("norm", "")), self.eps) if self.attack != CLEAN else CLEAN
+        if self.attack == CLEAN:
+            return CLEAN
+        return f"nearest {self.meta['norm']}" if self.nearest else threat(str(self.meta.get("norm", "")), self.eps)
+
+    @property
+    def nearest(self) -> bool:
+        """Whether the attack looked for the nearest wrong image, however far; judged by distances, see `cut_cells`."""
+        return self.meta.get("cuts") is not None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -102,11 +110,13 @@ class Cell(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """``"clean"``, ``"noise"``, ``"transfer"``, ``"one-step"``, or the mode of an attack that iterates."""
+        """``"clean"``, ``"noise"``, ``"transfer"``, ``"black-box"``, ``"one-step"``, or the mode of what iterates."""
         if self.attack == CLEAN or self.method in NOISE:
             return CLEAN if self.attack == CLEAN else "noise"
         if self.transferred:
             return "transfer"
+        if self.method in BLACK_BOX:
+            return "black-box"
         return "one-step" if self.method in ONE_STEP else self.mode
 
     @property
@@ -186,6 +196,51 @@ def check_cells(cells: Sequence[Cell]) -> None:
             raise InputError(f"{where}: expected correct (n, M) of n >= 1 different samples, got {cell.correct.shape}")
         for key, array in cell.arrays.items():
             check_shape(f"{where}: {key}", array, (count, *array.shape[1:]))
+
+
+def cut_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """What attacks that look for the nearest wrong image do to somebody who bears so much and no more.
+
+    Up to a distance their finds are submitted, beyond it the clean images; outcomes are those that were stored of both.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        Those of which ``meta["cuts"]`` lists Euclidean distances are used, and the clean images.
+
+    Returns
+    -------
+    list of Cell
+        One for each distance, in the norm ``"l2"``. ``success`` is that of the find or, beyond the distance, false,
+        unless no draw was right about the clean image.
+
+    Raises
+    ------
+    InputError
+        If the clean images, or distances, of such an attack are missing.
+    """
+    clean = {cell.defence: cell for cell in cells if cell.attack == CLEAN}
+    found = []
+    for cell in cells:
+        if not cell.nearest:
+            continue
+        if cell.defence not in clean or "distance_l2" not in cell.arrays:
+            raise InputError(f"outcomes {cell.name}: need distance_l2 and the clean images; run the experiment again")
+        own, other = common_rows([cell.sample_index, clean[cell.defence].sample_index])
+        arrays = {name: array[own] for name, array in cell.arrays.items() if name != "distance_l2"}
+        without = clean[cell.defence].correct[other]
+        for cut in cell.meta["cuts"]:
+            within = cell.arrays["distance_l2"][own] <= cut
+            correct = without.copy()
+            correct[within] = arrays["correct"][within]
+            wrong = ~without.any(axis=1)
+            if "success" in arrays:
+                wrong[within] = arrays["success"][within]
+            distance = within * cell.arrays["distance_l2"][own]
+            meta = {**{key: value for key, value in cell.meta.items() if key != "cuts"}, "eps": cut, "norm": "l2"}
+            changed = {**arrays, "correct": correct, "success": wrong, "distance": distance}
+            found.append(Cell(cell.defence, cell.attack, float(cut), meta, changed))
+    return found
 
 
 def join(cells: Iterable[Cell]) -> tuple[Array, list[Array]]:
@@ -287,7 +342,8 @@ def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str
         If the cells are inconsistent.
     """
     check_cells(cells)
-    cells = sorted(cells, key=lambda cell: cell.name)
+    cells = sorted([*cells, *cut_cells(cells)], key=lambda cell: cell.name)
+    check_cells(cells)
     main = _main_threat(cells, config)
     defences = sorted({cell.defence for cell in cells})
     return {
@@ -320,7 +376,8 @@ def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
 
 
 def _main_threat(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str, Any]:
-    counts = Counter((str(cell.meta.get("norm", "")), cell.eps) for cell in cells if cell.attack != CLEAN)
+    attacks = [cell for cell in cells if cell.attack != CLEAN and not cell.nearest]
+    counts = Counter((str(cell.meta.get("norm", "")), cell.eps) for cell in attacks)
     wanted = config.get("report") or {}
     for key, position in (("norm", 0), ("eps", 1)):
         if key in wanted:
@@ -349,12 +406,24 @@ def _of_cell(cell: Cell) -> dict[str, Any]:
             found[key] = float(cell.arrays[key].mean())
     if "distance" in cell.arrays:
         found["largest_distance"] = float(cell.arrays["distance"].max())
+    if cell.nearest and {"success", "distance_l2"} <= cell.arrays.keys():
+        found["nearest"] = {
+            norm: _median(cell.arrays[key], cell.arrays["success"])
+            for norm, key in ((str(cell.meta["norm"]), "distance"), ("l2", "distance_l2"))
+        }
     return found
+
+
+def _median(distances: Array, found: Array) -> float | None:
+    """Median distance, images without a find counting as infinitely far; None if that is where it lies."""
+    ordered = sorted(d if ok else float("inf") for d, ok in zip(distances.tolist(), found.tolist(), strict=True))
+    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    return None if middle == float("inf") else middle
 
 
 def _of_defence(defence: str, cells: Sequence[Cell]) -> dict[str, Any]:
     own = [cell for cell in cells if cell.defence == defence]
-    threats = sorted({cell.threat for cell in own} - {CLEAN})
+    threats = sorted({cell.threat for cell in own if not cell.nearest} - {CLEAN})
     return {
         "base": defence.partition("+")[0] if "+" in defence else None,
         "stochastic": any(cell.correct.shape[1] > 1 for cell in own),

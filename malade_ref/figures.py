@@ -118,8 +118,10 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, l
         return content.getvalue()
 
 
-def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: Mapping[str, float]) -> bytes:
-    """Draw accuracy against eps, one panel for each defence, one line for each attack.
+def accuracy_curves(
+    panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: Mapping[str, float], effort: str = ""
+) -> bytes:
+    """Draw accuracy against eps, or against the attacker's effort: a panel for each defence, a line for each attack.
 
     Parameters
     ----------
@@ -129,6 +131,8 @@ def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: 
         Of eps, for the axis.
     clean : mapping of str to float
         Accuracy of each defence on clean images, as a share.
+    effort : str
+        What takes the place of eps, such as ``"steps"``.
 
     Returns
     -------
@@ -182,7 +186,7 @@ def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: 
             axes.set_ylim(0, 100)
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-            axes.set_xlabel(f"eps ({norm}, pixels in [0, 1])")
+            axes.set_xlabel(effort or f"eps ({norm}, pixels in [0, 1])")
             axes.set_ylabel("accuracy (%)")
             axes.grid(alpha=0.3, linewidth=0.5)
         order = [name for name in ("clean images", *names) if name in handles]
@@ -192,7 +196,7 @@ def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: 
         return content.getvalue()
 
 
-def purification_paths(
+def picture_table(
     images: NDArray[Any],
     predictions: NDArray[Any],
     probabilities: NDArray[Any],
@@ -201,22 +205,22 @@ def purification_paths(
     titles: Sequence[str],
     names: Sequence[str],
 ) -> bytes:
-    """Draw an adversarial image on its way through chains, with what the classifier thinks of each position.
+    """Draw what became of one image, with what a classifier thinks of it: by attacks, or on its way through chains.
 
     Parameters
     ----------
     images : ndarray of shape (r, t, c, h, w)
-        t positions of each of r chains, pixels in [0, 1]; one channel or three.
+        Rows, such as chains, and columns, such as their positions; pixels in [0, 1], one channel or three.
     predictions : ndarray of shape (r, t), integer
-        Most probable class at each position.
+        Most probable class of each.
     probabilities : ndarray of shape (r, t)
-        Its probability.
+        Its probability; NaN where there is no image.
     label : int
         The true class.
     titles : sequence of str
-        What to call the positions.
+        What to call the columns.
     names : sequence of str
-        What to call the chains.
+        What to call the rows.
 
     Returns
     -------
@@ -228,7 +232,7 @@ def purification_paths(
     InputError
         If shapes do not fit, or matplotlib is missing.
     """
-    check_ndim("images", images, 5, "(chains, positions, c, h, w)")
+    check_ndim("images", images, 5, "(rows, columns, c, h, w)")
     rows, columns = images.shape[:2]
     check_shape("predictions", predictions, (rows, columns))
     check_shape("probabilities", probabilities, (rows, columns))
@@ -239,6 +243,11 @@ def purification_paths(
         for row in range(rows):
             for column in range(columns):
                 axes = grid[row, column]
+                if row == 0:
+                    axes.set_title(titles[column], fontsize=10)
+                if np.isnan(probabilities[row, column]):
+                    axes.axis("off")
+                    continue
                 axes.imshow(_pixels(images[row, column]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 axes.set_xticks([])
                 axes.set_yticks([])
@@ -248,8 +257,6 @@ def purification_paths(
                     spine.set(color=color, linewidth=2)
                 text = f"{sign} {prediction} ({_share(float(probabilities[row, column]))})"
                 axes.set_xlabel(text, color=color, fontsize=10, fontweight="bold", labelpad=3)
-                if row == 0:
-                    axes.set_title(titles[column], fontsize=10)
             grid[row, 0].set_ylabel(names[row], fontsize=9)
         figure.suptitle(f"True class {label}. Below each image: predicted class (its probability)", fontsize=10)
         figure.savefig(content, **png_settings())

@@ -29,7 +29,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -178,13 +178,25 @@ class Adversarial(Classification):
     attack : callable
         ``attack(network, x, y, seed=..., sample_index=...)`` with an ``x_adv`` in its result, such as
         `malade_ref.attacks.ascent` with its settings bound; any attack will do.
+    ramp : int
+        Epochs over which the settings of ``growing`` grow, linearly, to what they are from then on: epoch e of them,
+        counted from 1, has the share e / (ramp + 1). A network that starts with all of eps may never learn anything
+        but the classes' frequencies.
+    growing : dict of str to float
+        The attack's settings that grow, such as ``eps`` and ``step_size``, at their full size.
     """
 
     attack: Callable[..., Any]
+    ramp: int = 0
+    growing: dict[str, float] = field(default_factory=dict)
 
     def prepare(self, network: Network, batch: Batch) -> Batch:
         key = network.ops.derive_key(batch.seed, "adversarial-training", batch.epoch)
-        result = self.attack(network, batch.x, batch.y, seed=key[0] << 32 | key[1], sample_index=batch.sample_index)
+        share = min(1.0, (batch.epoch + 1) / (self.ramp + 1))
+        settings = {name: share * size for name, size in self.growing.items()}
+        result = self.attack(
+            network, batch.x, batch.y, seed=key[0] << 32 | key[1], sample_index=batch.sample_index, **settings
+        )
         return batch._replace(x=result.x_adv)
 
 

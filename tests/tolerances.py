@@ -44,6 +44,10 @@ MIXTURE = Tolerance(1e-6, 4e-15, False, "whitened distances, exp and log; relati
 TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("select", "better", "clip_pixels", "argmax", "other_classes"), EXACT),
     **dict.fromkeys(("relu", "random_words", "permutation"), EXACT),
+    **dict.fromkeys(("salt_and_pepper_noise", "changed_share", "square_start_linf", "square_step_linf"), EXACT),
+    **dict.fromkeys(("spsa_points", "spsa_gradient"), STEP),
+    **dict.fromkeys(("square_start_l2", "square_step_l2"), SUM),
+    "boundary_proposal": Tolerance(3e-6, 1e-10, False, "what is left of normal numbers without a part, made 1 long"),
     **dict.fromkeys(("add_bias", "sign_step", "project_linf", "random_start_linf"), STEP),
     **dict.fromkeys(("margin_loss", "apgd_step_linf", "ead_step", "fab_step", "interpolate"), STEP),
     **dict.fromkeys(("langevin_step", "linf_bounds", "distance_linf", "uniform"), STEP),

@@ -8,13 +8,17 @@ defender's.
 """
 
 from .apgd import apgd
+from .boundary import boundary
 from .expectation import bpda, bpda_eot, eot
 from .fab import fab
 from .gradient import Ascent, Ball, ascent, fgm, fgsm, pgd
 from .mim import mim
+from .noise import salt_and_pepper, uniform_noise
 from .oracle import AttackResult, Model, Oracle, Verdict
 from .penalty import cw, ead
 from .reconstruction import r_pgd
+from .spsa import spsa
+from .square import square
 from .transfer import transfer
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "Verdict",
     "apgd",
     "ascent",
+    "boundary",
     "bpda",
     "bpda_eot",
     "cw",
@@ -37,5 +42,9 @@ __all__ = [
     "mim",
     "pgd",
     "r_pgd",
+    "salt_and_pepper",
+    "spsa",
+    "square",
     "transfer",
+    "uniform_noise",
 ]

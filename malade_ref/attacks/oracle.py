@@ -31,7 +31,7 @@ from ..layers import Shape
 from ..network import LossGradient, loss_ops
 from ..sampling import Stream
 
-SEARCH, JUDGE, START = "attack-search", "attack-judge", "attack-start"
+SEARCH, JUDGE, START, PROPOSAL = "attack-search", "attack-judge", "attack-start", "attack-proposal"
 
 
 class AttackResult(NamedTuple):
@@ -210,7 +210,7 @@ class Oracle:
         self.num_gradients += self.num_draws
         return Verdict(x, self.ops.argmax(result.logits) != self.y, result.loss), result.gradient
 
-    def query(self, x: Array, *, loss: str = "ce", targets: Array | None = None) -> Verdict:
+    def query(self, x: Array, *, loss: str = "ce", targets: Array | None = None, again: bool = False) -> Verdict:
         """Judge images on the next draws of the search.
 
         Parameters
@@ -219,13 +219,17 @@ class Oracle:
             Images.
         loss, targets
             As of `gradient`.
+        again : bool
+            Whether to take the draws of the last evaluation again: what two images make of the same noise can be
+            compared, and what a search makes of one draw throughout is a function of the image.
 
         Returns
         -------
         Verdict
             Of these draws.
         """
-        return self._ask(x, SEARCH, self._search_draws(), self.num_draws, loss, targets)[0]
+        first = max(0, self._next_draw - self.num_draws) if again else self._search_draws()
+        return self._ask(x, SEARCH, first, self.num_draws, loss, targets)[0]
 
     def other_classes(self, x: Array) -> Array:
         """Rank the classes but the true one, on the next draws of the search.

@@ -21,9 +21,12 @@ from malade_ref.training import OPTIMIZERS, SCHEDULES
 CLEAN = "clean"
 BUILDERS: dict[str, Callable[..., Network]] = {"classifier": cnn, "denoiser": sdae}
 PRESETS = ("paper", "small")
+OWN_SOURCES = ("defence", "classifier")
 
+# Attacks that look for the nearest wrong image.
+NEAREST = ("cw", "ead", "fab", "boundary")
 # Norms of attacks that have no such setting.
-_NORMS = {"fgm": "l2", "cw": "l2", "ead": "l1"}
+_NORMS = {"fgm": "l2", "cw": "l2", "ead": "l1", "boundary": "l2", "salt_and_pepper": "l0"}
 # Parameters of an attack that the experiment sets itself.
 _GIVEN = ("seed", "sample_index")
 
@@ -119,6 +122,8 @@ class Model:
         Name of a model of the same kind to start from.
     adversarial : Method, optional
         For a classifier: train on the images this attack finds.
+    ramp : int
+        For adversarial training: epochs over which the attack's eps and step size grow to what it says.
     sigma2 : float, optional
         For a denoiser: variance of the training noise, pixels in [0, 1].
     classifier : str, optional
@@ -140,6 +145,7 @@ class Model:
     validation: int = setting(1000, minimum=1)
     init: str | None = None
     adversarial: Method | None = None
+    ramp: int = setting(0, minimum=0)
     sigma2: float | None = setting(None, above=0)
     classifier: str | None = None
     ce_weight: float = setting(1.0, minimum=0)
@@ -227,8 +233,12 @@ class Attack(Method):
         Names of defences.
     eps : tuple of float
         Sizes of the perturbation, in the method's norm; one cell of the outcomes each.
-    source : {"defence", "classifier"}
-        What the attacker works with: the whole defence, or the bare classifier, ignoring the chain.
+    source : str
+        What the attacker works with: ``"defence"``, all of it; ``"classifier"``, the bare classifier, ignoring the
+        chain; or the name of a classifier among the models, a substitute, whose images are carried over to all.
+    cuts : tuple of float
+        For an attack that looks for the nearest wrong image: Euclidean distances up to which its finds count; one cell
+        each is derived from its outcomes. Such an attack is reported by its median distance.
     num_images : int, optional
         How many images; ``evaluation.num_images`` by default.
     """
@@ -237,8 +247,24 @@ class Attack(Method):
     title: str = ""
     against: tuple[str, ...]
     eps: tuple[float, ...] = setting((), minimum=0)
-    source: str = setting("defence", choices=("defence", "classifier"))
+    source: str = "defence"
+    cuts: tuple[float, ...] = setting((), above=0)
     num_images: int | None = setting(None, minimum=1)
+
+    @property
+    def nearest(self) -> bool:
+        """Whether it is judged by the distances of what it finds."""
+        return bool(self.cuts) or not self.eps
+
+    def target(self, defence: Defence) -> str | None:
+        """Name of the classifier that is attacked in a defence's place, if one is."""
+        if self.source not in OWN_SOURCES:
+            return self.source
+        return None if self.source == "defence" and defence.denoiser is not None else defence.classifier
+
+    def carried_over(self, defence: Defence) -> bool:
+        """Whether the images are found for another model than they are judged by."""
+        return self.target(defence) not in (None, defence.classifier if defence.denoiser is None else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +334,19 @@ class Paths:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """``[pictures]``: what attacks made of some images, the paper's Appendix D.
+
+    Attributes
+    ----------
+    num_images : int
+        The first test images, in the order of the evaluation; at most those that every attack was given.
+    """
+
+    num_images: int = setting(3, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """``[report]``: what tables and verdict are about.
 
@@ -337,11 +376,15 @@ class Published:
         The attack, in the paper's words.
     accuracy : float
         In percent.
+    norm, eps : str and float, optional
+        What the attack may do, if not what the report is about.
     """
 
     table: str
     defence: str
     attack: str
+    norm: str = setting("", choices=("", "linf", "l2", "l0"))
+    eps: float | None = setting(None, minimum=0)
     accuracy: float = setting(minimum=0, maximum=100)
 
 
@@ -369,7 +412,7 @@ class Experiment:
         What is judged.
     attacks : tuple of Attack
         What it is judged by; clean images always come first.
-    evaluation, audit, paths, report, paper
+    evaluation, audit, paths, pictures, report, paper
         See there.
     """
 
@@ -385,6 +428,7 @@ class Experiment:
     evaluation: Evaluation
     audit: Audit = Audit()
     paths: Paths | None = None
+    pictures: Pictures | None = None
     report: Report | None = None
     paper: tuple[Published, ...] = setting(())
 
@@ -469,6 +513,13 @@ def check_experiment(experiment: Experiment, file: str) -> None:
         _check_attack(experiment, attack, where)
     if experiment.paths is not None:
         _check_paths(experiment, experiment.paths, f"{file}: paths")
+    if experiment.pictures is not None:
+        given = [attack.num_images or experiment.evaluation.num_images for attack in experiment.attacks]
+        most = min([experiment.evaluation.num_images, experiment.evaluation.shard_size, *given])
+        if experiment.pictures.num_images > most:
+            raise InputError(
+                f"{file}: pictures.num_images: expected at most {most}, the images of every attack and of a shard"
+            )
     for published in experiment.paper:
         _refer(published.defence, experiment.defences, f"{file}: paper: defence")
 
@@ -479,6 +530,10 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
         start = experiment.models[model.init]
         if (start.kind, start.preset) != (model.kind, model.preset):
             raise InputError(f"{where}.init: expected a {model.kind} of preset {model.preset}, {model.init} is another")
+    if model.ramp and (model.adversarial is None or model.ramp >= model.epochs):
+        raise InputError(
+            f"{where}.ramp: expected 0, or less than epochs, with adversarial training; change or remove it"
+        )
     if model.kind == "classifier":
         for key in ("sigma2", "classifier"):
             if getattr(model, key) is not None:
@@ -527,6 +582,12 @@ def _check_attack(experiment: Experiment, attack: Attack, where: str) -> None:
             "expected at least one number" if not attack.eps else f"{attack.method} has no such setting; remove it"
         )
         raise InputError(f"{where}.eps: {expected}")
+    if attack.source not in OWN_SOURCES:
+        _refer(attack.source, {**dict.fromkeys(OWN_SOURCES), **_of_kind(experiment, "classifier")}, f"{where}.source")
+    if attack.cuts and attack.method not in NEAREST:
+        raise InputError(f"{where}.cuts: only for {', '.join(NEAREST)}, which look for the nearest wrong image; remove")
+    if len({f"{cut:g}" for cut in attack.cuts}) < len(attack.cuts):
+        raise InputError(f"{where}.cuts: expected no distance twice")
     if attack.num_images is not None and attack.num_images > experiment.evaluation.num_images:
         raise InputError(
             f"{where}.num_images: expected at most evaluation.num_images = {experiment.evaluation.num_images}"
@@ -568,7 +629,11 @@ def check_method(method: Method, where: str, *, training: bool = False) -> None:
     }
     for key, value in method.settings.items():
         if key not in parameters:
-            own = ["name", "title", "against", "eps", "source", "num_images"] if isinstance(method, Attack) else []
+            own = (
+                ["name", "title", "against", "eps", "source", "cuts", "num_images"]
+                if isinstance(method, Attack)
+                else []
+            )
             raise InputError(f"{where}.{key}: unknown key; {nearest(key, ['method', *own, *parameters])}")
         kind = type(parameters[key].default)
         if type(value) is not kind and not (kind is float and type(value) is int):

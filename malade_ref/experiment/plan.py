@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
     Attributes
     ----------
-    kind : {"train", "quality", "search", "attack", "audit", "paths", "report"}
+    kind : {"train", "quality", "search", "attack", "audit", "paths", "pictures", "report"}
         What is done.
     subject : tuple
         With what: the name of a model or defence, or defence, attack and eps.
@@ -80,16 +80,18 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
     for name, attack, eps in experiment.cells():
         title = f"{attack.title or attack.name}, eps {eps:g}," if attack else f"{CLEAN} images"
         seconds = _judging(experiment, name, attack)
-        white_box = defences[name].denoiser is not None and (attack is None or attack.source == "defence")
-        target = (name if white_box else defences[name].classifier, attack and attack.name, eps)
+        victim = attack.target(defences[name]) if attack is not None else None
+        target = (victim or name, attack and attack.name, eps)
         if attack is not None and target not in attacked:
-            seconds += _attack(experiment, name, attack, white_box=white_box)
+            seconds += _attack(experiment, name, attack, victim)
         attacked.add(target)
         yield Step("attack", (name, attack, eps), f"{title} on {defences[name].name}", seconds)
     for name, defence in defences.items():
         yield Step("audit", (name,), f"check gradients of {defence.name}", _audit(experiment, defence))
     if experiment.paths is not None:
         yield Step("paths", (), "follow images through the chains", 1.0)
+    if experiment.pictures is not None:
+        yield Step("pictures", (), "collect pictures", 1.0)
     yield Step("report", (), "write the report", 5.0)
 
 
@@ -107,11 +109,12 @@ def _training(experiment: Experiment, model: Model) -> float:
 
 
 def _evaluations(method: Method) -> float:
-    """Gradients that an attack needs for an image."""
+    """Gradients that an attack needs for an image, or evaluations if it needs none."""
     settings = method.resolved()
     runs = (
         settings.get("num_restarts", 1) * settings.get("num_search_steps", 1) * max(1, settings.get("num_targets", 1))
     )
+    runs *= settings.get("num_trials", 1) * 2 * settings.get("num_directions", 0.5)
     return float((settings.get("num_steps", 1) + 1) * runs * settings.get("num_draws", 1))
 
 
@@ -141,10 +144,10 @@ def _judging(experiment: Experiment, name: str, attack: Attack | None) -> float:
     return _num_images(experiment, attack) * num_draws * _forward(experiment, defence)
 
 
-def _attack(experiment: Experiment, name: str, attack: Attack, *, white_box: bool) -> float:
-    defence = experiment.defences[name]
-    if not white_box:
-        defence = Defence(name="", classifier=defence.classifier)
+def _attack(experiment: Experiment, name: str, attack: Attack, target: str | None) -> float:
+    """Seconds of an attack on a defence, or on a classifier in its place."""
+    white_box = target is None
+    defence = experiment.defences[name] if target is None else Defence(name="", classifier=target)
     classifier, denoiser = _parts(experiment, defence)
     chain = _num_steps(experiment, defence) * (denoiser[0] if attack.mode == "bpda" else denoiser[0] + denoiser[1])
     judging = 2 * (attack.resolved().get("num_judge_draws", 1) if white_box else 1) * _forward(experiment, defence)

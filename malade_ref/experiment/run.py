@@ -155,6 +155,7 @@ class _Run:
             "attack": self.attack,
             "audit": self.audit,
             "paths": self.follow_paths,
+            "pictures": self.collect_pictures,
             "report": self.report,
         }
         for step in steps:
@@ -277,6 +278,7 @@ class _Run:
         num_images = (attack.num_images if attack else None) or evaluation.num_images
         model = self.defence(name)
         meta = _description(name, defence, attack, eps)
+        cell = f"{name}/{meta['attack']}/{eps:g}"
 
         def compute(first: int, last: int) -> Arrays:
             progress(first / num_images, f"image {first} of {num_images}")
@@ -284,16 +286,19 @@ class _Run:
             x, y = self.images(index)
             if attack is None:
                 found = clean_outcome(model, x, y, sample_index=index, seed=self.seed)
-            elif meta["source"] == "classifier" or defence.denoiser is None:
-                found = self.attacked_classifier(defence.classifier, attack, eps, first, last)
+            elif (target := attack.target(defence)) is not None:
+                found = self.attacked_classifier(target, attack, eps, first, last)
             else:
                 found = self.attacked(model, attack, eps, index)
             x_adv = self.ops.asarray(found["x_adv"])
+            if attack is not None and attack.nearest:
+                found["distance_l2"] = self.ops.to_host(self.ops.distance_l2(x_adv, x))
+            if first == 0 and self.experiment.pictures is not None:
+                self.keep_pictures(cell, model, x_adv, index)
             outcome = {key: value for key, value in found.items() if key != "x_adv" or evaluation.save_images}
             outcome["correct"] = judge(model, x_adv, y, num_draws=evaluation.num_draws, sample_index=index)
             return {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(y), **outcome}
 
-        cell = f"{name}/{meta['attack']}/{eps:g}"
         self.bundle.shards(cell, num_images, evaluation.shard_size, compute, meta=meta, only=())
 
     def attacked(self, model: Any, attack: Attack, eps: float, index: Array) -> Arrays:
@@ -308,6 +313,16 @@ class _Run:
         if not path.exists():
             save_state(path, self.attacked(self.networks[name], attack, eps, self.order[first:last]), {})
         return dict(load_state(path).arrays)
+
+    def keep_pictures(self, cell: str, model: Any, x_adv: Array, index: Array) -> None:
+        """Put the first images of a cell aside, with what the defence makes of them in one draw."""
+        pictures = self.experiment.pictures
+        assert pictures is not None
+        part = slice(0, min(pictures.num_images, len(x_adv)))
+        settings = {"sample_index": index[part]} if model.stochastic else {}
+        probability = np.exp(self.ops.to_host(self.ops.log_softmax(model.logits(x_adv[part], **settings))))
+        arrays = {"x_adv": self.ops.to_host(x_adv[part]), "probability": probability}
+        save_state(self.bundle.partial(f"pictures/{cell}"), arrays, {})
 
     # Looking into the models -----------------------------------------------------------------------------------------
 
@@ -376,6 +391,22 @@ class _Run:
 
         self.bundle.stage("paths", compute, keep=True)
 
+    def collect_pictures(self, progress: Progress) -> None:
+        pictures = self.experiment.pictures
+        assert pictures is not None
+
+        def compute() -> Record:
+            progress(0.0, "")
+            index = self.order[: pictures.num_images]
+            arrays = {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(self.images(index)[1])}
+            for name, attack, eps in self.experiment.cells():
+                cell = f"{name}/{attack.name if attack else CLEAN}/{eps:g}"
+                found = load_state(self.bundle.partial(f"pictures/{cell}")).arrays
+                arrays |= {f"{cell}/{key}": array for key, array in found.items()}
+            return Record(arrays, {})
+
+        self.bundle.stage("pictures", compute, keep=True)
+
     def report(self, progress: Progress) -> None:
         progress(0.0, "")
         self.bundle.merge()
@@ -412,7 +443,8 @@ def _description(name: str, defence: Defence, attack: Attack | None, eps: float)
         "eps": eps,
         "norm": attack.norm,
         "settings": {key: value for key, value in attack.resolved().items() if key not in ("eps", "seed")},
-        "source": attack.source if defence.denoiser is not None else "defence",
+        "source": "classifier" if attack.carried_over(defence) else "defence",
+        **({"cuts": list(attack.cuts)} if attack.nearest else {}),
     }
 
 

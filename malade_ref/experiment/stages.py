@@ -37,6 +37,9 @@ from malade_ref.training import (
 
 Arrays = dict[str, NDArray[Any]]
 
+# Settings of an attack that grow over the first epochs of adversarial training.
+GROWING = ("eps", "step_size")
+
 # Most positions of a chain that a picture shows.
 MAX_POSITIONS = 9
 
@@ -59,7 +62,9 @@ def objective_of(model: Model, networks: Mapping[str, Network]) -> Objective:
     if model.kind == "classifier":
         if model.adversarial is None:
             return Classification()
-        return Adversarial(partial(model.adversarial.function, **model.adversarial.settings))
+        settings = model.adversarial.resolved()
+        growing = {name: float(settings[name]) for name in GROWING if model.ramp and name in settings}
+        return Adversarial(partial(model.adversarial.function, **model.adversarial.settings), model.ramp, growing)
     sigma = math.sqrt(model.sigma2 or 0.0)
     if model.classifier is None:
         return Denoising(sigma)

@@ -89,6 +89,17 @@ from .mixture import (
     mixture_scores,
 )
 from .optim import adam_step, sgd_step
+from .proposals import (
+    boundary_proposal,
+    changed_share,
+    salt_and_pepper_noise,
+    spsa_gradient,
+    spsa_points,
+    square_start_l2,
+    square_start_linf,
+    square_step_l2,
+    square_step_linf,
+)
 from .random import box_muller, derive_key, normal, permutation, philox4x32, random_words, uniform
 from .slices import map_slices, num_threads
 
@@ -109,7 +120,9 @@ __all__ = [
     "batch_norm_inference_vjp",
     "batch_norm_vjp",
     "better",
+    "boundary_proposal",
     "box_muller",
+    "changed_share",
     "check_images",
     "check_labels",
     "check_sample_index",
@@ -168,11 +181,18 @@ __all__ = [
     "random_words",
     "relu",
     "relu_vjp",
+    "salt_and_pepper_noise",
     "select",
     "sgd_step",
     "sign_step",
     "softmax_cross_entropy",
     "softmax_cross_entropy_vjp",
+    "spsa_gradient",
+    "spsa_points",
+    "square_start_l2",
+    "square_start_linf",
+    "square_step_l2",
+    "square_step_linf",
     "squared_error",
     "squared_error_vjp",
     "stack",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from malade_ref.report.labels import NONE, Labels, count_of, percent, points, table, threat_label
+from malade_ref.report.labels import NONE, NORMS, Labels, count_of, percent, points, table, threat_label
 
 Result = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ def accuracy_tables(results: Result, config: Mapping[str, Any], labels: Labels) 
     ]
     smallest = [_bold(found["paper"], found["paper"]["n"], usual) if found else NONE for found in worst.values()]
     rows = [*_attack_rows(cells, labels, "first_draw", usual), ["**worst case**", *smallest]]
-    lines += table(head, [*rows, *_published(config, labels)])
+    lines += table(head, [*rows, *_published(config, labels, main)])
 
     lines += [
         f"**The honest reading**: the probability of being right, from {count_of(draws, 'fresh draw')} of a random "
@@ -81,13 +81,94 @@ def _bold(estimate: Mapping[str, float], size: int, usual: int) -> str:
     return f"**{_share(estimate, size, usual)}**"
 
 
-def _published(config: Mapping[str, Any], labels: Labels) -> list[list[str]]:
-    """Rows of the paper's figures."""
+def _published(config: Mapping[str, Any], labels: Labels, main: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the paper's figures for the main threat."""
     rows: dict[str, dict[str, str]] = {}
     for entry in config.get("paper") or []:
+        if _threat_of(entry, main) != (main["norm"], main["eps"]):
+            continue
         row = rows.setdefault(f"*the paper, {entry['table']}: {entry['attack']}*", {})
         row[entry["defence"]] = f"*{entry['accuracy']:.2f}*"
     return [[title, *(row.get(name, NONE) for name in labels.defences)] for title, row in rows.items()]
+
+
+def _threat_of(entry: Mapping[str, Any], main: Mapping[str, Any]) -> tuple[str, float]:
+    """Norm and eps that a figure of the paper is about; by default the report's."""
+    eps = entry.get("eps")
+    return entry.get("norm") or main["norm"], main["eps"] if eps is None else eps
+
+
+def size_tables(results: Result, config: Mapping[str, Any], labels: Labels) -> list[str]:
+    """Every attack at every size, one table a norm, the paper's figures among them.
+
+    Parameters
+    ----------
+    results, config, labels
+        As in `accuracy_tables`.
+
+    Returns
+    -------
+    list of str
+        Lines; none if there is one size only.
+    """
+    main = results["main"]
+    cells = [cell for cell in results["cells"].values() if cell["attack"] != "clean" and "nearest" not in cell]
+    by_norm: dict[str, set[float]] = {}
+    for cell in cells:
+        by_norm.setdefault(cell["threat"].partition(" ")[0], set()).add(cell["eps"])
+    if sum(map(len, by_norm.values())) < 2:
+        return []
+    lines = ["Percent right, mean over draws, with 95% intervals; n differs between attacks, see results.json.", ""]
+    for norm, sizes in sorted(by_norm.items(), key=lambda pair: (pair[0] != main["norm"], pair[0])):
+        columns, rows = sorted(sizes), []
+        for defence, name in labels.defences.items():
+            for attack, title in labels.attacks.items():
+                found = {
+                    cell["eps"]: percent(cell["mean"], "")
+                    for cell in cells
+                    if (cell["defence"], cell["attack"], cell["threat"].partition(" ")[0]) == (defence, attack, norm)
+                }
+                rows += [[name, title, *(found.get(eps, NONE) for eps in columns)]] if found else []
+            quoted: dict[str, dict[float, str]] = {}
+            for entry in config.get("paper") or []:
+                of_norm, eps = _threat_of(entry, main)
+                if (entry["defence"], of_norm) == (defence, norm):
+                    row = quoted.setdefault(f"*the paper, {entry['table']}: {entry['attack']}*", {})
+                    row[eps] = f"*{entry['accuracy']:.2f}*"
+            rows += [[name, title, *(row.get(eps, NONE) for eps in columns)] for title, row in quoted.items()]
+        lines += table(["defence", "attack", *(threat_label(norm, eps) for eps in columns)], rows)
+    return lines
+
+
+def nearest_table(results: Result, labels: Labels) -> list[str]:
+    """Distances of what was found by attacks that look for the nearest wrong image.
+
+    Parameters
+    ----------
+    results, labels
+        As in `accuracy_tables`.
+
+    Returns
+    -------
+    list of str
+        Lines; none if there was no such attack.
+    """
+    rows = []
+    for cell in results["cells"].values():
+        if "nearest" in cell:
+            medians = [
+                f"{NORMS.get(norm, norm)} {NONE if median is None else f'{median:.3g}'}"
+                for norm, median in sorted(cell["nearest"].items())
+            ]
+            attack, found = labels.attacks[cell["attack"]], f"{100 * cell['success']:.1f}"
+            rows.append([labels.defences[cell["defence"]], attack, ", ".join(medians), found, str(cell["n"])])
+    text = (
+        "These attacks look for the nearest wrong image, however far. An image without a find counts as infinitely "
+        "far, one that is wrong to begin with as distance 0. Accuracies at an L2 distance count their finds up to it, "
+        "and beyond it the answer to the clean image."
+    )
+    head = ["defence", "attack", "median distance", "found, percent", "n"]
+    return [text, "", *table(head, rows)] if rows else []
 
 
 def draws_table(results: Result, labels: Labels) -> list[str]:
@@ -199,7 +280,8 @@ def compute_table(results: Result, labels: Labels) -> list[str]:
     list of str
         Lines; none if it was not counted.
     """
-    cells = _main_cells(results)
+    # An attack costs the same at every size.
+    cells = {(cell["attack"], cell["defence"]): cell for cell in results["cells"].values()} | _main_cells(results)
     rows = []
     for attack, title in labels.attacks.items():
         found = [cells.get((attack, defence), {}) for defence in labels.defences]

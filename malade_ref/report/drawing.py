@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from malade_ref.figures import Curve, accuracy_curves, purification_paths, training_curves
+from malade_ref.figures import Curve, accuracy_curves, picture_table, training_curves
 from malade_ref.report.labels import NORMS, Labels
 from malade_ref.report.reading import ReportInput
 from malade_ref.storage import Record
@@ -16,6 +16,7 @@ from malade_ref.storage import Record
 WORST = "worst attack\nfor each image"
 LABEL_WIDTH = 26
 NAME_WIDTH = 16
+EFFORTS = {"num_steps": "steps of the attack", "num_draws": "draws a gradient"}
 
 
 def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, bytes]:
@@ -48,8 +49,59 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
         files["figures/accuracy.png"] = accuracy_curves(panels, norm=NORMS.get(norm, norm), clean=clean)
     if inputs.histories:
         files["figures/training.png"] = training_curves(inputs.histories, labels=labels.models)
+    for key, effort in EFFORTS.items():
+        ladders = results["convergence"][key]
+        panels = {}
+        for name, title in labels.defences.items():
+            own = [ladder for ladder in ladders if ladder["defence"] == name]
+            if own:
+                panels[title] = [_ladder(ladder) for ladder in own]
+        if panels:
+            files[f"figures/convergence-{key.removeprefix('num_')}.png"] = accuracy_curves(
+                panels, norm="", clean={}, effort=effort
+            )
     if "paths" in inputs.records:
         files |= _paths(inputs.records["paths"])
+    if "pictures" in inputs.records:
+        files |= _pictures(inputs.records["pictures"], inputs, results, labels)
+    return files
+
+
+def _ladder(ladder: Mapping[str, Any]) -> Curve:
+    transferred = "\nbare classifier" if ladder["source"] == "classifier" else ""
+    label = f"{ladder['method']}, {ladder['threat']}{transferred}"
+    return _curve(label, [(point["value"], point["mean"]) for point in ladder["points"]])
+
+
+def _pictures(record: Record, inputs: ReportInput, results: Mapping[str, Any], labels: Labels) -> dict[str, bytes]:
+    """One figure an image: what each attack of the main threat, or on distances, made of it for each defence."""
+    threats = ("clean", results["main"]["threat"])
+    shown = [cell for cell in inputs.cells if cell.nearest or cell.threat in threats]
+    attacks = [name for name in labels.attacks if any(cell.attack == name for cell in shown)]
+    by_name = {(cell.defence, cell.attack): cell.name for cell in shown}
+    files = {}
+    for number, label in enumerate(record.arrays["label"].tolist()):
+        images, predictions, probabilities = [], [], []
+        for key in ((defence, attack) for defence in labels.defences for attack in attacks):
+            stored = record.arrays.get(f"{by_name.get(key, '')}/x_adv")
+            if stored is None:
+                images.append(np.zeros(record.arrays[f"{shown[0].name}/x_adv"].shape[1:]))
+                predictions.append(-1)
+                probabilities.append(np.nan)
+            else:
+                probability = record.arrays[f"{by_name[key]}/probability"][number]
+                images.append(stored[number])
+                predictions.append(int(probability.argmax()))
+                probabilities.append(float(probability.max()))
+        shape = (len(labels.defences), len(attacks))
+        files[f"figures/pictures-{number + 1}.png"] = picture_table(
+            np.array(images).reshape(*shape, *images[0].shape),
+            np.array(predictions).reshape(shape),
+            np.array(probabilities).reshape(shape),
+            label=label,
+            titles=["\n".join(textwrap.wrap(labels.attacks[name], NAME_WIDTH)) for name in attacks],
+            names=["\n".join(textwrap.wrap(name, NAME_WIDTH)) for name in labels.defences.values()],
+        )
     return files
 
 
@@ -91,7 +143,7 @@ def _paths(record: Record) -> dict[str, bytes]:
         clean = arrays["clean"][number], arrays["clean_probability"][number]
         images = [[clean[0], *arrays[f"{chain}/position"][:, number]] for chain in chains]
         probabilities = np.array([[clean[1], *arrays[f"{chain}/probability"][:, number]] for chain in chains])
-        files[f"figures/path-{number + 1}.png"] = purification_paths(
+        files[f"figures/path-{number + 1}.png"] = picture_table(
             np.array(images),
             probabilities.argmax(axis=2),
             probabilities.max(axis=2),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NONE = "–"
-NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1"}
+NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "l0": "share of pixels"}
 
 
 class Labels:

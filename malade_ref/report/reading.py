@@ -15,6 +15,10 @@ audit
 paths
     Arrays ``clean`` (k, c, h, w) and ``clean_probability`` (k, classes), ``steps`` (t,), ``label`` (k,), and for each
     chain ``<chain>/position`` (t, k, c, h, w) and ``<chain>/probability`` (t, k, classes); ``meta["chains"]``: titles.
+
+pictures
+    Arrays ``label`` (k,), and for each cell ``<defence>/<attack>/<eps>/x_adv`` (k, c, h, w) and ``.../probability``
+    (k, classes).
 """
 
 from __future__ import annotations
@@ -27,9 +31,9 @@ from malade_ref.checks import InputError
 from malade_ref.evaluation import Cell
 from malade_ref.storage import Record, RecordReader
 
-RECORDS = ("quality", "settings", "audit", "paths")
+RECORDS = ("quality", "settings", "audit", "paths", "pictures")
 SEARCH = "search"
-ARRAYS = ("sample_index", "correct", "success", "distance", "num_queries", "num_gradients")
+ARRAYS = ("sample_index", "correct", "success", "distance", "distance_l2", "num_queries", "num_gradients")
 
 
 class ReportInput(NamedTuple):

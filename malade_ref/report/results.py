@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from malade_ref.audit import audit
 from malade_ref.checks import InputError
-from malade_ref.evaluation import derive_results
+from malade_ref.evaluation import Cell, derive_results, join, summary
 from malade_ref.report.reading import SEARCH, ReportInput
 from malade_ref.statistics import wilson
-from malade_ref.storage import Record
+from malade_ref.storage import Record, to_json
 
 GRID = ("num_steps", "a", "delta", "clean", "attacked")
 
@@ -26,7 +26,8 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``, ``models``, ``settings``, ``search``.
+        JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``,
+        ``convergence``, ``models``, ``settings``, ``search``.
 
     Raises
     ------
@@ -39,6 +40,7 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     try:
         return {
             **statistics,
+            "convergence": {key: convergence(inputs.cells, key) for key in ("num_steps", "num_draws")},
             "audit": [finding._asdict() for finding in audit(inputs.cells, checks)],
             "models": {name: _model(quality) for name, quality in _meta(records, "quality").items()},
             "settings": {name: _chain(settings) for name, settings in _meta(records, "settings").items()},
@@ -50,6 +52,42 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
         }
     except (KeyError, TypeError) as error:
         raise InputError(f"records of the bundle: incomplete ({error!r}); run the experiment again") from error
+
+
+def convergence(cells: Sequence[Cell], key: str) -> list[dict[str, Any]]:
+    """Accuracy against the attacker's effort: attacks that differ in one setting only, on the images all were given.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        All outcomes.
+    key : str
+        The setting, such as ``"num_steps"``.
+
+    Returns
+    -------
+    list of dict
+        For each ladder of three or more: ``defence``, ``method``, ``threat``, ``source``, ``n`` and ``points``, each
+        with the setting's ``value`` and the ``mean`` of being right.
+    """
+    groups: dict[tuple[Any, ...], dict[float, Cell]] = {}
+    for cell in cells:
+        if key in cell.settings and not cell.nearest:
+            others = to_json("settings", {name: value for name, value in cell.settings.items() if name != key})
+            group = groups.setdefault((cell.defence, cell.method, cell.threat, cell.transferred, others), {})
+            group[float(cell.settings[key])] = cell
+    found = []
+    for (defence, method, threat, transferred, _), group in sorted(groups.items()):
+        if len(group) > 2:
+            sample_index, outcomes = join([group[value] for value in sorted(group)])
+            points = [
+                {"value": value, "mean": summary(correct)["mean"]}
+                for value, correct in zip(sorted(group), outcomes, strict=True)
+            ]
+            source = "classifier" if transferred else "defence"
+            facts = {"defence": defence, "method": method, "threat": threat, "source": source, "n": len(sample_index)}
+            found.append({**facts, "points": points})
+    return found
 
 
 def _meta(records: Mapping[str, Record], name: str) -> Mapping[str, Any]:

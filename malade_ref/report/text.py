@@ -9,13 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from malade_ref.report.accuracy import accuracy_tables, comparison_table, compute_table, draws_table, eps_table
+from malade_ref.report.accuracy import (
+    accuracy_tables,
+    comparison_table,
+    compute_table,
+    draws_table,
+    eps_table,
+    nearest_table,
+    size_tables,
+)
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
 from malade_ref.report.labels import Labels, count_of, table
 from malade_ref.report.verdict import verdict
 
 MARKS = {"ok": "ok", "warning": "**WARNING**", "not run": "not run"}
 PATHS = "figures/path-"
+PICTURES = "figures/pictures-"
 
 
 def report_text(
@@ -54,6 +63,9 @@ def report_text(
         figures,
     )
     lines += _section("## Accuracy against eps", [*accuracy_figure, *eps_table(results, labels)])
+    lines += _section("### Every attack at every size", size_tables(results, config, labels))
+    lines += _section("### Nearest wrong images", nearest_table(results, labels))
+    lines += _section("## Accuracy against the attacker's effort", _convergence(figures))
     lines += _section("## Audit", _audit(results))
     lines += _section("## Settings of the defences", settings_table(results, labels))
     lines += _section("### Search", search_tables(results, labels))
@@ -62,6 +74,7 @@ def report_text(
     )
     lines += _section("## Models", [*model_table(results, config, labels), *training_figure])
     lines += _section("## On the way through the chain", _paths(config, labels, figures))
+    lines += _section("## Adversarial images", _pictures(figures))
     lines += _section("## Compute", compute_table(results, labels))
     lines += _section("## Provenance", provenance(config, environment))
     return "\n".join(lines).rstrip() + "\n"
@@ -106,6 +119,29 @@ def _paths(config: Mapping[str, Any], labels: Labels, figures: Sequence[str]) ->
     )
     images = [f"![Image {number} on its way through two chains]({name})" for number, name in enumerate(names, 1)]
     return [text, "", *(line for image in images for line in (image, ""))]
+
+
+def _pictures(figures: Sequence[str]) -> list[str]:
+    names = [name for name in figures if name.startswith(PICTURES)]
+    text = (
+        "What attacks made of the first test images, and what each defence makes of that in one draw of its noise. The "
+        "images were not chosen: some attacks failed."
+    )
+    images = [f"![Image {number} under every attack]({name})" for number, name in enumerate(names, 1)]
+    return [text, "", *(line for image in images for line in (image, ""))] if names else []
+
+
+def _convergence(figures: Sequence[str]) -> list[str]:
+    return [
+        line
+        for key in ("steps", "draws")
+        for line in _figure(
+            f"figures/convergence-{key}.png",
+            f"Accuracy against the {key} of an attack that is otherwise the same: an attack has converged where the "
+            "line is flat.",
+            figures,
+        )
+    ]
 
 
 def _figure(name: str, caption: str, figures: Sequence[str]) -> list[str]:

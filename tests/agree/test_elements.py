@@ -22,7 +22,7 @@ from .backends import device
 
 numba = pytest.importorskip("numba")
 F32, F64, BOOL = numba.float32, numba.float64, numba.boolean
-U32, I64 = numba.uint32, numba.int64
+U32, U64, I64 = numba.uint32, numba.uint64, numba.int64
 
 
 def array_of(type_: Any) -> Any:
@@ -36,6 +36,7 @@ SCALARS = {
     "targeted": I64,
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
     **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
+    **dict.fromkeys(("area", "side", "num_words"), I64),
     "divisor": F32,
     **dict.fromkeys(("step", "first_step", "k0", "k1", "a0", "a1"), U32),
     **dict.fromkeys(("num_classes", "num_steps"), I64),
@@ -46,6 +47,14 @@ ARRAYS = {
     **dict.fromkeys(("condition", "success", "best_success"), BOOL),
     **dict.fromkeys(("labels", "targets", "num_accepted"), I64),
     **dict.fromkeys(("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3"), U32),
+    "words": U32,
+    "limit": U64,
+    # Sums, and what is known of a sample, in float64 whatever the images are.
+    **dict.fromkeys(("parts", "total", "changed", "of_first", "of_both", "of_all", "sum_first", "sum_both"), F64),
+    **dict.fromkeys(
+        ("sum_all", "sum_mixed", "dot", "noise", "distance", "remainder", "dots", "noises", "distances"), F64
+    ),
+    **dict.fromkeys(("rests", "new_distances", "spherical_step", "source_step"), F64),
 }
 OUTPUTS = {
     **dict.fromkeys(("memory.argmax", "losses.other_classes"), I64),
@@ -59,6 +68,10 @@ EXACT_BOUNDS = {
 }
 # Near the ends of [0, 1], where the variable is all but infinite, float32 would lose its digits.
 EXACT_BOUNDS.add("minimum_norm.to_tanh_space")
+# Sums over an image are added in float64, and what they are made of.
+IN_DOUBLE = ("add_rows", "pixel_changed", "boundary_pull", "square_sums", "square_mixed_sums", "square_move")
+IN_DOUBLE += ("SQUARE_START_LINF", "SQUARE_STEP_LINF", "BOUNDARY_ALONG", "BOUNDARY_ACROSS", "BOUNDARY_SPHERE")
+EXACT_BOUNDS |= {f"proposals.{name}" for name in IN_DOUBLE}
 
 
 def bodies() -> dict[str, Any]:
@@ -70,10 +83,18 @@ def bodies() -> dict[str, Any]:
             body = value.get("float32") if isinstance(value, dict) else value
             if hasattr(body, "py_func") and next(iter(inspect.signature(body.py_func).parameters), "") == "i":
                 found[f"{module_name}.{name}"] = body
-    del found["random.words_of"]  # a part of others
     for make in (mixture.log_densities, mixture.scores, mixture.hessians, mixture.responsibilities, mixture.chain):
         found |= {f"mixture.{make.__name__} of {d} dimensions": make("float32", d) for d in (2, 16)}
     found["mixture.chain without a test"] = mixture.chain("float32", 2, False)
+    # Parts of others.
+    for part in (
+        "random.words_of",
+        "proposals.words_of",
+        "proposals.offset",
+        "proposals.square_mixture",
+        "proposals.FOUR",
+    ):
+        found.pop(part, None)
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import NamedTuple, cast
 
 import pytest
 
 from malade_ref import attacks
 from malade_ref.checks import InputError
-from malade_ref.datasets import load_dataset
+from malade_ref.datasets import Dataset, load_dataset
 from malade_ref.experiment import built_in_experiments, plan_of, read_experiment, settings_of
 from malade_ref.experiment.config import available_attacks
 from malade_ref.experiment.reading import parse_change
@@ -103,3 +104,48 @@ def test_plan_counts_an_attack_on_a_bare_classifier_once() -> None:
     clean = {step.subject[0]: step.seconds for step in steps if step.title.startswith("clean images")}
     assert seconds["cnn"] > 10 * clean["cnn"]
     assert seconds["cnn+malade"] == clean["cnn+malade"]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("models.cnn.ramp=1", "models.cnn.ramp: expected 0, or less than epochs, with adversarial training"),
+        ("models.madry.ramp=6", "models.madry.ramp: expected 0, or less than epochs"),
+        ("models.dae.ramp=1", "models.dae.ramp: expected 0"),
+        ("attacks.pgd.source=cnm", "attacks.pgd.source: nothing is called 'cnm'"),
+        ("attacks.pgd.source=dae", "attacks.pgd.source: nothing is called 'dae'"),
+        ("attacks.pgd.cuts=[1.0]", "attacks.pgd.cuts: only for cw, ead, fab, boundary"),
+        ("attacks.cw.cuts=[1.0, 1.0]", "attacks.cw.cuts: expected no distance twice"),
+        ("attacks.cw.cuts=[0.0]", "attacks.cw.cuts"),
+        ("pictures.num_images=51", "pictures.num_images: expected at most 50"),
+        ("paper=[{table='T', defence='cnn', attack='a', accuracy=1, norm='l7'}]", "norm"),
+    ],
+)
+def test_bad_settings_of_tables(change: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint.replace("[", r"\[")):
+        read_experiment("mnist-table1", [change])
+
+
+def test_who_is_attacked() -> None:
+    experiment = read_experiment("mnist-table2").experiment
+    bare, chain = experiment.defences["cnn"], experiment.defences["cnn+malade"]
+    by_name = {attack.name: attack for attack in experiment.attacks}
+    expected = {"square": ("cnn", None), "gray-pgd": ("cnn", "cnn"), "transfer": ("substitute", "substitute")}
+    for name, targets in expected.items():
+        assert (by_name[name].target(bare), by_name[name].target(chain)) == targets
+    assert not by_name["gray-pgd"].carried_over(bare)
+    assert by_name["gray-pgd"].carried_over(chain)
+    assert by_name["transfer"].carried_over(bare)
+
+
+@pytest.mark.parametrize("name", ["mnist-table1", "mnist-table2", "honest", "mnist-figure5", "mnist-figure6"])
+def test_experiments_fit_two_cores(name: str) -> None:
+    """By the plan's estimates; the sizes of MNIST's splits are all that it takes of the data."""
+
+    class Sized(NamedTuple):
+        train: range = range(50_000)
+        validation: range = range(10_000)
+        test: range = range(10_000)
+
+    steps = plan_of(read_experiment(name).experiment, cast("Dataset", Sized()))
+    assert sum(step.seconds for step in steps) < 75 * 60

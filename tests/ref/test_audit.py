@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from malade_ref import ops
-from malade_ref.attacks import pgd
+from malade_ref.attacks import pgd, square, uniform_noise
 from malade_ref.audit import NOT_RUN, OK, WARNING, Finding, audit, eot_check, gradient_check
 from malade_ref.checks import InputError
 from malade_ref.defence import MALADE
 from malade_ref.evaluation import Cell
 from malade_ref.layers import Reshape
 from malade_ref.network import LossGradient, Network, mlp
-from tests.outcomes import ATTACKS, CHECKS, DEFENCES, made_cells
+from tests.outcomes import ATTACKS, CHECKS, DEFENCES, MadeAttack, made_cells
 
 SHAPE = (1, 6, 6)
 
@@ -40,6 +40,7 @@ def test_sound_outcomes_pass(num_samples: int) -> None:
     assert {name for name, finding in findings.items() if finding.status == NOT_RUN} == {
         "stronger with steps",
         "stronger with EOT draws",
+        "white box no weaker than black box",
     }
     assert "0.0% at eps 0.6" in findings["large eps breaks everything"].message
 
@@ -75,6 +76,16 @@ def test_weak_attacks_are_flagged(cells: Callable[[], list[Cell]], check: str, n
     found = warned(cells())
     assert check in found
     assert number in found[check]
+
+
+@pytest.mark.parametrize(("strength", "status"), [(0.9, OK), (1.3, WARNING)])
+def test_attacks_without_gradients_are_no_stronger(strength: float, status: str) -> None:
+    square = MadeAttack(strength, ("cnn",), "square", {"num_steps": 100}, num_gradients=0, title="square")
+    findings = by_name(audit(made_cells(attacks={**ATTACKS, "square": square}), CHECKS))
+    assert findings["white box no weaker than black box"].status == status
+    assert "pgd and square" in findings["white box no weaker than black box"].message
+    others = {name for name, finding in findings.items() if finding.status == WARNING}
+    assert others <= {"white box no weaker than black box"}
 
 
 def test_accuracy_that_stays_at_large_eps_is_flagged() -> None:
@@ -311,3 +322,25 @@ def test_attacks_on_a_masked_classifier(classifier: Network, how: str, expected:
             cells.append(Cell("mlp", name, eps, meta, arrays))
     found_names = set(warned(cells, None)) & {"white box no weaker than transfer", "attacker and defender count alike"}
     assert found_names == expected
+
+
+@pytest.mark.parametrize("how", ["sound", "zero gradient"])
+def test_noise_and_squares_on_a_masked_classifier(classifier: Network, how: str) -> None:
+    """Whoever follows a gradient that is zero does worse than random noise, and than random squares."""
+    rng = np.random.default_rng(0)
+    x = rng.random((100, *SHAPE), dtype=np.float32)
+    y, index, masked = classifier.predict(x), np.arange(100), Masked(classifier, how)
+    cells = []
+    for name, attack, settings in (
+        ("pgd", pgd, {"num_steps": 10, "random_start": False}),
+        ("uniform_noise", uniform_noise, {}),
+        ("square", square, {"num_steps": 30}),
+    ):
+        found = attack(masked, x, y, eps=0.3, **settings)  # type: ignore[operator]
+        arrays = {**found._asdict(), "sample_index": index, "correct": (masked.predict(found.x_adv) == y)[:, None]}
+        del arrays["x_adv"]
+        meta = {"method": name, "norm": "linf", "settings": settings, "source": "defence"}
+        cells.append(Cell("mlp", name, 0.3, meta, arrays))
+    findings = by_name(audit(cells, None))
+    for name in ("attacks stronger than random noise", "white box no weaker than black box"):
+        assert findings[name].status == (OK if how == "sound" else WARNING), findings[name]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from malade_ref.audit import audit
 from malade_ref.checks import InputError
-from malade_ref.evaluation import Cell, derive_results, summary
+from malade_ref.evaluation import Cell, cut_cells, derive_results, summary
 from malade_ref.statistics import wilson
 from tests.outcomes import CONFIG, made_cells
 
@@ -138,3 +139,45 @@ def test_bad_outcomes(cells: list[Cell], words: str) -> None:
         derive_results(cells, {})
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def nearest(correct: list[list[int]], distance: list[float], success: list[int], cuts: list[float]) -> Cell:
+    """What an attack found that looks for the nearest wrong image: in L1, with Euclidean distances beside."""
+    arrays = {
+        "sample_index": np.arange(len(correct)),
+        "correct": np.array(correct, bool),
+        "success": np.array(success, bool),
+        "distance": 3.0 * np.array(distance),
+        "distance_l2": np.array(distance),
+    }
+    return Cell("cnn", "ead", 0.0, {"method": "ead", "norm": "l1", "settings": {}, "cuts": cuts}, arrays)
+
+
+def test_finds_count_up_to_a_distance() -> None:
+    clean = cell([[1, 1], [1, 1], [1, 0], [0, 0], [1, 1]], attack="clean", eps=0.0, index=[0, 1, 2, 3, 4])
+    # Found near, found far, found by luck, wrong to begin with, nothing found.
+    found = nearest(
+        [[0, 0], [0, 0], [1, 0], [0, 0], [1, 1]], [0.5, 2.0, 1.0, 0.0, 0.0], [1, 1, 1, 1, 0], [0.4, 1.0, 2.0]
+    )
+    cuts = {one.eps: one for one in cut_cells([found, clean])}
+    assert {eps: one.p.tolist() for eps, one in cuts.items()} == {
+        0.4: [1, 1, 0.5, 0, 1],
+        1.0: [0, 1, 0.5, 0, 1],
+        2.0: [0, 0, 0.5, 0, 1],
+    }
+    assert cuts[1.0].arrays["success"].tolist() == [True, False, True, True, False]
+    assert cuts[1.0].arrays["distance"].tolist() == [0.5, 0, 1, 0, 0]
+    assert [one.threat for one in cuts.values()] == ["l2 0.4", "l2 1", "l2 2"]
+    results = derive_results([found, clean], {})
+    assert results["cells"]["cnn/ead/0"]["nearest"] == {"l1": 3.0, "l2": 1.0}
+    assert results["cells"]["cnn/ead/0"]["threat"] == "nearest l1"
+    assert set(results["defences"]["cnn"]["worst"]) == {"l2 0.4", "l2 1", "l2 2"}
+    assert {finding.status for finding in audit([found, clean])} <= {"ok", "not run"}
+    with pytest.raises(InputError, match="need distance_l2 and the clean images"):
+        cut_cells([found])
+
+
+def test_a_median_may_lie_among_images_without_a_find() -> None:
+    clean = cell([[1], [1], [1]], attack="clean", eps=0.0)
+    found = nearest([[0], [1], [1]], [0.5, 0, 0], [1, 0, 0], [])
+    assert derive_results([found, clean], {})["cells"]["cnn/ead/0"]["nearest"] == {"l1": None, "l2": None}

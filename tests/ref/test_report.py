@@ -306,8 +306,8 @@ def path_arguments(channels: int = 1) -> dict[str, Any]:
     [
         lambda: figures.training_curves(made_histories(), labels={"cnn": "CNN"}),
         lambda: figures.training_curves({"one": {"loss": [0.0, -1.0]}}, labels={}),
-        lambda: figures.purification_paths(**path_arguments()),
-        lambda: figures.purification_paths(**path_arguments(channels=3)),
+        lambda: figures.picture_table(**path_arguments()),
+        lambda: figures.picture_table(**path_arguments(channels=3)),
         lambda: figures.contact_sheet(np.random.default_rng(0).random((13, 1, 8, 8)), columns=5),
         lambda: figures.contact_sheet(np.zeros((2, 3, 8, 8)), titles=["a", "b"]),
         lambda: figures.accuracy_curves(
@@ -331,8 +331,8 @@ def test_figures_depend_on_their_data_only(draw: Callable[[], bytes], tmp_path: 
     [
         lambda: figures.training_curves({}, labels={}),
         lambda: figures.accuracy_curves({"CNN": []}, norm="Linf", clean={}),
-        lambda: figures.purification_paths(**{**path_arguments(), "names": ["one"]}),
-        lambda: figures.purification_paths(**{**path_arguments(), "predictions": np.zeros((2, 4), dtype=int)}),
+        lambda: figures.picture_table(**{**path_arguments(), "names": ["one"]}),
+        lambda: figures.picture_table(**{**path_arguments(), "predictions": np.zeros((2, 4), dtype=int)}),
         lambda: figures.contact_sheet(np.zeros((3, 2, 8, 8))),
         lambda: figures.contact_sheet(np.zeros((0, 1, 8, 8))),
     ],
@@ -353,3 +353,33 @@ def test_audit_of_the_bundle_is_that_of_its_records(bundle: Path) -> None:
     results = json.loads((bundle / "results.json").read_text())
     finding = next(one for one in results["audit"] if one["name"].startswith("gradient equals"))
     assert finding["message"] == f"{len(CHECKS['gradient'])} defences, largest relative error 1.0e-08"
+
+
+def test_convergence_needs_a_ladder_of_equal_attacks() -> None:
+    base = made_cells(num_samples=20)
+    (one,) = (cell for cell in base if cell.name == "cnn+malade/exact/0.3")
+    ladder = [
+        one._replace(attack=f"exact-{n}", meta={**one.meta, "settings": {**one.meta["settings"], "num_steps": n}})
+        for n in (10, 20)
+    ]
+    assert results_of(inputs_of([*base, ladder[0]]))["convergence"] == {"num_steps": [], "num_draws": []}
+    other = ladder[1]._replace(meta={**ladder[1].meta, "settings": {**ladder[1].settings, "num_draws": 11}})
+    assert results_of(inputs_of([*base, ladder[0], other]))["convergence"]["num_steps"] == []
+    (found,) = results_of(inputs_of([*base, *ladder]))["convergence"]["num_steps"]
+    assert (found["defence"], found["threat"], found["n"]) == ("cnn+malade", "linf 0.3", 20)
+    assert [point["value"] for point in found["points"]] == [10, 20, 40]
+    assert found["points"][0]["mean"]["value"] == pytest.approx(one.correct.mean())
+
+
+def test_the_paper_s_figures_stand_at_their_size() -> None:
+    paper = [
+        {"table": "Table 8", "defence": "cnn", "attack": "here", "accuracy": 1.25},
+        {"table": "Table 9", "defence": "cnn", "attack": "there", "norm": "linf", "eps": 0.6, "accuracy": 2.5},
+    ]
+    text = text_of(inputs_of(made_cells(num_samples=20), paper=paper))
+    tables, sizes = section(text, "Accuracy"), section(text, "Accuracy against eps")
+    assert "1.25" in tables
+    assert "2.50" not in tables
+    (row,) = (line for line in sizes.splitlines() if "Table 9: there" in line)
+    assert row.startswith("| CNN |")
+    assert row.endswith("| – | – | *2.50* |")

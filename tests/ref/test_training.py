@@ -157,6 +157,17 @@ def test_adversarial_training_sees_the_attack_s_images() -> None:
     assert not np.array_equal(later.x, prepared.x)
 
 
+def test_adversarial_training_may_begin_with_little() -> None:
+    x, y = images(20)
+    network, attack = classifier(), partial(ascent, eps=0.2, step_size=0.2, num_steps=3)
+    ramped = Adversarial(attack, ramp=3, growing={"eps": 0.2, "step_size": 0.2})
+    for epoch, eps in enumerate([0.05, 0.1, 0.15, 0.2, 0.2]):
+        batch = whole_batch(x, y)._replace(epoch=epoch)
+        found = ramped.prepare(network, batch).x
+        assert np.abs(found - x).max() == pytest.approx(eps, rel=1e-3)
+    np.testing.assert_array_equal(found, Adversarial(attack).prepare(network, batch).x)
+
+
 class _Kill(BaseException):
     """Not an Exception: nothing may handle it on the way out."""
 

@@ -1,0 +1,172 @@
+"""Random noise: uniform in a ball, and salt and pepper.
+
+Nobody who has a gradient, or answers to learn from, should do worse: what noise of the same size breaks and an attack
+does not is a sign that the attack was misled.
+
+References
+----------
+.. [1] Rauber, Brendel, Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine learning models",
+   2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..arrays import Array
+from ..checks import check_count, check_number
+from .gradient import Ball, best_of_runs, starts
+from .oracle import START, AttackResult, Model, Oracle, Verdict, costlier, select, stronger
+
+
+def uniform_noise(
+    model: Model,
+    x: Array,
+    y: Array,
+    *,
+    eps: float = 0.3,
+    norm: str = "linf",
+    num_trials: int = 10,
+    num_draws: int = 1,
+    num_judge_draws: int = 10,
+    seed: int = 0,
+    sample_index: Array | None = None,
+) -> AttackResult:
+    """Points drawn uniformly from the ball, the best of them kept: the baseline of every attack.
+
+    Parameters
+    ----------
+    model, x, y, eps, norm
+        As in `pgd`.
+    num_trials : int
+        How many points; the first k are the same for every larger number.
+    num_draws, num_judge_draws, seed, sample_index
+        As in `pgd`.
+
+    Returns
+    -------
+    AttackResult
+        ``num_gradients`` = 0, ``num_queries`` = 1 + num_trials for a deterministic model, and num_trials num_draws +
+        3 num_judge_draws for a stochastic one.
+
+    Raises
+    ------
+    InputError
+        If images, labels or a setting are not as expected.
+    """
+    oracle = Oracle(
+        model, x, y, num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index
+    )
+    ball = Ball(model.ops, x, eps=eps, norm=norm)
+    check_count("num_trials", num_trials)
+    points = starts(oracle, ball, num_restarts=num_trials, random_start=True)
+    return best_of_runs(oracle, ball, [map(oracle.query, points)])
+
+
+def salt_and_pepper(
+    model: Model,
+    x: Array,
+    y: Array,
+    *,
+    eps: float = 0.3,
+    smallest: bool = False,
+    num_trials: int = 10,
+    num_draws: int = 1,
+    num_judge_draws: int = 10,
+    seed: int = 0,
+    sample_index: Array | None = None,
+) -> AttackResult:
+    """Pixels made black or white at random, in all channels alike.
+
+    Parameters
+    ----------
+    model, x, y
+        As in `pgd`.
+    eps : float
+        Share of the pixels that are replaced, in [0, 1], rounded down to whole pixels.
+    smallest : bool
+        Whether to look for the smallest share that makes the model wrong, up to eps. Otherwise all of it is replaced.
+    num_trials : int
+        How many random orders of the pixels, each with its own salt and pepper.
+    num_draws, num_judge_draws, seed, sample_index
+        As in `pgd`.
+
+    Returns
+    -------
+    AttackResult
+        Distances are shares of pixels that differ from the clean image, at most eps. ``num_gradients`` = 0. With T =
+        num_trials, ``num_queries`` = 1 + T for a deterministic model, T num_draws + 3 num_judge_draws for a stochastic
+        one. With ``smallest`` it is T B num_draws + 2 num_judge_draws (both count 1 for a deterministic model), where B
+        is the number of binary digits of the number of pixels that eps allows; where nothing wrong was
+        found the clean image is returned, at distance 0.
+
+    Raises
+    ------
+    InputError
+        If images, labels or a setting are not as expected.
+
+    Notes
+    -----
+    Deviations from Foolbox, which draws new noise for each of a thousand shares from 0 upwards: in one trial more
+    pixels are the fewer and others, so the smallest number is found by bisection (of the several that there may be,
+    one); and exactly so many pixels are replaced, not so many in the mean. Pixels that were black or white may stay as
+    they are.
+
+    With ``smallest``, a stochastic model faces the same draws of noise throughout; see `cw` on finds at its boundary.
+
+    References
+    ----------
+    .. [1] Rauber, Brendel, Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine learning models",
+       2017, SaltAndPepperNoiseAttack.
+    """
+    oracle = Oracle(
+        model, x, y, num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index
+    )
+    ops = model.ops
+    check_number("eps", eps, minimum=0, maximum=1)
+    check_count("num_trials", num_trials)
+    pixels = model.input_shape[1] * model.input_shape[2]
+    most = max(count for count in range(pixels + 1) if count / pixels <= eps)
+
+    def noisy(count: Array, trial: int) -> Array:
+        key = ops.derive_key(seed, START, trial)
+        return ops.salt_and_pepper_noise(x, count, key=key, sample_index=oracle.sample_index)
+
+    clean, always_wrong = oracle.judge(x)
+    if smallest:
+        judged, _ = oracle.judge(_smallest(oracle, noisy, clean, most, num_trials))
+        best = select(ops, clean.success, clean, judged)
+    else:
+        best = select(ops, always_wrong, clean, _largest(oracle, noisy, clean, most, num_trials))
+    return oracle.result(best, ops.changed_share(best.x, x))
+
+
+def _largest(oracle: Oracle, noisy: Callable[[Array, int], Array], clean: Verdict, most: int, trials: int) -> Verdict:
+    """Best of several trials with all pixels that may be replaced."""
+    ops, stochastic = oracle.ops, oracle.model.stochastic
+    keep = costlier if stochastic else stronger
+    count = ops.zeros(oracle.y.shape, "int64") + most
+    last = found = oracle.query(noisy(count, 0))
+    for trial in range(1, trials):
+        last = oracle.query(noisy(count, trial))
+        found = keep(ops, last, found)
+    if stochastic:
+        # As in `best_of_runs`.
+        found = stronger(ops, oracle.judge(last.x)[0], oracle.judge(found.x)[0])
+    return stronger(ops, found, clean)
+
+
+def _smallest(oracle: Oracle, noisy: Callable[[Array, int], Array], clean: Verdict, most: int, trials: int) -> Array:
+    """Wrong images with the fewest pixels replaced, or the clean ones."""
+    ops, x = oracle.ops, clean.x
+    zero = ops.zeros(oracle.y.shape, "float64")
+    best = Verdict(x, clean.success, zero)  # its loss is minus the number of pixels
+    for trial in range(trials):
+        low, high = zero, ops.select(best.success, -best.loss, zero + (most + 1))
+        for _ in range(most.bit_length()):
+            count = (low + high) // 2
+            verdict = oracle.query(noisy(count.astype("int64"), trial), again=True)
+            wrong = verdict.success & (verdict.loss == verdict.loss)  # what is not a number says nothing
+            best = stronger(ops, Verdict(verdict.x, wrong, -count), best)
+            low, high = ops.select(wrong, low, count), ops.select(wrong, count, high)
+    return best.x

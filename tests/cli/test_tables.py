@@ -1,0 +1,75 @@
+"""The paper's tables and figures as experiments: each is run once, at its smallest, on synthetic digits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from malade_ref.bundle import Bundle
+from malade_ref.checks import InputError
+from malade_ref.experiment import read_experiment
+from malade_ref.experiment.run import _Run
+from tests.cli.conftest import Malade
+
+SECTIONS = {
+    "mnist-table1": ("### Every attack at every size", "### Nearest wrong images", "## Adversarial images", "82.48"),
+    "mnist-table2": ("### Nearest wrong images", "PGD on a substitute", "*71.40*"),
+    "honest": ("### Several draws", "all of 10 draws", "82.48"),
+    "mnist-figure5": ("CNN + MALADE less CNN + marginal MALA", "### Every attack at every size"),
+    "mnist-figure6": ("figures/convergence-steps.png", "figures/convergence-draws.png"),
+}
+
+
+DRAWN = ("mnist-table1", "mnist-figure6")
+NEVER = ("attacks stay in their ball", "attacker and defender count alike")
+
+
+def _fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_an_experiment_runs_and_reports(
+    name: str, malade: Malade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name not in DRAWN:
+        monkeypatch.setattr("malade_ref.experiment.run.require", lambda: _fail(InputError("drawing takes time")))
+    words = ("run", name, "--set", "scale=tiny", "--set", "data.name=synthetic-digits", "--out", "bundle")
+    with monkeypatch.context() as context:
+        # An interruption after the last attack.
+        context.setattr(_Run, "audit", lambda *_: _fail(KeyboardInterrupt()))
+        assert malade(*words).code == 130
+    answer = malade(*words, "--resume")
+    assert answer.code == 0, answer.err
+    report = Path("bundle/report.md").read_text()
+    missing = [text for text in SECTIONS[name] if text not in report]
+    assert not missing
+    # The verdict comes first, with numbers and intervals.
+    verdict = report.split("\n\n")[1]
+    assert verdict.startswith("**CNN + MALADE is ")
+    assert "% [" in verdict
+    assert malade("report", "bundle", "--verify").code == 0
+
+    experiment = read_experiment(name, ["scale=tiny"]).experiment
+    results = json.loads(Path("bundle/results.json").read_text())
+    cells = results["cells"]
+    for defence, attack, eps in experiment.cells():
+        cell = cells[f"{defence}/{attack.name if attack else 'clean'}/{eps:g}"]
+        if attack is not None and attack.nearest:
+            assert cell["nearest"].keys() == {attack.norm, "l2"}
+            for cut in attack.cuts:
+                assert cells[f"{defence}/{attack.name}/{cut:g}"]["threat"] == f"l2 {cut:g}"
+        elif attack is not None:
+            assert (cell["kind"] == "transfer") == attack.carried_over(experiment.defences[defence])
+    failed = [finding["name"] for finding in results["audit"] if finding["status"] == "warning"]
+    assert not set(failed) & set(NEVER)
+    assert experiment.pictures is not None
+    number = experiment.pictures.num_images
+    arrays = Bundle.open("bundle").record("pictures").arrays
+    for defence, attack, eps in experiment.cells():
+        stored = arrays[f"{defence}/{attack.name if attack else 'clean'}/{eps:g}/x_adv"]
+        assert stored.shape == (number, 1, 28, 28)
+    figures = [f"figures/pictures-{i + 1}.png" for i in range(number)]
+    assert all((Path("bundle") / figure).is_file() and figure in report for figure in figures) == (name in DRAWN)
