@@ -41,6 +41,13 @@ MEMORY = "tests/agree/test_memory.py"
 LANGEVIN = "tests/agree/test_langevin.py"
 OPTIM = "tests/agree/test_optim.py"
 RANDOM = "tests/agree/test_random.py"
+CHAIN = "'tests/agree/test_chain.py::test_any_number_of_images[3]'"
+CHAIN_ORDERS = ORDERS.format("chain")
+CHAIN_MANY_STEPS = "tests/agree/test_chain.py -k few_positions"
+PHILOX = "tests/emulator/test_philox.py"
+MIXTURE = "tests/agree/test_mixture.py -k 'planted and float64'"
+MIXTURE_CHAIN = "'tests/agree/test_mixture.py::test_many_steps[mala-3]'"
+METROPOLIS = "tests/agree/test_mixture.py -k 'metropolis or not_a_number'"
 CONV_SIZES = "tests/agree/test_conv.py::test_sizes_and_precisions -k fp32"
 CONV_TENSOR_CORES = "tests/agree/test_conv.py::test_sizes_and_precisions -k tf32x3"
 CONV_BFLOAT16 = "tests/agree/test_conv.py::test_sizes_and_precisions -k bf16"
@@ -385,6 +392,199 @@ MUTANTS = [
         "|| true ? *reinterpret_cast<const Numbers*>(global) : Numbers{}",
         "tests/emulator/test_kernels.py -k without_asynchronous",
     ),
+    # chain.cuh
+    Mutant(
+        "chain: no barrier after the first layer",
+        "chain.cuh",
+        "    if (SAVE) saved_1(saved, block, channel, row, column) = h;\n  });\n  __syncthreads();\n",
+        "    if (SAVE) saved_1(saved, block, channel, row, column) = h;\n  });\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier after the second layer",
+        "chain.cuh",
+        "    if (SAVE) saved_2(saved, block, channel, row, column) = h;\n  });\n  __syncthreads();\n",
+        "    if (SAVE) saved_2(saved, block, channel, row, column) = h;\n  });\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier before the map",
+        "chain.cuh",
+        "    in_a(block, channel, row, column) = tanh_of(u);\n  });\n  __syncthreads();\n",
+        "    in_a(block, channel, row, column) = tanh_of(u);\n  });\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier after the map",
+        "chain.cuh",
+        "    block.b()[MAP + i] = value;\n  }\n  __syncthreads();\n",
+        "    block.b()[MAP + i] = value;\n  }\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier after the small parameters",
+        "chain.cuh",
+        "block.small[i] = weights[i];\n  __syncthreads();\n",
+        "block.small[i] = weights[i];\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier after the step's own gradient",
+        "chain.cuh",
+        "__syncthreads();\n      last_layers_vjp(block);\n",
+        "last_layers_vjp(block);\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: weights replaced while they are read",
+        "chain.cuh",
+        "      __syncthreads();\n      block.fetch(BACKWARD_2, WEIGHTS);\n",
+        "      block.fetch(BACKWARD_2, WEIGHTS);\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier at the end of a step back",
+        "chain.cuh",
+        "      first_layer_vjp(block, gradient, present);\n      __syncthreads();\n",
+        "      first_layer_vjp(block, gradient, present);\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant("chain: weights not waited for", "chain.cuh", "    async_wait<0>();\n", "", CHAIN),
+    Mutant(
+        "chain: weights of the way back not waited for",
+        "chain.cuh",
+        "last_layers_vjp(block);\n      block.arrive();\n",
+        "last_layers_vjp(block);\n      __syncthreads();\n",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: forward weights not brought back", "chain.cuh", "if (!ready) block.fetch", "if (!i) block.fetch", CHAIN
+    ),
+    Mutant(
+        "chain: last weights not fetched",
+        "chain.cuh",
+        "block.fetch(BACKWARD_2, WEIGHTS)",
+        "block.fetch(BACKWARD_2, BACKWARD_1)",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: parity of the rows", "chain.cuh", "row() + place.parity() / 2;", "row() + place.parity() % 2;", CHAIN
+    ),
+    Mutant("chain: phase of the columns", "chain.cuh", "SHIFT = (Layer::BEFORE - 1) / 2 + PARITY", "SHIFT = 1", CHAIN),
+    Mutant("chain: a tap too many", "chain.cuh", "(bottom - KERNEL + 2) / 2", "(bottom - KERNEL + 1) / 2", CHAIN),
+    Mutant("chain: last row not seen", "chain.cuh", "min(SECOND_SIDE - 1, b", "min(SECOND_SIDE - 2, b", CHAIN),
+    Mutant("chain: first row's first tap", "chain.cuh", "ky = max(0, 1 - 2 * row)", "ky = max(0, 2 - 2 * row)", CHAIN),
+    Mutant("chain: last row's last tap", "chain.cuh", "FIRST_SIDE - top); ky++", "FIRST_SIDE - 1 - top); ky++", CHAIN),
+    Mutant(
+        "chain: column of padding",
+        "chain.cuh",
+        "if (column < 0 || column >= FIRST_SIDE) continue;",
+        "if (column < 0 || column > FIRST_SIDE) continue;",
+        CHAIN,
+    ),
+    Mutant("chain: channel beyond the last", "chain.cuh", "if (first + c < FIRST)", "if (first + c <= FIRST)", CHAIN),
+    Mutant("chain: bias of another channel", "chain.cuh", "BIAS_1 + group * C1 + c]", "BIAS_1 + c]", CHAIN),
+    Mutant("chain: bias missing", "chain.cuh", "sum[o][c] = bias ? bias[first + c] : 0.0f", "sum[o][c] = 0.0f", CHAIN),
+    Mutant("chain: bias missing once more", "chain.cuh", "sum[q][c] = bias ? bias[first + c]", "sum[q][c] = 0", CHAIN),
+    Mutant(
+        "chain: map without its border",
+        "chain.cuh",
+        "row >= 0 && row < FIRST_SIDE && column >= 0",
+        "row >= 0 && row < FIRST_SIDE && column >= 1",
+        CHAIN,
+    ),
+    Mutant("chain: map keeps its constant", "chain.cuh", "tanh_of(u) - constant;", "tanh_of(u) + constant;", CHAIN),
+    Mutant("chain: kinds of pixels", "chain.cuh", "i < SIDE - 2 ? 2", "i <= SIDE - 2 ? 2", CHAIN),
+    Mutant("chain: taps between the map's pixels", "chain.cuh", "for (int ky = y % 2;", "for (int ky = 0;", CHAIN),
+    Mutant("chain: towards the residual's mirror", "chain.cuh", "__fadd_rn(r, -x)", "__fadd_rn(r, x)", CHAIN),
+    Mutant("chain: clipped below only", "chain.cuh", ": x[j] > 1.0f ? 1.0f : x[j];", ": x[j];", CHAIN),
+    Mutant(
+        "chain: noise of the first step",
+        "chain.cuh",
+        "y + image * PIXELS, present, first_step + step,",
+        "y + image * PIXELS, present, first_step,",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: noise of another sample",
+        "chain.cuh",
+        "sample_index[image] : 0u;\n    const float* from",
+        "sample_index[block.place.image] : 0u;\n    const float* from",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: images beyond the last",
+        "chain.cuh",
+        "if (present) *reinterpret_cast<float4*>(to + 4 * quad) = four;",
+        "*reinterpret_cast<float4*>(to + 4 * quad) = four;",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: noise of the wrong step on the way back",
+        "chain.cuh",
+        "gradient, present, first_step + step,",
+        "gradient, present, first_step + step + 1,",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: another step repeated",
+        "chain.cuh",
+        "slot(to), present, first_step + step,",
+        "slot(to), present, first_step + i,",
+        CHAIN_MANY_STEPS,
+    ),
+    Mutant("chain: a slot too far", "chain.cuh", "size_t(number - 1)", "size_t(number)", CHAIN_MANY_STEPS),
+    Mutant("chain: gradient not masked", "chain.cuh", "unclipped >= 0.0f && unclipped <= 1", "unclipped <= 1", CHAIN),
+    Mutant("chain: gradient past the residual", "chain.cuh", "      dy[j] -= dresidual;\n", "", CHAIN),
+    Mutant("chain: slope of the last tanh", "chain.cuh", "(1.0f - r[j] * r[j])", "(1.0f - r[j])", CHAIN),
+    Mutant("chain: slope of the map", "chain.cuh", "column + 1] + constant;", "column + 1] - constant;", CHAIN),
+    Mutant(
+        "chain: slope of the third layer",
+        "chain.cuh",
+        "[WEIGHT_4 + c] * du * (1.0f - h * h)",
+        "[WEIGHT_4 + c] * du * (1.0f - h)",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: border of the last layer's gradient", "chain.cuh", "min(4, 2 * row + 2)", "min(4, 2 * row + 1)", CHAIN
+    ),
+    Mutant(
+        "chain: rows of the first layer's gradient",
+        "chain.cuh",
+        "min(FIRST_SIDE - 1, (y + 1) / 2)",
+        "min(FIRST_SIDE - 1, y / 2)",
+        CHAIN,
+    ),
+    Mutant("chain: gradient not added", "chain.cuh", "dx[y * SIDE + column] +=", "dx[y * SIDE + column] =", CHAIN),
+    Mutant(
+        "chain: activations of two images in one place",
+        "chain.cuh",
+        "* SECOND_SIDE + column) * IMAGES + block.place.image]",
+        "* SECOND_SIDE + column) * IMAGES]",
+        CHAIN,
+    ),
+    # philox.cuh
+    Mutant("philox: nine rounds", "philox.cuh", "round < 10", "round < 9", PHILOX),
+    Mutant("philox: key not raised", "philox.cuh", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;", PHILOX),
+    Mutant("philox: keys swapped", "philox.cuh", "c2 = high_0 ^ c3 ^ k1", "c2 = high_0 ^ c3 ^ k0", PHILOX),
+    Mutant(
+        "philox: logarithm of 0",
+        "philox.cuh",
+        "plus_product(half, static_cast<float>(radius_word)",
+        "plus_product(0.0f, static_cast<float>(radius_word)",
+        PHILOX,
+    ),
+    Mutant("philox: quarters cut off", "philox.cuh", "plus_product(0.5f, angle", "plus_product(0.0f, angle", PHILOX),
+    Mutant(
+        "philox: pi without its last digits",
+        "philox.cuh",
+        "  r = plus_product(r, turns, 7.54978995489188216e-8f);\n",
+        "",
+        PHILOX,
+    ),
+    Mutant("philox: sign of the cosine", "philox.cuh", "if ((quarter + 1) & 2)", "if (quarter & 2)", PHILOX),
+    Mutant("philox: sine and cosine swapped", "philox.cuh", "sine = odd ? c : s", "sine = odd ? s : c", PHILOX),
+    Mutant("philox: last term of the sine", "philox.cuh", "-1.9515295891e-4f", "-1.8e-4f", PHILOX),
     # attack_steps.py
     Mutant("steps: sign", "attack_steps.py", "out[i] = x[i] - step_size", "out[i] = x[i] + step_size", STEPS),
     Mutant("steps: sign of 0", "attack_steps.py", "elif gradient[i] < ZERO", "elif gradient[i] <= ZERO", STEPS),
@@ -515,6 +715,139 @@ MUTANTS = [
     Mutant("memory: NaN is not the largest", "memory.py", " or math.isnan(value)", "", MEMORY),
     Mutant("memory: first number skipped", "memory.py", "best = 0\n", "best = 1 % size\n", MEMORY),
     Mutant("memory: difference for a sum", "memory.py", "x[i] + y[i]", "x[i] - y[i]", MEMORY),
+    # metropolis.py
+    Mutant(
+        "metropolis: difference squared",
+        "metropolis.py",
+        "(there - back) * (there + back)",
+        "(there - back) * (there - back)",
+        METROPOLIS,
+    ),
+    Mutant("metropolis: score of the start", "metropolis.py", "proposal_score[j])", "score[j])", METROPOLIS),
+    Mutant("metropolis: product not halved", "metropolis.py", "half * product", "product", METROPOLIS),
+    Mutant(
+        "metropolis: densities swapped",
+        "metropolis.py",
+        "proposal_log_density[i] - log_density[i]",
+        "log_density[i] - proposal_log_density[i]",
+        METROPOLIS,
+    ),
+    Mutant(
+        "metropolis: last coordinate",
+        "metropolis.py",
+        "range(i * size, (i + 1) * size)",
+        "range(i * size, i)",
+        METROPOLIS,
+    ),
+    Mutant(
+        "metropolis: NaN accepted",
+        "metropolis.py",
+        "math.log(level[i]) < ratio[i]",
+        "not math.log(level[i]) >= ratio[i]",
+        METROPOLIS,
+    ),
+    # mixture.py
+    Mutant(
+        "mixture: density's exponent not halved",
+        "mixture.py",
+        "            squares += z * z\n        return max(log_scale[k] - half * squares",
+        "            squares += z * z\n        return max(log_scale[k] - squares",
+        MIXTURE,
+    ),
+    Mutant(
+        "mixture: densities of 0",
+        "mixture.py",
+        "+ column] * z\n        return max(log_scale[k] - half * squares, lowest)",
+        "+ column] * z\n        return log_scale[k] - half * squares",
+        "tests/agree/test_mixture.py -k beyond_the_format",
+    ),
+    Mutant(
+        "mixture: gradient by the transposed matrix",
+        "mixture.py",
+        "gradient[column] -= whitening[(k * d + row) * d + column] * z",
+        "gradient[column] -= whitening[(k * d + column) * d + row] * z",
+        MIXTURE,
+    ),
+    Mutant(
+        "mixture: sum of densities not scaled down",
+        "mixture.py",
+        "largest, total * scale + weight",
+        "largest, total + weight",
+        MIXTURE,
+    ),
+    Mutant("mixture: score not scaled down", "mixture.py", "score[column] * scale +", "score[column] +", MIXTURE),
+    Mutant("mixture: score not normalised", "mixture.py", "score[column] /= total", "score[column] *= total", MIXTURE),
+    Mutant(
+        "mixture: largest term lost",
+        "mixture.py",
+        "return largest + math.log(total)",
+        "return math.log(total)",
+        MIXTURE,
+    ),
+    Mutant(
+        "mixture: score of the other classes", "mixture.py", "if labels[k] == label:", "if labels[k] != label:", MIXTURE
+    ),
+    Mutant(
+        "mixture: densities' sum not scaled down",
+        "mixture.py",
+        "total * math.exp(largest - value) + one",
+        "total + one",
+        MIXTURE,
+    ),
+    Mutant("mixture: shares not normalised", "mixture.py", "math.exp(value - log_density)", "math.exp(value)", MIXTURE),
+    Mutant(
+        "mixture: spread around the origin", "mixture.py", "(gradient[line] - score[line])", "(gradient[line])", MIXTURE
+    ),
+    Mutant(
+        "mixture: precision of the wrong component",
+        "mixture.py",
+        "precisions[k * d * d + place]",
+        "precisions[place]",
+        MIXTURE,
+    ),
+    Mutant(
+        "mixture: responsibilities beyond the format",
+        "mixture.py",
+        "largest = max(largest, value)",
+        "largest = min(largest, value)",
+        MIXTURE,
+    ),
+    Mutant("mixture: noise from swapped words", "mixture.py", "pair_of(w2, w3)", "pair_of(w3, w2)", MIXTURE_CHAIN),
+    Mutant(
+        "mixture: noise's counter swapped",
+        "mixture.py",
+        "philox(uint32(block), step, sample,",
+        "philox(uint32(block), sample, step,",
+        MIXTURE_CHAIN,
+    ),
+    Mutant("mixture: noise of the first step", "mixture.py", "first_step + number)", "first_step)", MIXTURE_CHAIN),
+    Mutant(
+        "mixture: level from the noise's key", "mixture.py", "uint32(0), a0, a1)", "uint32(0), k0, k1)", MIXTURE_CHAIN
+    ),
+    Mutant(
+        "mixture: score of the old position",
+        "mixture.py",
+        "score[column] = moved_score[column]",
+        "score[column] = score[column]",
+        MIXTURE_CHAIN,
+    ),
+    Mutant(
+        "mixture: density of the old position",
+        "mixture.py",
+        "            log_density = moved_log_density\n",
+        "",
+        MIXTURE_CHAIN,
+    ),
+    Mutant(
+        "mixture: way back forgotten", "mixture.py", "(there - back) * (there + back)", "there * there", MIXTURE_CHAIN
+    ),
+    Mutant(
+        "mixture: NaN accepted",
+        "mixture.py",
+        "if not math.log(uniform_of(word)) < ratio:",
+        "if math.log(uniform_of(word)) >= ratio:",
+        "tests/agree/test_mixture.py -k 'walker_at and float64'",
+    ),
     # optim.py
     Mutant("optim: betas swapped", "optim.py", "v = beta2 * second[i] + rest2", "v = beta1 * second[i] + rest2", OPTIM),
     Mutant("optim: gradient not squared", "optim.py", "rest2 * (g * g)", "rest2 * g", OPTIM),
