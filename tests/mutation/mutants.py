@@ -796,7 +796,11 @@ MUTANTS = [
     ),
     Mutant("mixture: shares not normalised", "mixture.py", "math.exp(value - log_density)", "math.exp(value)", MIXTURE),
     Mutant(
-        "mixture: spread around the origin", "mixture.py", "(gradient[line] - score[line])", "(gradient[line])", MIXTURE
+        "mixture: spread around the origin",
+        "mixture.py",
+        "(gradient[line] - score[line]) * (gradient[column] - score[column])",
+        "gradient[line] * gradient[column]",
+        MIXTURE,
     ),
     Mutant(
         "mixture: precision of the wrong component",
