@@ -302,6 +302,8 @@ class MALADE:
         x: Array,
         y: Array,
         *,
+        loss: str = "ce",
+        targets: Array | None = None,
         mode: str = "exact",
         num_draws: int = 1,
         first_draw: int = 0,
@@ -314,6 +316,8 @@ class MALADE:
         ----------
         x, y, mode, num_draws, first_draw, sample_index, stream
             As in `loss_gradient`.
+        loss, targets
+            As of `Network.loss_and_gradient`.
 
         Returns
         -------
@@ -328,7 +332,12 @@ class MALADE:
                 key = self.ops.derive_key(stream.seed, stream.name, draw)
                 noise = {"key": key, "sample_index": index[part]}
                 purified, vjp = last_position_with_vjp(x[part], self.denoiser, self.chain, **noise)
-                result = self.classifier.loss_gradient_of(*self.classifier.forward(purified), y[part])
+                result = self.classifier.loss_gradient_of(
+                    *self.classifier.forward(purified),
+                    y[part],
+                    loss=loss,
+                    targets=None if targets is None else targets[part],
+                )
                 return result if mode == "bpda" else result._replace(gradient=vjp(result.gradient))
 
             draws = [of_draw(first_draw + i) for i in range(num_draws)]

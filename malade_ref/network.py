@@ -18,7 +18,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -47,13 +47,47 @@ MAX_ACTIVATION = 1_600_000
 LARGEST_ACTIVATION = 1 << 26
 
 
+# What an attack may ask the gradient of.
+LOSSES = ("ce", "margin", "dlr")
+
+
+def loss_ops(ops: ModuleType, loss: str) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """A loss of the logits and its vector-Jacobian product.
+
+    Parameters
+    ----------
+    ops : module
+        The backend.
+    loss : {"ce", "margin", "dlr"}
+        Cross entropy, `margin_loss` or `dlr_loss`.
+
+    Returns
+    -------
+    loss : callable
+        Of (logits, labels, targets); targets may be None, and for the cross entropy must be.
+    vjp : callable
+        Of (dloss, logits, labels, targets).
+
+    Raises
+    ------
+    InputError
+        If there is no such loss.
+    """
+    if check_choice("loss", loss, LOSSES) == "ce":
+        return (
+            lambda logits, labels, _: ops.softmax_cross_entropy(logits, labels),
+            lambda dloss, logits, labels, _: ops.softmax_cross_entropy_vjp(dloss, logits, labels),
+        )
+    return (ops.margin_loss, ops.margin_loss_vjp) if loss == "margin" else (ops.dlr_loss, ops.dlr_loss_vjp)
+
+
 class LossGradient(NamedTuple):
     """What one gradient evaluation of an attack gives.
 
     Attributes
     ----------
     loss : array of shape (n,)
-        Cross entropy of each sample, in nats.
+        Loss of each sample; the cross entropy in nats unless another one was asked for.
     logits : array of shape (n, k)
         Class scores.
     gradient : array of shape (n, c, h, w)
@@ -308,7 +342,9 @@ class Network:
         self.ops.check_labels("y", y, len(x), self.num_classes)
         return self.loss_and_gradient(x, y).gradient
 
-    def loss_and_gradient(self, x: Array, y: Array, **_: Any) -> LossGradient:
+    def loss_and_gradient(
+        self, x: Array, y: Array, *, loss: str = "ce", targets: Array | None = None, **_: Any
+    ) -> LossGradient:
         """Losses, logits and gradients, unchecked: what an attack needs at each iteration.
 
         Parameters
@@ -317,6 +353,10 @@ class Network:
             Images.
         y : array of shape (n,), integer
             Labels.
+        loss : {"ce", "margin", "dlr"}
+            Which loss, see `loss_ops`.
+        targets : array of shape (n,), integer, optional
+            The classes to reach, for a margin or a ratio of margins.
         **_
             What a stochastic model needs to be told (mode, draws, streams); without meaning here.
 
@@ -328,12 +368,15 @@ class Network:
 
         def of_slice(part: slice) -> LossGradient:
             logits, tape = self.forward(x[part])
-            return self.loss_gradient_of(logits, tape, y[part])
+            of_part = None if targets is None else targets[part]
+            return self.loss_gradient_of(logits, tape, y[part], loss=loss, targets=of_part)
 
         return join(self.ops, self.ops.map_slices(of_slice, len(x), slice_size=self.slice_size))
 
-    def loss_gradient_of(self, logits: Array, tape: list[Any], y: Array) -> LossGradient:
-        """Cross entropy and its gradient with respect to the input of a forward pass.
+    def loss_gradient_of(
+        self, logits: Array, tape: list[Any], y: Array, *, loss: str = "ce", targets: Array | None = None
+    ) -> LossGradient:
+        """Loss and its gradient with respect to the input of a forward pass.
 
         Parameters
         ----------
@@ -341,15 +384,17 @@ class Network:
             From `forward`.
         y : array of shape (n,), integer
             Labels.
+        loss, targets
+            As of `loss_and_gradient`.
 
         Returns
         -------
         LossGradient
             Of each sample.
         """
-        dlogits = self.ops.softmax_cross_entropy_vjp(self.ops.ones(y.shape, self.dtype), logits, y)
-        gradient, _ = self.backward(tape, dlogits)
-        return LossGradient(self.ops.softmax_cross_entropy(logits, y), logits, gradient)
+        value_of, vjp = loss_ops(self.ops, loss)
+        gradient, _ = self.backward(tape, vjp(self.ops.ones(y.shape, self.dtype), logits, y, targets))
+        return LossGradient(value_of(logits, y, targets), logits, gradient)
 
     # Variants.
 

@@ -42,11 +42,16 @@ STATISTICS = Tolerance(1e-5, 2e-14, False, "a variance is a difference of sums, 
 MIXTURE = Tolerance(1e-6, 4e-15, False, "whitened distances, exp and log; relative to sums over absolute values")
 
 TOLERANCES: dict[str, Tolerance] = {
-    **dict.fromkeys(("select", "better", "clip_pixels", "argmax", "relu", "random_words", "permutation"), EXACT),
+    **dict.fromkeys(("select", "better", "clip_pixels", "argmax", "other_classes"), EXACT),
+    **dict.fromkeys(("relu", "random_words", "permutation"), EXACT),
     **dict.fromkeys(("add_bias", "sign_step", "project_linf", "random_start_linf"), STEP),
+    **dict.fromkeys(("margin_loss", "apgd_step_linf", "ead_step", "fab_step", "interpolate"), STEP),
     **dict.fromkeys(("langevin_step", "linf_bounds", "distance_linf", "uniform"), STEP),
     **dict.fromkeys(("linear", "conv2d", "conv_transpose2d", "avg_pool2d", "squared_error"), SUM),
     **dict.fromkeys(("distance_l2", "normalised_step", "project_l2", "random_start_l2"), SUM),
+    **dict.fromkeys(("dlr_loss", "distance_l1", "momentum_step", "apgd_step_l2"), SUM),
+    **dict.fromkeys(("plane_step_linf", "plane_step_l2"), SUM),
+    **dict.fromkeys(("to_tanh_space", "from_tanh_space", "cw_gradient"), FUNCTION),
     "add_bias_vjp": SUM,
     **dict.fromkeys(("tanh", "log_softmax", "softmax_cross_entropy", "adam_step", "sgd_step"), FUNCTION),
     **dict.fromkeys(("batch_norm", "batch_norm_inference"), STATISTICS),

@@ -79,6 +79,36 @@ def random_start_linf(bounds_of: Any) -> Any:
     return start
 
 
+def apgd_step_linf(bounds_of: Any) -> Any:
+    """Body for a step along the sign and on along the last move, back within the bounds after each."""
+
+    @element
+    def step(
+        i: Any,
+        out: Any,
+        x: Any,
+        previous: Any,
+        gradient: Any,
+        centre: Any,
+        sizes: Any,
+        size: Any,
+        momentum: Any,
+        rest: Any,
+        eps: Any,
+    ) -> None:
+        lower, upper = bounds_of(centre[i], eps)
+        z = x[i]
+        if gradient[i] > ZERO:
+            z = z + sizes[i // size]
+        elif gradient[i] < ZERO:
+            z = z - sizes[i // size]
+        z = lower if z < lower else upper if z > upper else z
+        z = x[i] + momentum * (z - x[i]) + rest * (x[i] - previous[i])
+        out[i] = lower if z < lower else upper if z > upper else z
+
+    return step
+
+
 @element
 def select(i: Any, out: Any, condition: Any, new: Any, old: Any, size: Any) -> None:
     """Numbers of ``new`` for samples whose condition holds, of ``old`` for the others; ``size`` of them each."""
@@ -103,3 +133,4 @@ PIXEL_BOUNDS = {
 LINF_BOUNDS = {dtype: linf_bounds(bounds_of) for dtype, bounds_of in PIXEL_BOUNDS.items()}
 PROJECT_LINF = {dtype: project_linf(bounds_of) for dtype, bounds_of in PIXEL_BOUNDS.items()}
 RANDOM_START_LINF = {dtype: random_start_linf(bounds_of) for dtype, bounds_of in PIXEL_BOUNDS.items()}
+APGD_STEP_LINF = {dtype: apgd_step_linf(bounds_of) for dtype, bounds_of in PIXEL_BOUNDS.items()}

@@ -101,6 +101,83 @@ random_start_l2(const REAL* centre, const REAL* normal, const REAL* uniform, REA
   project(out + first, centre + first, out + first, size, limit, scale_to, partial);
 }
 
+// Auto-PGD: towards the gradient, back into the ball; on along the last move, and back again.
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
+apgd_step_l2(const REAL* x, const REAL* previous, const REAL* gradient, const REAL* centre, const REAL* step_size,
+             REAL* out, int size, double momentum, double limit, double scale_to) {
+  __shared__ double partial[WARPS];
+  const size_t first = size_t(blockIdx.x) * size;
+  x += first, previous += first, gradient += first, centre += first, out += first;
+  const Direction direction = direction_of(gradient, size, partial);
+  const double length = step_size[blockIdx.x];
+  for (int k = threadIdx.x; k < size; k += 32 * WARPS) out[k] = x[k] + REAL(length * direction(gradient[k]));
+  // Here and below each thread reads only what it has written itself.
+  project(out, centre, out, size, limit, scale_to, partial);
+  for (int k = threadIdx.x; k < size; k += 32 * WARPS)
+    out[k] = REAL(x[k] + momentum * (double(out[k]) - x[k]) + (1.0 - momentum) * (double(x[k]) - previous[k]));
+  project(out, centre, out, size, limit, scale_to, partial);
+}
+
+// momentum <- decay momentum + gradient / (sum of its absolute values); a gradient that is 0 or not finite adds nothing.
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
+momentum_step(const REAL* momentum, const REAL* gradient, REAL* out, int size, double decay) {
+  __shared__ double partial[WARPS];
+  const size_t first = size_t(blockIdx.x) * size;
+  const double norm = over_sample<Sum>(size, partial, [&](int k) { return fabs(double(gradient[first + k])); });
+  const bool usable = norm > 0.0 && norm <= LARGEST_DOUBLE;
+  for (int k = threadIdx.x; k < size; k += 32 * WARPS)
+    out[first + k] = REAL(decay * momentum[first + k] + (usable ? gradient[first + k] / norm : 0.0));
+}
+
+// Smallest move onto the plane value + normal.(x' - at) = 0 within [0, 1]. With c = value + normal.(x - at) all numbers
+// move against c normal, number k by min(t speed_k, room_k), its speed being 1, or |normal_k| if `euclidean`. The sum of
+// |normal_k| times the moves, a concave and piecewise linear function of t, is to be |c|: Newton's method from t = 0
+// stays below the solution and ends on its piece after at most `size` steps, mostly after a few.
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
+plane_step(const REAL* x, const REAL* at, const REAL* normal, const double* value, REAL* out, int size, int euclidean) {
+  __shared__ double partial[WARPS];
+  const size_t first = size_t(blockIdx.x) * size;
+  x += first, at += first, normal += first, out += first;
+  const double largest = over_sample<Largest>(size, partial, [&](int k) { return fabs(double(normal[k])); });
+  const double v = value[blockIdx.x];
+  const bool usable = largest > 0.0 && largest <= LARGEST_DOUBLE && fabs(v) <= LARGEST_DOUBLE;
+  if (!usable) {  // the same in all threads
+    for (int k = threadIdx.x; k < size; k += 32 * WARPS) out[k] = REAL(0);
+    return;
+  }
+  const double c = v / largest + over_sample<Sum>(size, partial, [&](int k) {
+                     return normal[k] / largest * (double(x[k]) - at[k]);
+                   });
+  const auto up = [&](int k) { return c > 0.0 ? normal[k] < REAL(0) : normal[k] > REAL(0); };
+  const auto room = [&](int k) { return up(k) ? 1.0 - x[k] : double(x[k]); };
+  const auto weight = [&](int k) { return fabs(normal[k] / largest); };
+  double t = 0.0;
+  for (int step = 0; step <= size; step++) {
+    const double sum = over_sample<Sum>(size, partial, [&](int k) {
+      return weight(k) * fmin(t * (euclidean ? weight(k) : 1.0), room(k));
+    });
+    const double slope = over_sample<Sum>(size, partial, [&](int k) {
+      const double speed = euclidean ? weight(k) : 1.0;
+      return t * speed < room(k) ? weight(k) * speed : 0.0;
+    });
+    const double next = slope > 0.0 ? t + (fabs(c) - sum) / slope : t;
+    if (!(next > t)) break;  // the same in all threads
+    t = next;
+  }
+  for (int k = threadIdx.x; k < size; k += 32 * WARPS) {
+    const double amount = fmin(t * (euclidean ? weight(k) : 1.0), room(k));
+    out[k] = normal[k] == REAL(0) || c == 0.0 ? REAL(0) : REAL(up(k) ? amount : -amount);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS)
+distance_l1(const REAL* x, const REAL* centre, double* out, int size) {
+  __shared__ double partial[WARPS];
+  const size_t first = size_t(blockIdx.x) * size;
+  const double sum = over_sample<Sum>(size, partial, [&](int k) { return fabs(double(x[first + k]) - centre[first + k]); });
+  if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
 distance_l2(const REAL* x, const REAL* centre, double* out, int size) {
   __shared__ double partial[WARPS];

@@ -25,7 +25,7 @@ from malade_ref.checks import check_float, check_number, check_same, check_shape
 
 from ..device import device
 from ..kernels import attack_steps as kernels
-from .layout import for_each_element, rows
+from .layout import for_each_element, for_each_of_samples, of_each_sample, rows
 
 REAL = {"float32": "float", "float64": "double"}
 THREADS = 128  # 32 * WARPS of rows.cuh
@@ -262,6 +262,140 @@ def distance_l2(x: Array, centre: Array) -> Array:
     return _number_of_each_sample("distance_l2", x, centre)
 
 
+def momentum_step(momentum: Array, gradient: Array, *, decay: float) -> Array:
+    r"""Momentum of MIM: :math:`\mu g + \nabla / ||\nabla||_1`.
+
+    Of an image whose gradient is 0 or not finite, the momentum decays only.
+
+    Parameters
+    ----------
+    momentum, gradient : array of shape (n, ...), one dtype
+        Momentum so far and gradient of the loss.
+    decay : float
+        :math:`\mu \ge 0`.
+
+    Returns
+    -------
+    array of the momentum's shape and dtype
+        New momentum.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or the decay is negative.
+
+    References
+    ----------
+    .. [1] Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, eq. (6).
+    """
+    check_float("momentum", momentum)
+    check_same("gradient", gradient, "momentum", momentum)
+    check_number("decay", decay, minimum=0)
+    return _for_each_sample("momentum_step", (momentum, gradient), (float(decay),))
+
+
+def apgd_step_linf(
+    x: Array, previous: Array, gradient: Array, centre: Array, step_size: Array, *, eps: float, momentum: float
+) -> Array:
+    """Step of Auto-PGD in the maximum norm: towards the gradient and on along the last move, back into the ball.
+
+    With P the projection onto the ball and [0, 1], z = P(x + step_size sign(gradient)) and the result is
+    P(x + momentum (z - x) + (1 - momentum) (x - previous)).
+
+    Parameters
+    ----------
+    x, previous, gradient, centre : array of shape (n, ...), one dtype
+        Position, the one before, gradient of the loss, and clean image; the centre lies in [0, 1].
+    step_size : array of shape (n,), float
+        Length of each image's step, in pixel units.
+    eps : float
+        Half side of the cube, in pixel units, >= 0.
+    momentum : float
+        Share of the step, in [0, 1]; the rest goes to the last move.
+
+    Returns
+    -------
+    array of x's shape and dtype
+        New position, in the ball as `project_linf` understands it.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or a setting is out of range.
+
+    References
+    ----------
+    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+       attacks", ICML 2020, Algorithm 1.
+    """
+    _check_apgd(x, previous, gradient, centre, step_size, eps, momentum)
+    body = kernels.APGD_STEP_LINF[str(x.dtype)]
+    real = x.dtype.type
+    numbers = (real(momentum), real(1 - momentum), np.float64(eps))
+    return for_each_of_samples(body, (x, previous, gradient, centre), (step_size,), *numbers)
+
+
+def apgd_step_l2(
+    x: Array, previous: Array, gradient: Array, centre: Array, step_size: Array, *, eps: float, momentum: float
+) -> Array:
+    """Step of Auto-PGD in the Euclidean norm: towards the gradient and on along the last move, back into the ball.
+
+    With P the projection onto the ball and [0, 1], z = P(x + step_size gradient / ||gradient||) and the result is
+    P(x + momentum (z - x) + (1 - momentum) (x - previous)).
+
+    Parameters
+    ----------
+    x, previous, gradient, centre : array of shape (n, ...), one dtype
+        Position, the one before, gradient of the loss, and clean image; the centre lies in [0, 1].
+    step_size : array of shape (n,), float
+        Length of each image's step, in pixel units.
+    eps : float
+        Radius of the ball, in pixel units, >= 0.
+    momentum : float
+        Share of the step, in [0, 1]; the rest goes to the last move.
+
+    Returns
+    -------
+    array of x's shape and dtype
+        New position, in the ball as `project_l2` understands it.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or a setting is out of range.
+
+    References
+    ----------
+    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+       attacks", ICML 2020, Algorithm 1.
+    """
+    _check_apgd(x, previous, gradient, centre, step_size, eps, momentum)
+    numbers = (float(momentum), *_radii(x, eps))
+    return _for_each_sample("apgd_step_l2", (x, previous, gradient, centre), numbers, of_each_sample(step_size, x))
+
+
+def distance_l1(x: Array, centre: Array) -> Array:
+    """Sum of absolute differences of each image.
+
+    Parameters
+    ----------
+    x, centre : array of shape (n, ...), one dtype
+        What is compared.
+
+    Returns
+    -------
+    array of shape (n,), float64
+        Distances, in pixel units.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("centre", centre, "x", x)
+    return _number_of_each_sample("distance_l1", x, centre)
+
+
 def select(condition: Array, new: Array, old: Array) -> Array:
     """Rows of ``new`` where the condition holds, rows of ``old`` elsewhere.
 
@@ -320,7 +454,18 @@ def _radii(x: Array, eps: float) -> tuple[float, float]:
     return limit, max(limit - rounding, 0.0)
 
 
-def _for_each_sample(kernel: str, arrays: tuple[Array, Array], numbers: tuple[float, ...], *of_samples: Array) -> Array:
+def _check_apgd(
+    x: Array, previous: Array, gradient: Array, centre: Array, step_size: Array, eps: float, momentum: float
+) -> None:
+    check_float("x", x)
+    for name, array in (("previous", previous), ("gradient", gradient), ("centre", centre)):
+        check_same(name, array, "x", x)
+    check_shape("step_size", step_size, x.shape[:1])
+    check_number("eps", eps, minimum=0)
+    check_number("momentum", momentum, minimum=0, maximum=1)
+
+
+def _for_each_sample(kernel: str, arrays: tuple[Array, ...], numbers: tuple[float, ...], *of_samples: Array) -> Array:
     """Launch a kernel of rows.cuh that makes an array like its first one."""
     inputs = rows(*arrays)
     result, out = inputs.empty(arrays[0].dtype)

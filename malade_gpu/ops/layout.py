@@ -110,6 +110,57 @@ def for_each_of_channels(body: Any, arrays: tuple[Any, ...], values: tuple[Any, 
     return result
 
 
+def of_each_sample(values: Any, x: Any) -> Any:
+    """Numbers of the samples as a kernel takes them.
+
+    Parameters
+    ----------
+    values : array of shape (n,)
+        One number a sample.
+    x : array
+        Whose dtype they get.
+
+    Returns
+    -------
+    array of shape (n,)
+        Contiguous.
+    """
+    return device().xp.ascontiguousarray(values.astype(x.dtype, copy=False))
+
+
+def for_each_of_samples(
+    body: Any, arrays: tuple[Any, ...], values: tuple[Any, ...], *numbers: Any, dtypes: tuple[Any, ...] = ()
+) -> Any:
+    """New arrays, element by element, with numbers of the element's sample.
+
+    Parameters
+    ----------
+    body : function decorated with `elements.element`
+        Called with (i, outputs, inputs, values, size, numbers): element i is of sample i // size.
+    arrays : tuple of arrays of one shape (n, ...)
+        Inputs.
+    values : tuple of arrays of shape (n,)
+        What is known of each sample; converted to the first input's dtype.
+    *numbers : NumPy scalars
+        What else the body takes.
+    dtypes : tuple of dtype
+        Of the outputs; by default there is one, of the first input's dtype.
+
+    Returns
+    -------
+    array, or tuple of arrays if ``dtypes`` has several
+        Outputs, in the first input's shape and memory order.
+    """
+    inputs = rows(*arrays)
+    outputs = [inputs.empty(dtype) for dtype in dtypes or (arrays[0].dtype,)]
+    flat = [array.reshape(-1) for array in (*(out for _, out in outputs), *inputs.arrays)]
+    size = np.int64(max(1, outputs[0][1].shape[1]))
+    of_samples = [of_each_sample(value, arrays[0]) for value in values]
+    device().for_elements(body, arrays[0].size, *flat, *of_samples, size, *numbers)
+    results = tuple(whole for whole, _ in outputs)
+    return results if len(results) > 1 else results[0]
+
+
 def channels_last(x: Any) -> Any:
     """Images with the channels innermost.
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from malade_ref.arrays import Array
-from malade_ref.checks import check_float, check_integer, check_ndim, check_same, check_shape
+from malade_ref.checks import InputError, check_float, check_integer, check_ndim, check_same, check_shape
 
 from ..device import device
 from ..kernels import layers as kernels
+from ..kernels import losses as bodies
 from .layout import rows
 
 REAL = {"float32": "float", "float64": "double"}
@@ -94,6 +95,152 @@ def softmax_cross_entropy_vjp(dloss: Array, logits: Array, labels: Array) -> Arr
     return dlogits
 
 
+def margin_loss(logits: Array, labels: Array, targets: Array | None = None) -> Array:
+    """Lead of another class over the true one: ``z_t - z_y``, positive where the classifier is wrong.
+
+    Parameters
+    ----------
+    logits : array of shape (n, k), float32 or float64
+        Class scores, k >= 2.
+    labels : array of shape (n,), integer
+        True classes y in 0..k-1.
+    targets : array of shape (n,), integer, optional
+        The other classes t, each unlike its label; by default the one with the largest score, in a tie the first.
+
+    Returns
+    -------
+    array of shape (n,), same dtype
+        Differences of scores.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit or there are too few classes.
+
+    References
+    ----------
+    .. [1] Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017, f_6.
+    """
+    _check_targets(logits, labels, targets, least=2)
+    return _loss_of_samples(bodies.margin_loss, logits, labels, targets)
+
+
+def margin_loss_vjp(dloss: Array, logits: Array, labels: Array, targets: Array | None = None) -> Array:
+    """Vector-Jacobian product of `margin_loss`: dloss at the other class, -dloss at the true one.
+
+    Parameters
+    ----------
+    dloss : array of shape (n,)
+        Gradient with respect to the losses.
+    logits, labels, targets
+        As given to `margin_loss`.
+
+    Returns
+    -------
+    array of shape (n, k)
+        Gradient with respect to the logits.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit or there are too few classes.
+    """
+    _check_targets(logits, labels, targets, least=2)
+    check_shape("dloss", dloss, labels.shape)
+    return _dlogits_of_samples(bodies.margin_loss_vjp, dloss, logits, labels, targets)
+
+
+def dlr_loss(logits: Array, labels: Array, targets: Array | None = None) -> Array:
+    r"""Difference of logits ratio: the margin, divided by a spread of the scores.
+
+    With :math:`z_{(1)} \ge z_{(2)} \ge \dots` the scores in order,
+
+        without targets  -(z_y - max_{i != y} z_i) / (z_(1) - z_(3) + 1e-12),
+        with targets     -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12).
+
+    It does not change when the scores are shifted or scaled, so a saturated classifier has a gradient still.
+
+    Parameters
+    ----------
+    logits : array of shape (n, k), float32 or float64
+        Class scores; k >= 3, with targets k >= 4.
+    labels : array of shape (n,), integer
+        True classes y in 0..k-1.
+    targets : array of shape (n,), integer, optional
+        The other classes t, each unlike its label.
+
+    Returns
+    -------
+    array of shape (n,), same dtype
+        Losses, dimensionless.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit or there are too few classes.
+
+    References
+    ----------
+    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+       attacks", ICML 2020, eq. (6) and (7).
+    """
+    _check_targets(logits, labels, targets, least=3 if targets is None else 4)
+    return _loss_of_samples(bodies.DLR_LOSS[str(logits.dtype)], logits, labels, targets)
+
+
+def dlr_loss_vjp(dloss: Array, logits: Array, labels: Array, targets: Array | None = None) -> Array:
+    """Vector-Jacobian product of `dlr_loss`; the order of the scores is taken as given.
+
+    Parameters
+    ----------
+    dloss : array of shape (n,)
+        Gradient with respect to the losses.
+    logits, labels, targets
+        As given to `dlr_loss`.
+
+    Returns
+    -------
+    array of shape (n, k)
+        Gradient with respect to the logits.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit or there are too few classes.
+    """
+    _check_targets(logits, labels, targets, least=3 if targets is None else 4)
+    check_shape("dloss", dloss, labels.shape)
+    return _dlogits_of_samples(bodies.DLR_LOSS_VJP[str(logits.dtype)], dloss, logits, labels, targets)
+
+
+def other_classes(logits: Array, labels: Array) -> Array:
+    """All classes but the true one, by falling score.
+
+    Parameters
+    ----------
+    logits : array of shape (n, k), float32 or float64
+        Class scores.
+    labels : array of shape (n,), integer
+        True classes in 0..k-1.
+
+    Returns
+    -------
+    array of shape (n, k - 1), int64
+        Classes; in a tie the smaller number first, scores that are not a number last.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit.
+    """
+    _check_labels(logits, labels)
+    n, k = logits.shape
+    classes = device().empty((n, k - 1), "int64")
+    scores, labels = _contiguous(logits), _contiguous(labels, "int64")
+    device().for_elements(bodies.other_classes, n * k, classes.reshape(-1), scores.reshape(-1), labels, np.int64(k))
+    return classes
+
+
 def squared_error(output: Array, target: Array) -> Array:
     """Sum over pixels of squared differences.
 
@@ -164,6 +311,40 @@ def _check_labels(logits: Array, labels: Array) -> None:
     check_ndim("labels", labels, 1, "(n,)")
     check_shape("labels", labels, logits.shape[:1])
     check_integer("labels", labels)
+
+
+def _check_targets(logits: Array, labels: Array, targets: Array | None, *, least: int) -> None:
+    _check_labels(logits, labels)
+    if targets is not None:
+        check_shape("targets", targets, labels.shape)
+        check_integer("targets", targets)
+    if logits.shape[1] < least:
+        raise InputError(
+            f"logits: this loss needs at least {least} classes, got {logits.shape[1]}; choose another loss"
+        )
+
+
+def _loss_of_samples(body: Any, logits: Array, labels: Array, targets: Array | None) -> Array:
+    """A number of each sample, one thread a sample."""
+    loss = device().empty(labels.shape, logits.dtype)
+    device().for_elements(body, len(labels), loss, *_scores_and_classes(logits, labels, targets))
+    return loss
+
+
+def _dlogits_of_samples(body: Any, dloss: Array, logits: Array, labels: Array, targets: Array | None) -> Array:
+    """A row of numbers of each sample, one thread a sample."""
+    dlogits = device().empty(logits.shape, logits.dtype)
+    slopes = _contiguous(dloss, logits.dtype)
+    arguments = (dlogits.reshape(-1), slopes, *_scores_and_classes(logits, labels, targets))
+    device().for_elements(body, len(labels), *arguments)
+    return dlogits
+
+
+def _scores_and_classes(logits: Array, labels: Array, targets: Array | None) -> tuple[Any, ...]:
+    """Scores, labels, targets, whether there are targets, and the number of classes, as bodies take them."""
+    labels = _contiguous(labels, "int64")
+    others = labels if targets is None else _contiguous(targets, "int64")
+    return _contiguous(logits).reshape(-1), labels, others, np.int64(targets is not None), np.int64(logits.shape[1])
 
 
 def _contiguous(array: Array, dtype: Any = None) -> Array:

@@ -1,14 +1,20 @@
 """Attacks: plain functions from a model, images and true labels to an `AttackResult`.
 
 All share one semantics. Success is against the true label; an image that is wrong to begin with counts as a success
-at distance 0 and is returned as it is; every result lies in its ball and in [0, 1] exactly; samples never mix, so
+at distance 0 and is returned as it is; every result lies in its ball (of attacks that have one) and in [0, 1] exactly;
+an attack that looks for the nearest wrong image and finds none returns the clean one; samples never mix, so
 ``f(x)[i]`` is ``f(x[i:i+1], sample_index=[i])``. An attacker has random numbers of its own and never sees the
 defender's.
 """
 
+from .apgd import apgd
 from .expectation import bpda, bpda_eot, eot
+from .fab import fab
 from .gradient import Ascent, Ball, ascent, fgm, fgsm, pgd
+from .mim import mim
 from .oracle import AttackResult, Model, Oracle, Verdict
+from .penalty import cw, ead
+from .reconstruction import r_pgd
 from .transfer import transfer
 
 __all__ = [
@@ -18,12 +24,18 @@ __all__ = [
     "Model",
     "Oracle",
     "Verdict",
+    "apgd",
     "ascent",
     "bpda",
     "bpda_eot",
+    "cw",
+    "ead",
     "eot",
+    "fab",
     "fgm",
     "fgsm",
+    "mim",
     "pgd",
+    "r_pgd",
     "transfer",
 ]

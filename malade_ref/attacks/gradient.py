@@ -25,7 +25,8 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from types import ModuleType
 from typing import NamedTuple
 
@@ -108,9 +109,37 @@ class Ball:
             return ops.project_linf(ops.sign_step(x, gradient, step_size=step_size), self.centre, eps=self.eps)
         return ops.project_l2(ops.normalised_step(x, gradient, step_size=step_size), self.centre, eps=self.eps)
 
+    def apgd_step(self, x: Array, previous: Array, gradient: Array, step_size: Array, *, momentum: float) -> Array:
+        """Make a step of Auto-PGD, back into the ball, and clip to [0, 1].
+
+        Parameters
+        ----------
+        x, previous, gradient : array of the centre's shape and dtype
+            Position, the one before, and gradient of the loss.
+        step_size : array of shape (n,)
+            Length of each image's step in this norm, in pixel units.
+        momentum : float
+            Share of the step, in [0, 1]; the rest goes to the last move.
+
+        Returns
+        -------
+        array of the centre's shape and dtype
+            New position.
+        """
+        step = self.ops.apgd_step_linf if self.norm == "linf" else self.ops.apgd_step_l2
+        return step(x, previous, gradient, self.centre, step_size, eps=self.eps, momentum=momentum)
+
     def distance(self, x: Array) -> Array:
         """Distance of each image from its centre, (n,) float64."""
         return self.ops.distance_linf(x, self.centre) if self.norm == "linf" else self.ops.distance_l2(x, self.centre)
+
+    def length(self, move: Array) -> Array:
+        """Length of each image of a difference, (n,) float64."""
+        return self.ops.distance_linf(move, 0 * move) if self.norm == "linf" else self.ops.distance_l2(move, 0 * move)
+
+    def dual_length(self, slope: Array) -> Array:
+        """Norm of each image's gradient that goes with this one, (n,) float64: what a move of length 1 can gain."""
+        return self.ops.distance_l1(slope, 0 * slope) if self.norm == "linf" else self.ops.distance_l2(slope, 0 * slope)
 
 
 def pgd(
@@ -218,31 +247,15 @@ def pgd(
         seed=seed,
         sample_index=sample_index,
     )
-    ops = model.ops
-    ball = Ball(ops, x, eps=eps, norm=norm)
+    ball = Ball(model.ops, x, eps=eps, norm=norm)
     check_number("step_size", step_size, minimum=0)
     check_count("num_steps", num_steps)
     check_count("num_restarts", num_restarts)
-
-    keep = costlier if model.stochastic else stronger
-    clean, always_wrong = oracle.judge(x)
-    best = clean
-    for restart in range(num_restarts):
-        start = x
-        if random_start:
-            start = ball.start(key=ops.derive_key(seed, START, restart), sample_index=oracle.sample_index)
-        iterates = _iterates(oracle, ball, start, step_size=step_size, num_steps=num_steps)
-        if record is not None:
-            iterates = _recorded(iterates, record, restart * (num_steps + 1))
-        found = next(iterates)
-        for iterate in iterates:
-            found = keep(ops, iterate, found)
-        if model.stochastic:
-            # With few draws the best of many losses is best by luck; the last iterate has gone the whole way.
-            found = stronger(ops, oracle.judge(iterate.x)[0], oracle.judge(found.x)[0])
-        best = stronger(ops, found, best)
-    best = select(ops, always_wrong, clean, best)
-    return oracle.result(best, ball.distance(best.x))
+    runs = (
+        _iterates(oracle, ball, start, step_size=step_size, num_steps=num_steps)
+        for start in starts(oracle, ball, num_restarts=num_restarts, random_start=random_start)
+    )
+    return best_of_runs(oracle, ball, runs, record=record)
 
 
 def fgsm(
@@ -434,7 +447,76 @@ def _iterates(oracle: Oracle, ball: Ball, x_t: Array, *, step_size: float, num_s
     yield oracle.query(x_t)
 
 
-def _recorded(iterates: Iterator[Verdict], record: Record, first: int) -> Iterator[Verdict]:
-    for number, iterate in enumerate(iterates, first):
-        record(number, iterate.loss)
-        yield iterate
+# What iterative attacks in a ball share.
+
+
+def starts(oracle: Oracle, ball: Ball, *, num_restarts: int, random_start: bool) -> Iterator[Array]:
+    """Give the starting points of the restarts.
+
+    Parameters
+    ----------
+    oracle : Oracle
+        Whose seed and sample numbers are taken.
+    ball : Ball
+        Where to start.
+    num_restarts : int
+        How many.
+    random_start : bool
+        Whether at random points, or at the clean images.
+
+    Yields
+    ------
+    array of shape (n, c, h, w)
+        Starting points of all images.
+    """
+    for restart in range(num_restarts):
+        key = oracle.ops.derive_key(oracle.seed, START, restart)
+        yield ball.start(key=key, sample_index=oracle.sample_index) if random_start else ball.centre
+
+
+def best_of_runs(
+    oracle: Oracle,
+    ball: Ball,
+    runs: Iterable[Iterator[Verdict]],
+    *,
+    loss: str = "ce",
+    record: Record | None = None,
+) -> AttackResult:
+    """Keep the best iterate of each run, sample by sample, and the best run.
+
+    Parameters
+    ----------
+    oracle : Oracle
+        The model, and the count of what it was asked.
+    ball : Ball
+        With the clean images as its centre.
+    runs : iterable of iterators of Verdict
+        For each run its iterates.
+    loss : str
+        What the verdicts' losses are. What was found by another loss than the cross entropy is judged anew.
+    record : callable, optional
+        As in `pgd`.
+
+    Returns
+    -------
+    AttackResult
+        The best.
+    """
+    ops, stochastic = oracle.ops, oracle.model.stochastic
+    keep = costlier if stochastic else stronger
+    clean, always_wrong = oracle.judge(ball.centre)
+    best, evaluations = clean, count()
+    for iterates in runs:
+        found = best
+        for number, iterate in enumerate(iterates):
+            if record is not None:
+                record(next(evaluations), iterate.loss)
+            found = keep(ops, iterate, found) if number else iterate
+        if stochastic:
+            # With few draws the best of many losses is best by luck; the last iterate has gone the whole way.
+            found = stronger(ops, oracle.judge(iterate.x)[0], oracle.judge(found.x)[0])
+        elif loss != "ce":
+            found = oracle.judge(found.x)[0]
+        best = stronger(ops, found, best)
+    best = select(ops, always_wrong, clean, best)
+    return oracle.result(best, ball.distance(best.x))

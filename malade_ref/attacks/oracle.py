@@ -28,7 +28,7 @@ from ..arrays import Array
 from ..checks import InputError, check_choice, check_count, check_integer, check_ndim, check_shape
 from ..defence import MODES
 from ..layers import Shape
-from ..network import LossGradient
+from ..network import LossGradient, loss_ops
 from ..sampling import Stream
 
 SEARCH, JUDGE, START = "attack-search", "attack-judge", "attack-start"
@@ -103,7 +103,8 @@ class Verdict(NamedTuple):
     success : array of shape (n,), bool
         Whether the mean logits are wrong.
     loss : array of shape (n,)
-        Mean cross entropy, in nats.
+        Mean over draws of the loss that was asked for; the cross entropy, in nats, of what is reported. Attacks that
+        look for the nearest wrong image put minus the distance here while they search, so that `stronger` keeps it.
     """
 
     x: Array
@@ -175,13 +176,17 @@ class Oracle:
         self.num_gradients = 0
         self._next_draw = 0
 
-    def gradient(self, x: Array) -> tuple[Verdict, Array]:
+    def gradient(self, x: Array, *, loss: str = "ce", targets: Array | None = None) -> tuple[Verdict, Array]:
         """Judge images on the next draws of the search, with the gradient of the mean loss.
 
         Parameters
         ----------
         x : array of shape (n, c, h, w)
             Images.
+        loss : {"ce", "margin", "dlr"}
+            Which loss, see `network.loss_ops`; the verdict's is this one.
+        targets : array of shape (n,), integer, optional
+            The classes to reach.
 
         Returns
         -------
@@ -193,6 +198,8 @@ class Oracle:
         result = self.model.loss_and_gradient(
             x,
             self.y,
+            loss=loss,
+            targets=targets,
             mode=self.mode,
             num_draws=self.num_draws,
             first_draw=self._search_draws(),
@@ -203,8 +210,25 @@ class Oracle:
         self.num_gradients += self.num_draws
         return Verdict(x, self.ops.argmax(result.logits) != self.y, result.loss), result.gradient
 
-    def query(self, x: Array) -> Verdict:
+    def query(self, x: Array, *, loss: str = "ce", targets: Array | None = None) -> Verdict:
         """Judge images on the next draws of the search.
+
+        Parameters
+        ----------
+        x : array of shape (n, c, h, w)
+            Images.
+        loss, targets
+            As of `gradient`.
+
+        Returns
+        -------
+        Verdict
+            Of these draws.
+        """
+        return self._ask(x, SEARCH, self._search_draws(), self.num_draws, loss, targets)[0]
+
+    def other_classes(self, x: Array) -> Array:
+        """Rank the classes but the true one, on the next draws of the search.
 
         Parameters
         ----------
@@ -213,10 +237,13 @@ class Oracle:
 
         Returns
         -------
-        Verdict
-            Of these draws.
+        array of shape (n, k - 1), int64
+            Classes by falling mean logits.
         """
-        return self._ask(x, SEARCH, self._search_draws(), self.num_draws)[0]
+        first = self._search_draws()
+        logits = [self._logits(x, SEARCH, first + number) for number in range(self.num_draws)]
+        self.num_queries += self.num_draws
+        return self.ops.other_classes(sum(logits[1:], logits[0]), self.y)
 
     def judge(self, x: Array) -> tuple[Verdict, Array]:
         """Judge images on the judging draws, the same at every call.
@@ -235,13 +262,22 @@ class Oracle:
         """
         return self._ask(x, JUDGE, 0, self.num_judge_draws)
 
-    def _ask(self, x: Array, stream_name: str, first_draw: int, num_draws: int) -> tuple[Verdict, Array]:
+    def _ask(
+        self,
+        x: Array,
+        stream_name: str,
+        first_draw: int,
+        num_draws: int,
+        loss_name: str = "ce",
+        targets: Array | None = None,
+    ) -> tuple[Verdict, Array]:
         ops, y = self.ops, self.y
+        loss_of, _ = loss_ops(ops, loss_name)
         logits = [self._logits(x, stream_name, first_draw + number) for number in range(num_draws)]
-        loss = ops.softmax_cross_entropy(logits[0], y)
+        loss = loss_of(logits[0], y, targets)
         always = ops.argmax(logits[0]) != y
         for of_draw in logits[1:]:
-            loss = loss + ops.softmax_cross_entropy(of_draw, y)
+            loss = loss + loss_of(of_draw, y, targets)
             always = always & (ops.argmax(of_draw) != y)
         mean_logits = sum(logits[1:], logits[0]) / num_draws
         self.num_queries += num_draws

@@ -22,6 +22,8 @@ CLEAN = "clean"
 BUILDERS: dict[str, Callable[..., Network]] = {"classifier": cnn, "denoiser": sdae}
 PRESETS = ("paper", "small")
 
+# Norms of attacks that have no such setting.
+_NORMS = {"fgm": "l2", "cw": "l2", "ead": "l1"}
 # Parameters of an attack that the experiment sets itself.
 _GIVEN = ("seed", "sample_index")
 
@@ -90,7 +92,7 @@ class Method:
     @property
     def norm(self) -> str:
         """Norm of the attack's ball."""
-        return str(self.resolved().get("norm", "l2" if self.method == "fgm" else "linf"))
+        return str(self.resolved().get("norm", _NORMS.get(self.method, "linf")))
 
 
 @dataclass(frozen=True, kw_only=True)

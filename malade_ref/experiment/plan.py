@@ -109,7 +109,10 @@ def _training(experiment: Experiment, model: Model) -> float:
 def _evaluations(method: Method) -> float:
     """Gradients that an attack needs for an image."""
     settings = method.resolved()
-    return float((settings.get("num_steps", 1) + 1) * settings.get("num_restarts", 1) * settings.get("num_draws", 1))
+    runs = (
+        settings.get("num_restarts", 1) * settings.get("num_search_steps", 1) * max(1, settings.get("num_targets", 1))
+    )
+    return float((settings.get("num_steps", 1) + 1) * runs * settings.get("num_draws", 1))
 
 
 def _parts(experiment: Experiment, defence: Defence) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

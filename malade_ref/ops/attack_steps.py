@@ -269,6 +269,144 @@ def distance_l2(x: Floats, centre: Floats) -> Floats:
     return _norms(x.astype(np.float64) - centre).reshape(len(x))
 
 
+def momentum_step(momentum: Floats, gradient: Floats, *, decay: float) -> Floats:
+    r"""Momentum of MIM: :math:`\mu g + \nabla / ||\nabla||_1`.
+
+    Of an image whose gradient is 0 or not finite, the momentum decays only.
+
+    Parameters
+    ----------
+    momentum, gradient : ndarray of shape (n, ...), one dtype
+        Momentum so far and gradient of the loss.
+    decay : float
+        :math:`\mu \ge 0`.
+
+    Returns
+    -------
+    ndarray of the momentum's shape and dtype
+        New momentum.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or the decay is negative.
+
+    References
+    ----------
+    .. [1] Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, eq. (6).
+    """
+    check_float("momentum", momentum)
+    check_same("gradient", gradient, "momentum", momentum)
+    check_number("decay", decay, minimum=0)
+    exact = gradient.astype(np.float64)
+    usable = np.isfinite(exact).all(axis=_rest(exact), keepdims=True)
+    exact = np.where(usable, exact, 0)
+    norm = np.abs(exact).sum(axis=_rest(exact), keepdims=True)
+    share = exact / np.where(norm > 0, norm, 1)
+    return np.asarray(momentum.dtype.type(decay) * momentum + share.astype(momentum.dtype))
+
+
+def apgd_step_linf(
+    x: Floats, previous: Floats, gradient: Floats, centre: Floats, step_size: Floats, *, eps: float, momentum: float
+) -> Floats:
+    """Step of Auto-PGD in the maximum norm: towards the gradient and on along the last move, back into the ball.
+
+    With P the projection onto the ball and [0, 1], z = P(x + step_size sign(gradient)) and the result is
+    P(x + momentum (z - x) + (1 - momentum) (x - previous)).
+
+    Parameters
+    ----------
+    x, previous, gradient, centre : ndarray of shape (n, ...), one dtype
+        Position, the one before, gradient of the loss, and clean image; the centre lies in [0, 1].
+    step_size : ndarray of shape (n,), float
+        Length of each image's step, in pixel units.
+    eps : float
+        Half side of the cube, in pixel units, >= 0.
+    momentum : float
+        Share of the step, in [0, 1]; the rest goes to the last move.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        New position, in the ball as `project_linf` understands it.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or a setting is out of range.
+
+    References
+    ----------
+    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+       attacks", ICML 2020, Algorithm 1.
+    """
+    _check_apgd(x, previous, gradient, centre, step_size, eps, momentum)
+    sign = np.subtract(gradient > 0, gradient < 0, dtype=x.dtype)
+    z = project_linf(x + _of_samples(step_size, x) * sign, centre, eps=eps)
+    return project_linf(_with_momentum(x, z, previous, momentum), centre, eps=eps)
+
+
+def apgd_step_l2(
+    x: Floats, previous: Floats, gradient: Floats, centre: Floats, step_size: Floats, *, eps: float, momentum: float
+) -> Floats:
+    """Step of Auto-PGD in the Euclidean norm: towards the gradient and on along the last move, back into the ball.
+
+    With P the projection onto the ball and [0, 1], z = P(x + step_size gradient / ||gradient||) and the result is
+    P(x + momentum (z - x) + (1 - momentum) (x - previous)).
+
+    Parameters
+    ----------
+    x, previous, gradient, centre : ndarray of shape (n, ...), one dtype
+        Position, the one before, gradient of the loss, and clean image; the centre lies in [0, 1].
+    step_size : ndarray of shape (n,), float
+        Length of each image's step, in pixel units.
+    eps : float
+        Radius of the ball, in pixel units, >= 0.
+    momentum : float
+        Share of the step, in [0, 1]; the rest goes to the last move.
+
+    Returns
+    -------
+    ndarray of x's shape and dtype
+        New position, in the ball as `project_l2` understands it.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ or a setting is out of range.
+
+    References
+    ----------
+    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+       attacks", ICML 2020, Algorithm 1.
+    """
+    _check_apgd(x, previous, gradient, centre, step_size, eps, momentum)
+    z = project_l2(x + _of_samples(step_size, x) * _unit(gradient), centre, eps=eps)
+    return project_l2(_with_momentum(x, z, previous, momentum), centre, eps=eps)
+
+
+def distance_l1(x: Floats, centre: Floats) -> Floats:
+    """Sum of absolute differences of each image.
+
+    Parameters
+    ----------
+    x, centre : ndarray of shape (n, ...), one dtype
+        What is compared.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        Distances, in pixel units.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes differ.
+    """
+    check_same("centre", centre, "x", x)
+    return np.asarray(np.abs(x.astype(np.float64) - centre).sum(axis=_rest(x)))
+
+
 def select(condition: NDArray[np.bool_], new: Floats, old: Floats) -> Floats:
     """Rows of ``new`` where the condition holds, rows of ``old`` elsewhere.
 
@@ -313,6 +451,33 @@ def better(
     """
     larger = (loss > best_loss) | np.isnan(best_loss)
     return np.asarray(np.where(success == best_success, larger, success) & ~np.isnan(loss))
+
+
+def _check_apgd(
+    x: Floats, previous: Floats, gradient: Floats, centre: Floats, step_size: Floats, eps: float, momentum: float
+) -> None:
+    check_float("x", x)
+    for name, array in (("previous", previous), ("gradient", gradient), ("centre", centre)):
+        check_same(name, array, "x", x)
+    check_shape("step_size", step_size, x.shape[:1])
+    check_number("eps", eps, minimum=0)
+    check_number("momentum", momentum, minimum=0, maximum=1)
+
+
+def _with_momentum(x: Floats, z: Floats, previous: Floats, momentum: float) -> Floats:
+    """Towards z, and on along the last move."""
+    real = x.dtype.type
+    return np.asarray(x + real(momentum) * (z - x) + real(1 - momentum) * (x - previous))
+
+
+def _of_samples(values: Floats, x: Floats) -> Floats:
+    """One number a sample, in x's dtype, shaped to go with x."""
+    return values.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _rest(x: Floats) -> tuple[int, ...]:
+    """All axes but that of the samples."""
+    return tuple(range(1, x.ndim))
 
 
 def _unit(x: Floats) -> Floats:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import check_float, check_integer, check_ndim, check_same, check_shape
+from ..checks import InputError, check_float, check_integer, check_ndim, check_same, check_shape
 
 Floats = NDArray[Any]
 
@@ -94,6 +94,179 @@ def softmax_cross_entropy_vjp(dloss: Floats, logits: Floats, labels: NDArray[np.
     return np.asarray(p * dloss[:, None].astype(p.dtype, copy=False))
 
 
+def margin_loss(
+    logits: Floats, labels: NDArray[np.integer[Any]], targets: NDArray[np.integer[Any]] | None = None
+) -> Floats:
+    """Lead of another class over the true one: ``z_t - z_y``, positive where the classifier is wrong.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n, k), float32 or float64
+        Class scores, k >= 2.
+    labels : ndarray of shape (n,), integer
+        True classes y in 0..k-1.
+    targets : ndarray of shape (n,), integer, optional
+        The other classes t, each unlike its label; by default the one with the largest score, in a tie the first.
+
+    Returns
+    -------
+    ndarray of shape (n,), same dtype
+        Differences of scores.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit or there are too few classes.
+
+    References
+    ----------
+    .. [1] Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017, f_6.
+    """
+    _check_targets(logits, labels, targets, least=2)
+    rows = np.arange(len(labels))
+    rivals = _rivals(logits, labels) if targets is None else targets
+    return np.asarray(logits[rows, rivals] - logits[rows, labels])
+
+
+def margin_loss_vjp(
+    dloss: Floats,
+    logits: Floats,
+    labels: NDArray[np.integer[Any]],
+    targets: NDArray[np.integer[Any]] | None = None,
+) -> Floats:
+    """Vector-Jacobian product of `margin_loss`: dloss at the other class, -dloss at the true one.
+
+    Parameters
+    ----------
+    dloss : ndarray of shape (n,)
+        Gradient with respect to the losses.
+    logits, labels, targets
+        As given to `margin_loss`.
+
+    Returns
+    -------
+    ndarray of shape (n, k)
+        Gradient with respect to the logits.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit or there are too few classes.
+    """
+    _check_targets(logits, labels, targets, least=2)
+    check_shape("dloss", dloss, labels.shape)
+    rows = np.arange(len(labels))
+    rivals = _rivals(logits, labels) if targets is None else targets
+    dlogits = np.zeros_like(logits)
+    dlogits[rows, rivals] = dloss
+    dlogits[rows, labels] = -dlogits[rows, rivals]
+    return dlogits
+
+
+def dlr_loss(
+    logits: Floats, labels: NDArray[np.integer[Any]], targets: NDArray[np.integer[Any]] | None = None
+) -> Floats:
+    r"""Difference of logits ratio: the margin, divided by a spread of the scores.
+
+    With :math:`z_{(1)} \ge z_{(2)} \ge \dots` the scores in order,
+
+        without targets  -(z_y - max_{i != y} z_i) / (z_(1) - z_(3) + 1e-12),
+        with targets     -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12).
+
+    It does not change when the scores are shifted or scaled, so a saturated classifier has a gradient still.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n, k), float32 or float64
+        Class scores; k >= 3, with targets k >= 4.
+    labels : ndarray of shape (n,), integer
+        True classes y in 0..k-1.
+    targets : ndarray of shape (n,), integer, optional
+        The other classes t, each unlike its label.
+
+    Returns
+    -------
+    ndarray of shape (n,), same dtype
+        Losses, dimensionless.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit or there are too few classes.
+
+    References
+    ----------
+    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+       attacks", ICML 2020, eq. (6) and (7).
+    """
+    _check_targets(logits, labels, targets, least=3 if targets is None else 4)
+    rivals = _rivals(logits, labels) if targets is None else targets
+    lead, spread, _ = _dlr_parts(logits, labels, rivals, targeted=targets is not None)
+    return np.asarray(lead / spread)
+
+
+def dlr_loss_vjp(
+    dloss: Floats,
+    logits: Floats,
+    labels: NDArray[np.integer[Any]],
+    targets: NDArray[np.integer[Any]] | None = None,
+) -> Floats:
+    """Vector-Jacobian product of `dlr_loss`; the order of the scores is taken as given.
+
+    Parameters
+    ----------
+    dloss : ndarray of shape (n,)
+        Gradient with respect to the losses.
+    logits, labels, targets
+        As given to `dlr_loss`.
+
+    Returns
+    -------
+    ndarray of shape (n, k)
+        Gradient with respect to the logits.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit or there are too few classes.
+    """
+    _check_targets(logits, labels, targets, least=3 if targets is None else 4)
+    check_shape("dloss", dloss, labels.shape)
+    rows = np.arange(len(labels))
+    rivals = _rivals(logits, labels) if targets is None else targets
+    lead, spread, weights = _dlr_parts(logits, labels, rivals, targeted=targets is not None)
+    slope = (dloss / spread).astype(logits.dtype, copy=False)
+    dlogits = -(slope * lead / spread)[:, None] * weights
+    dlogits[rows, rivals] += slope
+    dlogits[rows, labels] -= slope
+    return np.asarray(dlogits)
+
+
+def other_classes(logits: Floats, labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """All classes but the true one, by falling score.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n, k), float32 or float64
+        Class scores.
+    labels : ndarray of shape (n,), integer
+        True classes in 0..k-1.
+
+    Returns
+    -------
+    ndarray of shape (n, k - 1), int64
+        Classes; in a tie the smaller number first, scores that are not a number last.
+
+    Raises
+    ------
+    InputError
+        If shapes or dtypes do not fit.
+    """
+    _check_labels(logits, labels)
+    order = np.argsort(-logits, axis=1, kind="stable")
+    return np.asarray(order[order != labels[:, None]], dtype=np.int64).reshape(len(labels), logits.shape[1] - 1)
+
+
 def squared_error(output: Floats, target: Floats) -> Floats:
     """Sum over pixels of squared differences.
 
@@ -150,3 +323,36 @@ def _check_labels(logits: Floats, labels: NDArray[np.integer[Any]]) -> None:
     check_ndim("labels", labels, 1, "(n,)")
     check_shape("labels", labels, logits.shape[:1])
     check_integer("labels", labels)
+
+
+def _check_targets(
+    logits: Floats, labels: NDArray[np.integer[Any]], targets: NDArray[np.integer[Any]] | None, *, least: int
+) -> None:
+    _check_labels(logits, labels)
+    if targets is not None:
+        check_shape("targets", targets, labels.shape)
+        check_integer("targets", targets)
+    if logits.shape[1] < least:
+        raise InputError(
+            f"logits: this loss needs at least {least} classes, got {logits.shape[1]}; choose another loss"
+        )
+
+
+def _rivals(logits: Floats, labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Strongest class but the true one."""
+    return other_classes(logits, labels)[:, 0]
+
+
+def _dlr_parts(
+    logits: Floats, labels: NDArray[np.integer[Any]], rivals: NDArray[np.integer[Any]], *, targeted: bool
+) -> tuple[Floats, Floats, Floats]:
+    """Numerator and denominator of the ratio, and the denominator's gradient."""
+    rows = np.arange(len(labels))
+    order = np.argsort(-logits, axis=1, kind="stable")
+    weights = np.zeros_like(logits)
+    weights[rows, order[:, 0]] = 1
+    for place in (2, 3) if targeted else (2,):
+        weights[rows, order[:, place]] = -0.5 if targeted else -1
+    scores = np.take_along_axis(logits, order[:, :4], axis=1)
+    behind = (scores[:, 2] + scores[:, 3]) / 2 if targeted else scores[:, 2]
+    return logits[rows, rivals] - logits[rows, labels], scores[:, 0] - behind + logits.dtype.type(1e-12), weights

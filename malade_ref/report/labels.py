@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NONE = "–"
-NORMS = {"linf": "L-infinity", "l2": "L2"}
+NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1"}
 
 
 class Labels:
@@ -39,7 +39,7 @@ def threat_label(norm: str, eps: float) -> str:
     Parameters
     ----------
     norm : str
-        ``"linf"`` or ``"l2"``.
+        ``"linf"``, ``"l2"`` or ``"l1"``.
     eps : float
         Radius.
 

@@ -62,6 +62,25 @@ def test_bounds_are_rounded_inwards(dtype: str) -> None:
 
 
 @given(steps(centred=True), SIZES, st.data())
+def test_steps_with_a_past(arrays: Any, eps: float, data: st.DataObject) -> None:
+    """Auto-PGD's and MIM's steps."""
+    centre, gradient = arrays
+    dtype = str(centre.dtype)
+    x, previous = (data.draw(floats_of_shape(centre.shape, dtype=dtype, uniform=True)) for _ in range(2))
+    step_size = data.draw(floats_of_shape(centre.shape[:1], dtype=dtype, uniform=True)).astype("float64")
+    for norm in ("linf", "l2"):
+        for momentum in (0.75, 1.0):
+            settings = {"eps": eps, "momentum": momentum, "scale": 4 * np.ones_like(centre, dtype="float64")}
+            y = agree(f"apgd_step_{norm}", x, previous, gradient, centre, step_size, **settings)
+            if y.size:
+                difference = y.astype("float64") - centre
+                far = np.abs(difference).max() if norm == "linf" else np.sqrt((difference**2).sum(axis=(1, 2, 3))).max()
+                assert far <= eps
+                assert ((y >= 0) & (y <= 1)).all()
+    agree("momentum_step", previous, gradient, decay=0.9, scale=1 + np.abs(previous))
+
+
+@given(steps(centred=True), SIZES, st.data())
 def test_random_starts(arrays: Any, eps: float, data: st.DataObject) -> None:
     centre, normal = arrays
     dtype = str(centre.dtype)
@@ -75,6 +94,7 @@ def test_random_starts(arrays: Any, eps: float, data: st.DataObject) -> None:
 def test_distances(arrays: Any) -> None:
     agree("distance_linf", *arrays)
     agree("distance_l2", *arrays)
+    agree("distance_l1", *arrays)
 
 
 @given(steps(), st.data())
@@ -98,6 +118,11 @@ def test_a_sample_does_not_depend_on_its_batch(dtype: str) -> None:
         (gpu.normalised_step, (x, gradient), {"step_size": 0.3}),
         (gpu.project_l2, (x, centre), {"eps": 0.3}),
         (gpu.distance_l2, (x, centre), {}),
+        (gpu.distance_l1, (x, centre), {}),
+        (gpu.momentum_step, (x, gradient), {"decay": 0.5}),
+        (gpu.apgd_step_l2, (x, x, gradient, centre, x[:, 0, 0, 0]), {"eps": 0.3, "momentum": 0.75}),
+        (gpu.plane_step_l2, (x, centre, gradient, x[:, 0, 0, 0]), {}),
+        (gpu.plane_step_linf, (x, centre, gradient, x[:, 0, 0, 0]), {}),
     ):
         together = on_device(op)(*arrays, **settings)
         alone = on_device(op)(*(array[3:4] for array in arrays), **settings)
@@ -118,6 +143,10 @@ def test_planted_errors_are_caught(dtype: str) -> None:
         "random_start_l2": (centre, gradient, uniform, {"eps": 0.1}),
         "distance_l2": (x, centre, {}),
         "distance_linf": (x, centre, {}),
+        "distance_l1": (x, centre, {}),
+        "momentum_step": (x, gradient, {"decay": 0.5}),
+        "apgd_step_linf": (x, centre, gradient, centre, uniform, {"eps": 0.1, "momentum": 0.75}),
+        "apgd_step_l2": (x, centre, gradient, centre, uniform, {"eps": 0.1, "momentum": 0.75}),
         "select": (np.array([True, False, True]), x, centre, {}),
         "linf_bounds": (centre, {"eps": 0.1}),
     }
@@ -153,3 +182,12 @@ def test_complaints_of_projections() -> None:
         complain_alike(name, X, X.astype("float32"))
     complain_alike("select", np.array([True]), X, X)
     complain_alike("select", np.array([True, False]), X, X[:1])
+    for name in ("apgd_step_linf", "apgd_step_l2"):
+        v = X[:, 0, 0, 0]
+        for arrays in ((X, X, X[:1], X, v), (X, X, X, X.astype("float32"), v), (X, X, X, X, v[:1])):
+            complain_alike(name, *arrays, eps=0.1, momentum=0.5)
+        complain_alike(name, X, X, X, X, v, eps=-0.1, momentum=0.5)
+        complain_alike(name, X, X, X, X, v, eps=0.1, momentum=1.5)
+    complain_alike("momentum_step", X, X[:1], decay=1)
+    complain_alike("momentum_step", X, X, decay=-1)
+    complain_alike("distance_l1", X, X[:1])

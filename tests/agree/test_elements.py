@@ -32,6 +32,8 @@ def array_of(type_: Any) -> Any:
 # What a parameter is, by its name, when the op is called with float32 arrays.
 SCALARS = {
     **dict.fromkeys(("a", "alpha", "delta", "step_size", "width", "momentum", "rate", "learning_rate", "epsilon"), F32),
+    **dict.fromkeys(("rest", "beta", "overshoot"), F32),
+    "targeted": I64,
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
     **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
     "divisor": F32,
@@ -42,13 +44,21 @@ SCALARS = {
 }
 ARRAYS = {
     **dict.fromkeys(("condition", "success", "best_success"), BOOL),
-    **dict.fromkeys(("labels", "num_accepted"), I64),
+    **dict.fromkeys(("labels", "targets", "num_accepted"), I64),
     **dict.fromkeys(("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3"), U32),
 }
-OUTPUTS = {"random.fill_words": U32, "memory.argmax": I64, "attack_steps.better": BOOL, "metropolis.accept": BOOL}
+OUTPUTS = {
+    **dict.fromkeys(("memory.argmax", "losses.other_classes"), I64),
+    **dict.fromkeys(("attack_steps.better", "metropolis.accept"), BOOL),
+    "random.fill_words": U32,
+}
 BYTES_OF_SINE = 28
 # The bounds of a pixel are computed in float64 on purpose: rounding must not let a pixel out of its ball.
-EXACT_BOUNDS = {f"attack_steps.{name}" for name in ("LINF_BOUNDS", "PROJECT_LINF", "RANDOM_START_LINF")}
+EXACT_BOUNDS = {
+    f"attack_steps.{name}" for name in ("LINF_BOUNDS", "PROJECT_LINF", "RANDOM_START_LINF", "APGD_STEP_LINF")
+}
+# Near the ends of [0, 1], where the variable is all but infinite, float32 would lose its digits.
+EXACT_BOUNDS.add("minimum_norm.to_tanh_space")
 
 
 def bodies() -> dict[str, Any]:

@@ -62,6 +62,34 @@ def test_not_a_number_stays_in_its_sample() -> None:
     ]
 
 
+@given(logits_nk(), st.data(), st.booleans(), st.integers(1, 9))
+def test_losses_of_attacks(case: LogitsAndLabels, data: st.DataObject, targeted: bool, shift: int) -> None:
+    logits, labels = case
+    k = logits.shape[1]
+    targets = (labels + 1 + (shift - 1) % (k - 1)) % k if targeted else None
+    dloss = data.draw(floats_of_shape(labels.shape, dtype=str(logits.dtype)))
+    agree("other_classes", logits, labels, exact=True)
+    agree("margin_loss", logits, labels, targets, exact=True)
+    agree("margin_loss_vjp", dloss, logits, labels, targets, exact=True)
+    if k < (4 if targeted else 3):
+        return
+    ordered = -np.sort(-logits.astype("float64"), axis=1)
+    behind = (ordered[:, 2] + ordered[:, 3]) / 2 if targeted else ordered[:, 2]
+    spread = ordered[:, 0] - behind + 1e-12
+    rounding = magnitude(logits)[:, 0] / spread
+    ratio = agree("dlr_loss", logits, labels, targets, scale=rounding * (1 + rounding))
+    scale = (np.abs(dloss) / spread * (1 + np.abs(ratio)) * (1 + rounding))[:, None]
+    agree("dlr_loss_vjp", dloss, logits, labels, targets, scale=scale)
+
+
+def test_ties_and_not_a_number_in_losses_of_attacks() -> None:
+    logits = np.array([[1.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0], [0.0, np.nan, 1.0, np.nan]])
+    labels = np.array([1, 3, 0])
+    agree("other_classes", logits, labels, exact=True)
+    agree("margin_loss", logits, labels, exact=True)
+    agree("dlr_loss_vjp", np.ones(2), logits[:2], labels[:2])
+
+
 def sizes(output: Any, target: Any) -> Any:
     return (np.abs(output) + np.abs(target)).astype("float64")
 
@@ -103,6 +131,10 @@ def test_planted_errors_are_caught(dtype: str) -> None:
         "log_softmax": (logits,),
         "softmax_cross_entropy": (logits, labels),
         "softmax_cross_entropy_vjp": (dloss, logits, labels),
+        "margin_loss": (logits, labels),
+        "margin_loss_vjp": (dloss, logits, labels),
+        "dlr_loss": (logits, labels, (labels + 1) % 5),
+        "dlr_loss_vjp": (dloss, logits, labels),
         "squared_error": (output, target),
         "squared_error_vjp": (dloss, output, target),
     }.items():
@@ -117,6 +149,14 @@ def test_complaints() -> None:
         complain_alike("softmax_cross_entropy", *arrays)
         complain_alike("softmax_cross_entropy_vjp", Y.astype(float), *arrays)
     complain_alike("softmax_cross_entropy_vjp", L, L, Y)
+    for name in ("margin_loss", "dlr_loss"):
+        for arrays in ((L[0], Y), (L, Y[:1]), (L[:, :1], Y), (L, Y, Y[:1]), (L, Y, Y.astype(float))):
+            complain_alike(name, *arrays)
+            complain_alike(f"{name}_vjp", Y.astype(float), *arrays)
+        complain_alike(f"{name}_vjp", L, L, Y)
+    complain_alike("dlr_loss", L[:, :2], Y)
+    complain_alike("dlr_loss", L, Y, Y)
+    complain_alike("other_classes", L, Y[:1])
     for arrays in ((L, L[:1]), (L, L.astype("float32")), (Y, Y)):
         complain_alike("squared_error", *arrays)
     complain_alike("squared_error_vjp", L, L, L)

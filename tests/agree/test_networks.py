@@ -201,6 +201,51 @@ def test_attacks_on_the_defence(mode: str) -> None:
     outcomes_agree(attack, models, 3, eps=0.1, step_size=0.05, num_steps=2, mode=mode, num_draws=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mim", {"eps": 0.01, "step_size": 0.003, "num_steps": 5}),
+        ("apgd", {"eps": 0.01, "num_steps": 8}),
+        ("apgd", {"eps": 0.2, "num_steps": 8, "norm": "l2", "loss": "dlr", "num_targets": 2}),
+        ("cw", {"num_steps": 6, "num_search_steps": 3, "initial_weight": 1.0, "step_size": 0.1}),
+        ("ead", {"num_steps": 6, "num_search_steps": 3, "initial_weight": 1.0, "step_size": 0.1, "rule": "l1"}),
+        ("fab", {"eps": 1.0, "num_steps": 3, "num_restarts": 2}),
+        ("fab", {"eps": 5.0, "num_steps": 3, "norm": "l2", "num_targets": 1}),
+    ],
+)
+def test_other_attacks(name: str, settings: dict[str, Any]) -> None:
+    """From the same starts; distances too."""
+    models = both("mlp", dtype="float64")
+    x = images(4, "float64")
+    y = models[0].predict(x)
+    attack = getattr(malade_gpu.attacks, name)
+    expected = attack(models[0], x, y, **settings)
+    result = attack(models[1], to_device(x), to_device(y), **settings)
+    for field in ("success", "num_queries", "num_gradients"):
+        np.testing.assert_array_equal(to_host(getattr(result, field)), getattr(expected, field), strict=True)
+    assert expected.success.any()
+    for field in ("x_adv", "loss", "distance"):
+        wanted = getattr(expected, field)
+        np.testing.assert_allclose(to_host(getattr(result, field)), wanted, rtol=1e-6, atol=1e-9, err_msg=field)
+
+
+@pytest.mark.parametrize("name", ["r_pgd", "apgd", "cw", "fab"])
+def test_other_attacks_on_the_defence(name: str) -> None:
+    def network(i: int) -> Callable[[str], Any]:
+        return lambda name: both({"cnn": "mlp"}.get(name, name), dtype="float64")[i]
+
+    models = defended(network(0), num_steps=2), defended(network(1), num_steps=2)
+    x, attack = images(2, "float64"), getattr(malade_gpu.attacks, name)
+    y = models[0].predict(x)
+    own = {"cw": {"num_search_steps": 2, "initial_weight": 1.0}, "fab": {"num_targets": 1, "eps": 1.0}}.get(name, {})
+    settings: dict[str, Any] = {"num_steps": 2, "num_draws": 2, "num_judge_draws": 2, **own}
+    expected = attack(models[0], x, y, **settings)
+    result = attack(models[1], to_device(x), to_device(y), **settings)
+    np.testing.assert_array_equal(to_host(result.success), expected.success)
+    np.testing.assert_allclose(to_host(result.x_adv), expected.x_adv, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(to_host(result.loss), expected.loss, rtol=1e-6)
+
+
 # Training -------------------------------------------------------------------------------------------------------
 
 

@@ -364,3 +364,55 @@ X = np.full((2, 1, 3, 3), 0.5)
 def test_complaints(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+# Steps with a past -----------------------------------------------------------------------------------------
+
+
+@given(images_nchw(), st.data())
+def test_momentum_step(gradient: Any, data: st.DataObject) -> None:
+    momentum = data.draw(floats_of_shape(gradient.shape, dtype=str(gradient.dtype)))
+    sums = [math.fsum(np.abs(double(image)).ravel()) or 1.0 for image in gradient]
+    expected = 0.9 * double(momentum)
+    if len(gradient):
+        expected = expected + double(gradient) / np.array(sums).reshape(-1, 1, 1, 1)
+    y = ops.momentum_step(momentum, gradient, decay=0.9)
+    assert_close(y, expected, op="momentum_step", dtype=str(gradient.dtype), scale=1 + np.abs(double(momentum)))
+
+
+def test_momentum_of_broken_gradients() -> None:
+    gradient = np.array([[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0], [1.0, 3.0]])
+    y = ops.momentum_step(np.ones((4, 2)), gradient, decay=0.5)
+    np.testing.assert_array_equal(y, [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.75, 1.25]])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@given(st.data(), RADII)
+def test_apgd_step(norm: str, data: st.DataObject, eps: float) -> None:
+    """As two steps and two projections; with momentum 1 it is the step of PGD."""
+    centre = data.draw(floats_of_shape((3, 1, 2, 3), uniform=True))
+    dtype = str(centre.dtype)
+    x, previous = (data.draw(floats_of_shape(centre.shape, dtype=dtype, uniform=True)) for _ in range(2))
+    gradient = data.draw(floats_of_shape(centre.shape, dtype=dtype))
+    step_size = np.array([0.0, 0.1, 0.7])
+    step, project = getattr(ops, f"apgd_step_{norm}"), getattr(ops, f"project_{norm}")
+    single = ops.sign_step if norm == "linf" else ops.normalised_step
+    ahead = np.concatenate([single(x[i : i + 1], gradient[i : i + 1], step_size=s) for i, s in enumerate(step_size)])
+    z = project(ahead, centre, eps=eps)
+    with assert_not_mutated(x, previous, gradient, centre):
+        plain = step(x, previous, gradient, centre, step_size, eps=eps, momentum=1.0)
+        y = step(x, previous, gradient, centre, step_size, eps=eps, momentum=0.75)
+    op = f"apgd_step_{norm}"
+    assert_close(plain, project(x + (z - x), centre, eps=eps), op=op, dtype=dtype, scale=2 + 0 * x)
+    mixed = double(x) + 0.75 * (double(z) - x) + 0.25 * (double(x) - previous)
+    assert_close(y, project(mixed.astype(dtype), centre, eps=eps), op=op, dtype=dtype, scale=4 + 0 * x)
+    distance = (ops.distance_linf if norm == "linf" else ops.distance_l2)(y, centre)
+    assert (distance <= eps).all()
+    assert ((y >= 0) & (y <= 1)).all()
+
+
+@given(images_nchw(), st.data())
+def test_distance_l1(x: Any, data: st.DataObject) -> None:
+    other = data.draw(floats_of_shape(x.shape, dtype=str(x.dtype)))
+    expected = [math.fsum(np.abs(double(a) - double(b)).ravel()) for a, b in zip(x, other, strict=True)]
+    assert_close(ops.distance_l1(x, other), np.array(expected), op="distance_l1", dtype="float64")

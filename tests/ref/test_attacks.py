@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malade_ref import attacks, ops
-from malade_ref.attacks import Oracle, ascent, bpda, bpda_eot, eot, fgm, fgsm, pgd, transfer
+from malade_ref.attacks import Oracle, apgd, ascent, bpda, bpda_eot, eot, fgm, fgsm, mim, pgd, r_pgd, transfer
 from malade_ref.attacks.oracle import JUDGE, SEARCH
 from malade_ref.checks import InputError
 from malade_ref.defence import MALADE
@@ -96,9 +96,10 @@ class Noisy:
         return np.stack([0 * second[0], sum(second) / num_draws], axis=1)
 
     def loss_and_gradient(
-        self, x: Any, y: Any, *, num_draws: int, first_draw: int, sample_index: Any, stream: Stream, mode: str
+        self, x: Any, y: Any, *, num_draws: int, first_draw: int, sample_index: Any, stream: Stream, **other: Any
     ) -> LossGradient:
-        assert mode in ("exact", "bpda")
+        assert other["mode"] in ("exact", "bpda")
+        assert (other["loss"], other["targets"]) == ("ce", None)
         loss, logits, gradient = 0.0, 0.0, 0.0
         for i in range(num_draws):
             e = self.noise(first_draw + i, sample_index, stream)
@@ -141,8 +142,12 @@ ATTACKS: dict[str, Callable[..., attacks.AttackResult]] = {
     "bpda": partial(bpda, **SHORT),
     "eot": partial(eot, **SHORT, num_draws=3),
     "bpda_eot": partial(bpda_eot, **SHORT, num_draws=3, norm="l2"),
+    "mim": partial(mim, **SHORT, num_restarts=2, random_start=True),
+    "mim l2": partial(mim, **SHORT, decay=0.5, norm="l2"),
+    "r_pgd": partial(r_pgd, **SHORT, num_draws=2),
+    "apgd": partial(apgd, num_steps=6, num_restarts=2),
 }
-NORMS = {"fgsm": "linf", "fgm": "l2", "pgd l2": "l2", "bpda_eot": "l2"}
+NORMS = {name: "l2" for name in ("fgm", "pgd l2", "bpda_eot", "mim l2")}
 
 
 def distances(x_adv: Any, x: Any, norm: str) -> Any:
@@ -773,7 +778,9 @@ X, Y = images(2, (1, 4, 4)), np.array([0, 1])
 NOT_A_NUMBER = np.where(np.arange(32).reshape(X.shape) == 20, np.nan, X)
 
 
-@pytest.mark.parametrize("attack", [fgsm, fgm, pgd, bpda, eot, bpda_eot, ascent, partial(transfer, surrogate=MODEL)])
+@pytest.mark.parametrize(
+    "attack", [fgsm, fgm, pgd, mim, apgd, r_pgd, bpda, eot, bpda_eot, ascent, partial(transfer, surrogate=MODEL)]
+)
 @pytest.mark.parametrize(
     ("x", "y", "settings", "message"),
     [

@@ -192,3 +192,97 @@ L, Y = np.zeros((2, 3)), np.zeros(2, dtype=int)
 def test_complaints(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+# Losses of attacks -----------------------------------------------------------------------------------------
+
+
+def by_the_book(z: list[float], y: int, t: int | None, *, ratio: bool) -> float:
+    """Margin, or difference of logits ratio, of one sample."""
+    rival = max(score for k, score in enumerate(z) if k != y) if t is None else z[t]
+    if not ratio:
+        return rival - z[y]
+    first, _, third, *rest = sorted(z, reverse=True)
+    return (rival - z[y]) / (first - (third if t is None else (third + rest[0]) / 2) + 1e-12)
+
+
+def spreads(logits: Any, targets: Any) -> Any:
+    ordered = -np.sort(-logits.astype("float64"), axis=1)
+    return ordered[:, 0] - (ordered[:, 2] if targets is None else (ordered[:, 2] + ordered[:, 3]) / 2) + 1e-12
+
+
+@given(logits_nk(), st.booleans(), st.integers(1, 9))
+def test_margin_and_ratio(case: LogitsAndLabels, targeted: bool, shift: int) -> None:
+    logits, labels = case
+    k = logits.shape[1]
+    targets = (labels + 1 + (shift - 1) % (k - 1)) % k if targeted else None
+    for name, least in (("margin_loss", 2), ("dlr_loss", 4 if targeted else 3)):
+        if k < least:
+            continue
+        with assert_not_mutated(logits, labels):
+            loss = getattr(ops, name)(logits, labels, targets)
+        expected = [
+            by_the_book(z.tolist(), y, None if targets is None else targets[i], ratio=name == "dlr_loss")
+            for i, (z, y) in enumerate(zip(logits.astype("float64"), labels, strict=True))
+        ]
+        scale = magnitude(logits)[:, 0]
+        if name == "dlr_loss":
+            spread = spreads(logits, targets)
+            scale = scale / spread * (1 + np.abs(expected))
+        assert_close(loss, np.array(expected), op=name, dtype=str(logits.dtype), scale=scale)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("name", ["margin_loss", "dlr_loss"])
+def test_gradients_of_margin_and_ratio(name: str, targeted: bool) -> None:
+    logits, labels = rng().standard_normal((6, 5)), np.array([0, 4, 2, 2, 1, 3])
+    targets = (labels + 2) % 5 if targeted else None
+
+    def check(f_vjp: Any) -> None:
+        directional_check(
+            lambda z: getattr(ops, name)(z, labels, targets), lambda w, z: f_vjp(w, z, labels, targets), [logits]
+        )
+
+    assert_planted_caught(check, getattr(ops, f"{name}_vjp"))
+
+
+def test_the_ratio_does_not_depend_on_shift_and_scale() -> None:
+    logits, labels = rng().standard_normal((6, 5)), np.arange(6) % 5
+    for targets in (None, (labels + 1) % 5):
+        ratio = ops.dlr_loss(logits, labels, targets)
+        np.testing.assert_allclose(ops.dlr_loss(1e6 * logits + 3, labels, targets), ratio, rtol=1e-6)
+    assert ((ops.dlr_loss(logits, labels) > 0) == (logits.argmax(axis=1) != labels)).all()
+
+
+@given(logits_nk())
+def test_other_classes(case: LogitsAndLabels) -> None:
+    for z, y, others in zip(*case, ops.other_classes(*case), strict=True):
+        assert others.tolist() == sorted((k for k in range(len(z)) if k != y), key=lambda k: (-z[k], k))
+
+
+def test_ties_and_edges() -> None:
+    logits, labels = np.array([[1.0, 3.0, 3.0, 0.0], [0.0, 0.0, 0.0, 0.0]]), np.array([1, 0])
+    assert ops.other_classes(logits, labels).tolist() == [[2, 0, 3], [1, 2, 3]]
+    assert ops.margin_loss(logits, labels).tolist() == [0.0, 0.0]
+    assert ops.dlr_loss(logits, labels).tolist() == [0.0, 0.0]
+    assert ops.margin_loss_vjp(np.ones(2), logits, labels).tolist() == [[0, -1, 1, 0], [-1, 1, 0, 0]]
+    assert ops.other_classes(np.array([[0.0, np.nan, 1.0]]), np.array([0])).tolist() == [[2, 1]]
+    for name in ("margin_loss", "dlr_loss"):
+        assert getattr(ops, name)(np.zeros((0, 4)), np.zeros(0, int)).shape == (0,)
+    assert ops.other_classes(np.zeros((0, 4)), np.zeros(0, int)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "targets", "message"),
+    [
+        ("margin_loss", 1, None, "logits: this loss needs at least 2 classes, got 1"),
+        ("dlr_loss", 2, None, "logits: this loss needs at least 3 classes, got 2"),
+        ("dlr_loss", 3, np.array([1, 1]), "logits: this loss needs at least 4 classes, got 3"),
+        ("margin_loss", 3, np.array([1]), "targets: expected shape"),
+        ("dlr_loss", 4, np.array([1.0, 1.0]), "targets: expected integers"),
+    ],
+)
+def test_complaints_of_margin_and_ratio(name: str, k: int, targets: Any, message: str) -> None:
+    for f, first in ((getattr(ops, name), ()), (getattr(ops, f"{name}_vjp"), (np.ones(2),))):
+        with pytest.raises(InputError, match=message):
+            f(*first, np.zeros((2, k)), np.zeros(2, int), targets)

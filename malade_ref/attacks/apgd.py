@@ -1,0 +1,180 @@
+r"""Auto-PGD: gradient ascent in a ball that chooses its own step sizes.
+
+With momentum, P the projection onto the ball and [0, 1], and L the cross entropy or the difference of logits ratio,
+
+    z = P(x_t + s_t direction(grad L(x_t))),    x_{t+1} = P(x_t + .75 (z - x_t) + .25 (x_t - x_{t-1})).
+
+A sample's s_t starts at 2 eps. At each of a few checkpoints it is halved, and the sample goes back to its best point,
+if since the last checkpoint
+
+    1. the loss rose in fewer than a share rho of the steps, or
+    2. the step was not halved at the last checkpoint and the best loss has not improved since.
+
+The checkpoints are after .22, .41, .57, ... of the steps: each stretch is .03 shorter than the one before, and .06 at
+least.
+
+References
+----------
+.. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+   attacks", ICML 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..arrays import Array
+from ..checks import InputError, check_choice, check_count, check_number
+from .gradient import Ball, Record, best_of_runs, starts
+from .oracle import AttackResult, Model, Oracle, Verdict, select
+
+MOMENTUM = 0.75
+
+
+def apgd(
+    model: Model,
+    x: Array,
+    y: Array,
+    *,
+    eps: float = 0.3,
+    num_steps: int = 100,
+    loss: str = "ce",
+    num_targets: int = 0,
+    rho: float = 0.75,
+    norm: str = "linf",
+    num_restarts: int = 1,
+    mode: str = "exact",
+    num_draws: int = 1,
+    num_judge_draws: int = 10,
+    seed: int = 0,
+    sample_index: Array | None = None,
+    record: Record | None = None,
+) -> AttackResult:
+    """Auto-PGD on the cross entropy or the difference of logits ratio, in the maximum or the Euclidean norm.
+
+    Parameters
+    ----------
+    model, x, y, eps, num_steps, norm, num_restarts
+        As in `pgd`.
+    loss : {"ce", "dlr"}
+        What is raised: the cross entropy, or the ratio, which no scale of the logits can saturate.
+    num_targets : int
+        0, or how many of the other classes to go for one after the other, those first that score highest on the clean
+        image; at most all. For the ratio only, of at least four classes; without targets it needs three.
+    rho : float
+        Share of rising steps below which the step size is halved, in [0, 1].
+    mode, num_draws, num_judge_draws, seed, sample_index, record
+        As in `pgd`. With ``num_draws`` above 1 this is APGD with EOT.
+
+    Returns
+    -------
+    AttackResult
+        For a deterministic model ``num_gradients`` = R num_steps, where R = num_restarts max(1, num_targets) runs, and
+        ``num_queries`` = 1 + R (num_steps + 1), and for the ratio R more (its finds are judged by the cross entropy),
+        and one more with targets. For a stochastic one R num_steps num_draws, and num_judge_draws + R ((num_steps + 1)
+        num_draws + 2 num_judge_draws), with targets num_draws more.
+
+    Raises
+    ------
+    InputError
+        If images, labels or a setting are not as expected.
+
+    Notes
+    -----
+    Deviations from Croce and Hein's code: starts are uniform in the ball, not on its surface; samples that have fallen
+    go on, for the best iterate by success and then loss, rather than the last wrong one, is returned; under EOT the
+    best point and the last one are judged on draws that the search did not see, all of them, while their code looks at
+    the last draw's logits.
+
+    References
+    ----------
+    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+       attacks", ICML 2020, Algorithm 1.
+    """
+    oracle = Oracle(
+        model,
+        x,
+        y,
+        mode=mode,
+        num_draws=num_draws,
+        num_judge_draws=num_judge_draws,
+        seed=seed,
+        sample_index=sample_index,
+    )
+    ball = Ball(model.ops, x, eps=eps, norm=norm)
+    check_choice("loss", loss, ("ce", "dlr"))
+    check_number("rho", rho, minimum=0, maximum=1)
+    check_count("num_steps", num_steps)
+    check_count("num_targets", num_targets, minimum=0)
+    check_count("num_restarts", num_restarts)
+    if num_targets and loss != "dlr":
+        raise InputError(f"num_targets: expected 0 for the cross entropy, got {num_targets}; set loss to dlr")
+    targets: list[Array | None] = [None]
+    if num_targets:
+        others = oracle.other_classes(x)
+        targets = [others[:, rank] for rank in range(min(num_targets, model.num_classes - 1))]
+    runs = (
+        _iterates(oracle, ball, start, loss=loss, targets=of_run, num_steps=num_steps, rho=rho)
+        for start in starts(oracle, ball, num_restarts=num_restarts, random_start=True)
+        for of_run in targets
+    )
+    return best_of_runs(oracle, ball, runs, loss=loss, record=record)
+
+
+def checkpoints(num_steps: int) -> dict[int, int]:
+    """Say after how many steps step sizes are looked at.
+
+    Parameters
+    ----------
+    num_steps : int
+        Steps of a run.
+
+    Returns
+    -------
+    dict of int to int
+        For each checkpoint the number of steps since the last.
+    """
+    length, least, shorter = (max(1, int(share * num_steps)) for share in (0.22, 0.06, 0.03))
+    found, step = {}, length
+    while step <= num_steps:
+        found[step] = length
+        length = max(length - shorter, least)
+        step += length
+    return found
+
+
+def _iterates(
+    oracle: Oracle,
+    ball: Ball,
+    x_t: Array,
+    *,
+    loss: str,
+    targets: Array | None,
+    num_steps: int,
+    rho: float,
+) -> Iterator[Verdict]:
+    ops = oracle.ops
+    lengths = checkpoints(num_steps)
+    verdict, gradient = oracle.gradient(x_t, loss=loss, targets=targets)
+    yield verdict
+    none = ops.zeros(oracle.y.shape, "float64")
+    peak, peak_gradient, loss_before = verdict, gradient, verdict.loss
+    step_size, rises, halved = none + 2 * ball.eps, none, none == 0  # so that rule 2 waits for the second checkpoint
+    previous = x_t
+    for number in range(1, num_steps + 1):
+        momentum = MOMENTUM if number > 1 else 1.0
+        x_t, previous = ball.apgd_step(x_t, previous, gradient, step_size, momentum=momentum), x_t
+        last_loss = verdict.loss
+        if number == num_steps:
+            yield oracle.query(x_t, loss=loss, targets=targets)
+            return
+        verdict, gradient = oracle.gradient(x_t, loss=loss, targets=targets)
+        yield verdict
+        rises = rises + (verdict.loss > last_loss)
+        higher = ops.better(peak.success, verdict.loss, peak.success, peak.loss)  # the loss alone decides
+        peak, peak_gradient = select(ops, higher, verdict, peak), ops.select(higher, gradient, peak_gradient)
+        if number in lengths:
+            halved = (rises <= rho * lengths[number]) | (~halved & (peak.loss <= loss_before))
+            step_size = ops.select(halved, step_size / 2, step_size)
+            x_t, gradient = ops.select(halved, peak.x, x_t), ops.select(halved, peak_gradient, gradient)
+            rises, loss_before = none, peak.loss
