@@ -37,6 +37,10 @@ ORDERS = "tests/emulator/test_kernels.py -k 'schedules and {}'"
 STEPS = "tests/agree/test_attack_steps.py"
 LAYERS = "tests/agree/test_layers.py"
 LOSSES = "tests/agree/test_losses.py"
+LOSSES_OF_ATTACKS = "tests/agree/test_losses.py -k attacks"
+MINIMUM_NORM = "tests/agree/test_minimum_norm.py -k 'changes or ead or between'"
+PLANES = "tests/agree/test_minimum_norm.py -k plane_steps"
+PAST = "tests/agree/test_attack_steps.py -k with_a_past"
 MEMORY = "tests/agree/test_memory.py"
 LANGEVIN = "tests/agree/test_langevin.py"
 OPTIM = "tests/agree/test_optim.py"
@@ -97,6 +101,58 @@ MUTANTS = [
     Mutant("rows: step downhill", "rows.cuh", "x[first + k] + REAL(step_size", "x[first + k] - REAL(step_size", STEPS),
     Mutant(
         "rows: distance not rooted", "rows.cuh", "out[blockIdx.x] = sqrt(squares)", "out[blockIdx.x] = squares", STEPS
+    ),
+    Mutant(
+        "rows: not projected before the momentum",
+        "rows.cuh",
+        "reads only what it has written itself.\n  project(out, centre, out, size, limit, scale_to, partial);\n",
+        "",
+        PAST,
+    ),
+    Mutant("rows: last move's share", "rows.cuh", "(1.0 - momentum) * (double(x[k])", "momentum * (double(x[k])", PAST),
+    Mutant("rows: momentum does not decay", "rows.cuh", "decay * momentum[first + k] +", "momentum[first + k] +", PAST),
+    Mutant(
+        "rows: infinite gradient",
+        "rows.cuh",
+        "usable = norm > 0.0 && norm <= LARGEST_DOUBLE;",
+        "usable = norm > 0.0;",
+        PAST,
+    ),
+    Mutant(
+        "rows: plane on the other side",
+        "rows.cuh",
+        "c = v / largest + over_sample",
+        "c = v / largest - over_sample",
+        PLANES,
+    ),
+    Mutant(
+        "rows: room on the other side",
+        "rows.cuh",
+        "up(k) ? 1.0 - x[k] : double(x[k])",
+        "up(k) ? double(x[k]) : 1.0 - x[k]",
+        PLANES,
+    ),
+    Mutant("rows: one step of Newton's method", "rows.cuh", "step <= size; step++", "step < 1; step++", PLANES),
+    Mutant(
+        "rows: slope of what has stopped",
+        "rows.cuh",
+        "return t * speed < room(k) ?",
+        "return t * speed < 1e30 + room(k) ?",
+        PLANES,
+    ),
+    Mutant(
+        "rows: away from the plane",
+        "rows.cuh",
+        "REAL(up(k) ? amount : -amount)",
+        "REAL(up(k) ? -amount : amount)",
+        PLANES,
+    ),
+    Mutant(
+        "rows: distance without signs",
+        "rows.cuh",
+        "const double sum = over_sample<Sum>(size, partial, [&](int k) { return fabs(",
+        "const double sum = over_sample<Sum>(size, partial, [&](int k) { return (",
+        "tests/agree/test_attack_steps.py -k distances",
     ),
     Mutant(
         "rows: difference without its target",
@@ -458,7 +514,11 @@ MUTANTS = [
         CHAIN,
     ),
     Mutant(
-        "chain: forward weights not brought back", "chain.cuh", "if (!ready) block.fetch", "if (!i) block.fetch", CHAIN
+        "chain: forward weights not brought back",
+        "chain.cuh",
+        "if (!ready) block",
+        "if (!ready && i == 0) block",
+        CHAIN,
     ),
     Mutant(
         "chain: last weights not fetched",
@@ -485,7 +545,13 @@ MUTANTS = [
     Mutant("chain: channel beyond the last", "chain.cuh", "if (first + c < FIRST)", "if (first + c <= FIRST)", CHAIN),
     Mutant("chain: bias of another channel", "chain.cuh", "BIAS_1 + group * C1 + c]", "BIAS_1 + c]", CHAIN),
     Mutant("chain: bias missing", "chain.cuh", "sum[o][c] = bias ? bias[first + c] : 0.0f", "sum[o][c] = 0.0f", CHAIN),
-    Mutant("chain: bias missing once more", "chain.cuh", "sum[q][c] = bias ? bias[first + c]", "sum[q][c] = 0", CHAIN),
+    Mutant(
+        "chain: bias missing once more",
+        "chain.cuh",
+        "sum[q][c] = bias ? bias[first + c] : 0.0f",
+        "sum[q][c] = 0.0f",
+        CHAIN,
+    ),
     Mutant(
         "chain: map without its border",
         "chain.cuh",
@@ -587,7 +653,13 @@ MUTANTS = [
     Mutant("philox: last term of the sine", "philox.cuh", "-1.9515295891e-4f", "-1.8e-4f", PHILOX),
     # attack_steps.py
     Mutant("steps: sign", "attack_steps.py", "out[i] = x[i] - step_size", "out[i] = x[i] + step_size", STEPS),
-    Mutant("steps: sign of 0", "attack_steps.py", "elif gradient[i] < ZERO", "elif gradient[i] <= ZERO", STEPS),
+    Mutant(
+        "steps: sign of 0",
+        "attack_steps.py",
+        "elif gradient[i] < ZERO:\n        out",
+        "elif gradient[i] <= ZERO:\n        out",
+        STEPS,
+    ),
     Mutant(
         "steps: lower bound rounded outwards",
         "attack_steps.py",
@@ -637,6 +709,31 @@ MUTANTS = [
         "elif success[i] != best_success[i]:",
         "elif success[i] and not best_success[i]:",
         STEPS,
+    ),
+    Mutant(
+        "steps: momentum of the other part",
+        "attack_steps.py",
+        "momentum * (z - x[i]) + rest *",
+        "rest * (z - x[i]) + momentum *",
+        PAST,
+    ),
+    Mutant("steps: last move backwards", "attack_steps.py", "(x[i] - previous[i])", "(previous[i] - x[i])", PAST),
+    Mutant(
+        "steps: not brought back before the momentum",
+        "attack_steps.py",
+        "        z = lower if z < lower else upper if z > upper else z\n",
+        "",
+        PAST,
+    ),
+    Mutant(
+        "steps: not brought back after the momentum",
+        "attack_steps.py",
+        "out[i] = lower if z < lower else upper if z > upper else z",
+        "out[i] = z",
+        PAST,
+    ),
+    Mutant(
+        "steps: step size of another sample", "attack_steps.py", "z = z + sizes[i // size]", "z = z + sizes[0]", PAST
     ),
     # langevin.py
     Mutant("langevin: no noise", "langevin.py", "+ delta * noise", "+ delta * x", LANGEVIN),
@@ -710,6 +807,62 @@ MUTANTS = [
     Mutant("layers: tile ends a column early", "layers.py", "for v in range(tw)", "for v in range(tw - 1)", LAYERS),
     Mutant("layers: no mask beyond the last tile", "layers.py", "if row < oh and column < ow:", "if row < oh:", LAYERS),
     Mutant("layers: squared error's gradient halved", "layers.py", "(weight + weight)", "weight", LOSSES),
+    # losses.py
+    Mutant(
+        "losses: last of equals",
+        "losses.py",
+        "score > scores[row + best] or",
+        "score >= scores[row + best] or",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: NaN is never beaten",
+        "losses.py",
+        " or (math.isnan(scores[row + best]) and not math.isnan(score))",
+        "",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: true class as its own rival",
+        "losses.py",
+        "k != first and k != second",
+        "k != second",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: lead of the true class",
+        "losses.py",
+        "out[i] = scores[row + rival] - scores[row + label]",
+        "out[i] = scores[row + label] - scores[row + rival]",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: both classes pushed up",
+        "losses.py",
+        "-dloss[i] if k == label",
+        "dloss[i] if k == label",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: sum for a mean",
+        "losses.py",
+        "scores[row + fourth]) * half",
+        "scores[row + fourth])",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: fourth class", "losses.py", "if targeted else third", "if not targeted else third", LOSSES_OF_ATTACKS
+    ),
+    Mutant("losses: spread of equal scores", "losses.py", "- behind + least", "- behind", LOSSES_OF_ATTACKS),
+    Mutant("losses: ratio's other gradient", "losses.py", "slope * lead / spread", "slope * lead", LOSSES_OF_ATTACKS),
+    Mutant(
+        "losses: gradient of the mean",
+        "losses.py",
+        "[row + fourth] += of_spread * half",
+        "[row + fourth] += of_spread",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant("losses: equals in reverse", "losses.py", "(tied and k < own)", "(tied and k > own)", LOSSES_OF_ATTACKS),
     # memory.py
     Mutant("memory: last of equals", "memory.py", "value > largest or", "value >= largest or", MEMORY),
     Mutant("memory: NaN is not the largest", "memory.py", " or math.isnan(value)", "", MEMORY),
@@ -745,6 +898,76 @@ MUTANTS = [
         "math.log(level[i]) < ratio[i]",
         "not math.log(level[i]) >= ratio[i]",
         METROPOLIS,
+    ),
+    # minimum_norm.py
+    Mutant("minimum norm: ends of the pixel range", "minimum_norm.py", "0.999999 *", "0.9999 *", MINIMUM_NORM),
+    Mutant(
+        "minimum norm: pixels between -1 and 1",
+        "minimum_norm.py",
+        "out[i] = (math.tanh(point[i]) + ONE) * HALF",
+        "out[i] = math.tanh(point[i])",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: distance's gradient halved", "minimum_norm.py", "away + away - pull", "away - pull", MINIMUM_NORM
+    ),
+    Mutant(
+        "minimum norm: gradient that is not finite",
+        "minimum_norm.py",
+        " if math.isfinite(gradient[i]) else ZERO",
+        "",
+        MINIMUM_NORM,
+    ),
+    Mutant("minimum norm: slope of tanh", "minimum_norm.py", "/ ((ONE + e) * (ONE + e))", "/ (ONE + e)", MINIMUM_NORM),
+    Mutant("minimum norm: not shrunk", "minimum_norm.py", "min(z - beta, ONE)", "min(z, ONE)", MINIMUM_NORM),
+    Mutant(
+        "minimum norm: shrunk across the centre",
+        "minimum_norm.py",
+        "elif shift < -beta:",
+        "elif shift < beta:",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: infinite shift",
+        "minimum_norm.py",
+        "if math.isfinite(shift):",
+        "if not math.isnan(shift):",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: momentum from the wrong point",
+        "minimum_norm.py",
+        "momentum * (new - x[i])",
+        "momentum * (new - y[i])",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: weight of another sample",
+        "minimum_norm.py",
+        "- weight[i // size] * gradient[i])",
+        "- weight[0] * gradient[i])",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: overshoot of one side only",
+        "minimum_norm.py",
+        "centre[i] + overshoot * centre_move[i]",
+        "centre[i] + centre_move[i]",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: clip lost",
+        "minimum_norm.py",
+        "centre_move[i])\n    out[i] = ZERO if z < ZERO else ONE if z > ONE else z",
+        "centre_move[i])\n    out[i] = z",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: points swapped",
+        "minimum_norm.py",
+        "(ONE - a) * x[i] + a * other[i]",
+        "a * x[i] + (ONE - a) * other[i]",
+        MINIMUM_NORM,
     ),
     # mixture.py
     Mutant(
