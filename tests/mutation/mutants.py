@@ -105,8 +105,8 @@ MUTANTS = [
     Mutant(
         "rows: not projected before the momentum",
         "rows.cuh",
-        "reads only what it has written itself.\n  project(out, centre, out, size, limit, scale_to, partial);\n",
-        "",
+        "  project(out, centre, out, size, limit, scale_to, partial);\n  for",
+        "  for",
         PAST,
     ),
     Mutant("rows: last move's share", "rows.cuh", "(1.0 - momentum) * (double(x[k])", "momentum * (double(x[k])", PAST),
