@@ -39,7 +39,7 @@ LAYERS = "tests/agree/test_layers.py"
 LOSSES = "tests/agree/test_losses.py"
 LOSSES_OF_ATTACKS = "tests/agree/test_losses.py -k attacks"
 MINIMUM_NORM = "tests/agree/test_minimum_norm.py -k 'changes or ead or between'"
-PLANES = "tests/agree/test_minimum_norm.py -k plane_steps"
+PLANES = "tests/agree/test_minimum_norm.py -k 'plane_steps'"
 PAST = "tests/agree/test_attack_steps.py -k with_a_past"
 MEMORY = "tests/agree/test_memory.py"
 LANGEVIN = "tests/agree/test_langevin.py"
@@ -946,7 +946,7 @@ MUTANTS = [
         "minimum_norm.py",
         "- weight[i // size] * gradient[i])",
         "- weight[0] * gradient[i])",
-        MINIMUM_NORM,
+        "tests/agree/test_minimum_norm.py -k planted",
     ),
     Mutant(
         "minimum norm: overshoot of one side only",
