@@ -1,6 +1,6 @@
-"""How exactly convolutions multiply: a setting for speed.
+"""How exactly convolutions and linear layers multiply: a setting for speed.
 
-The environment variable ``MALADE_GPU_PRECISION`` chooses, for float32 images:
+The environment variable ``MALADE_GPU_PRECISION`` chooses, for float32 images and features:
 
 ========  =======================================================  ==================
 fp32      multiply-adds in float32, on any GPU                     about 1e-6

@@ -1,8 +1,11 @@
-// A whole program around one kernel, for the sanitizers: the request on standard input, the outputs on standard output.
+// A whole program around a file's kernels, for the sanitizers: which of them is its argument, the request comes on
+// standard input, the outputs go to standard output.
 //
 // Input, all integers little-endian: grid (3 x uint32), block (3 x uint32), shared bytes (uint64), number of arguments
 // (uint32); then for each argument its kind (uint32), bytes (uint64), and the bytes. Output: the OUTPUT arguments' bytes.
 #pragma once
+
+#include <string_view>
 
 #include "launch.cuh"
 
@@ -42,5 +45,10 @@ int run_program(void (*kernel)(Parameters...)) {
 
 }  // namespace emulation
 
-#define EMULATED_PROGRAM(name) \
-  int main() { return emulation::run_program(name); }
+#define EMULATED_CHOICE(name) \
+  if (std::string_view(arguments[1]) == #name) return emulation::run_program(name);
+#define EMULATED_PROGRAM(choices) \
+  int main(int, char** arguments) { \
+    choices \
+    emulation::fail("no kernel is called %s", arguments[1]); \
+  }

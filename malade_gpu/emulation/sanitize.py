@@ -72,11 +72,14 @@ def sanitize(
     """
     check_choice("sanitizer", sanitizer, tuple(SANITIZERS))
     source = Path(source).resolve()
-    kernel = kernels_of(source.read_text(), defines or {})[name]
+    kernels = kernels_of(source.read_text(), defines or {})
+    kernel = kernels[name]
     check_launch(name, grid, block, shared_bytes, MAX_SHARED_BYTES)
     checked = check_arguments(kernel, arguments)
     flags = ("-DEMULATION_THREADS", "-DEMULATION_SANITIZED", "-O1", *SANITIZERS[sanitizer])
-    entry = f'#include "program.cuh"\nEMULATED_PROGRAM({name})'
+    # One program for all kernels of the file: compiling it is what takes time.
+    choices = " ".join(f"EMULATED_CHOICE({kernel})" for kernel in kernels)
+    entry = f'#include "program.cuh"\nEMULATED_PROGRAM({choices})'
     program = compile_unit(source, entry, defines=defines or {}, capability=capability, flags=flags)
     request = struct.pack("<6IQI", *three(grid), *three(block), shared_bytes, len(checked))
     for parameter, value in zip(kernel.parameters, checked, strict=True):
@@ -89,7 +92,7 @@ def sanitize(
     }
     try:
         done = subprocess.run(
-            [str(program)],
+            [str(program), name],
             input=request,
             capture_output=True,
             timeout=TIME_LIMIT,

@@ -3,7 +3,9 @@ r"""Layers between the convolutions: linear, bias, relu, tanh, batch normalisati
 Every op `f` stands beside its vector-Jacobian product `f_vjp`: given dy, the gradient of a scalar with respect to the
 output, it returns the gradient with respect to each input. Nothing is done in place and no output shares memory with an
 input. Elementwise results keep the memory order of their input; sums over a batch are taken in double and in a fixed
-order.
+order. Linear layers are convolutions of one pixel: a matrix product by the library would add up in another order for
+another number of samples, and then a sample's result would depend on its batch. The setting of module `precision` is
+theirs too.
 
 Axes: n images, c channels, (h, w) pixels, d features in, k features out.
 """
@@ -20,15 +22,13 @@ from malade_ref.checks import InputError, check_float, check_ndim, check_number,
 
 from ..device import device
 from ..kernels import layers as kernels
+from .conv import conv2d, conv2d_vjp
 from .geometry import Pair, as_pair
 from .layout import channels_last, empty_channels_last, for_each_element, for_each_of_channels, of_channels, rows
 
 REAL = {"float32": "float", "float64": "double"}
 THREADS = 128  # of a block of channels.cuh
 CHUNK = 16384  # numbers that it adds up
-# Samples in one product of matrices. The library adds up in another order for another number of them, so that number is
-# always the same: then a sample's result does not depend on how many there are.
-ROWS = 64
 
 
 def linear(x: Array, weight: Array) -> Array:
@@ -58,7 +58,9 @@ def linear(x: Array, weight: Array) -> Array:
         raise InputError(f"weight: expected dtype {x.dtype} (that of x), got {weight.dtype}")
     if weight.shape[1] != x.shape[1]:
         raise InputError(f"x: expected {weight.shape[1]} features (those of weight), got {x.shape[1]}")
-    return _times(x, weight.T)
+    if not weight.size:
+        return device().xp.zeros((len(x), len(weight)), x.dtype)
+    return _features(conv2d(_pixels(x), _pixels(weight), padding=0))
 
 
 def linear_vjp(
@@ -88,19 +90,22 @@ def linear_vjp(
         If shapes do not fit.
     """
     check_shape("dy", dy, (len(x), len(weight)))
-    return (_times(dy, weight) if need_dx else None), (dy.T @ x if need_dweight else None)
+    if not weight.size:
+        zeros = device().xp.zeros
+        return (zeros(x.shape, x.dtype) if need_dx else None), (zeros(weight.shape, x.dtype) if need_dweight else None)
+    gradients = conv2d_vjp(*map(_pixels, (dy, x, weight)), padding=0, need_dx=need_dx, need_dweight=need_dweight)
+    dx, dweight = (gradient if gradient is None else _features(gradient) for gradient in gradients)
+    return dx, dweight
 
 
-def _times(x: Array, matrix: Array) -> Array:
-    """The product x matrix, `ROWS` rows of x at a time; the last ones are filled up with zeros."""
-    xp, n = device().xp, len(x)
-    out = device().empty((n, matrix.shape[1]), x.dtype)
-    for first in range(0, n, ROWS):
-        block = x[first : first + ROWS]
-        if len(block) < ROWS:
-            block = xp.concatenate([block, xp.zeros((ROWS - len(block), x.shape[1]), x.dtype)])
-        out[first : first + ROWS] = (block @ matrix)[: n - first]
-    return out
+def _pixels(features: Array) -> Array:
+    """Features (n, d) as images of one pixel: the kernels of `conv` do not care which of the two they multiply."""
+    return features[:, :, None, None]
+
+
+def _features(pixels: Array) -> Array:
+    """The other way round."""
+    return pixels[:, :, 0, 0]
 
 
 def add_bias(x: Array, bias: Array) -> Array:

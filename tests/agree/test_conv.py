@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,7 @@ from tests.strategies import DTYPES, LAYOUTS, ConvCase, conv_cases, with_layout
 from tests.tolerances import assert_planted_caught
 
 from .backends import agree, complain_alike, device, gpu, on_device, ref
-
-# Errors relative to the sum of the terms' magnitudes that a precision is allowed.
-ALLOWED = {"tf32x3": 1e-5, "tf32": 1e-3, "bf16": 2e-2}
-
-
-@contextmanager
-def set_precision(name: str) -> Iterator[None]:
-    if name != "fp32" and device().capability < 80:
-        pytest.skip("tensor cores of this kind exist from compute capability 8.0 on")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MALADE_GPU_PRECISION", name)
-        yield
+from .precisions import ALLOWED, set_precision
 
 
 def settings_of(case: ConvCase, *, transposed: bool) -> dict[str, Any]:

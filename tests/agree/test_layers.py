@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malade_gpu.ops import layers
+from malade_gpu.precision import PRECISIONS
 from tests.strategies import DTYPES, floats_of_shape, images_nchw, matrices_nd
 from tests.tolerances import assert_planted_caught
 
 from .backends import agree, complain_alike, gpu, on_device, ref
+from .precisions import ALLOWED, set_precision
 
 
 def rng() -> np.random.Generator:
@@ -26,7 +28,8 @@ def products(x: Any, y: Any) -> Any:
     return np.abs(x.astype("float64")) @ np.abs(y.astype("float64"))
 
 
-@given(matrices_nd(), st.integers(1, 9), st.booleans(), st.data())
+# Every tile, and numbers one by one or in fours, are a kernel of their own, to be compiled: few sizes here.
+@given(matrices_nd(max_d=3), st.sampled_from([1, 3, 9]), st.booleans(), st.data())
 def test_linear(x: Any, k: int, needed: bool, data: st.DataObject) -> None:
     weight = data.draw(floats_of_shape((k, x.shape[1]), dtype=str(x.dtype)))
     dy = data.draw(floats_of_shape((len(x), k), dtype=str(x.dtype)))
@@ -34,6 +37,35 @@ def test_linear(x: Any, k: int, needed: bool, data: st.DataObject) -> None:
     scales = products(dy, weight), products(dy.T, x)
     agree("linear_vjp", dy, x, weight, need_dx=needed, scale=scales)
     agree("linear_vjp", dy, x, weight, need_dweight=needed, scale=scales)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize(("n", "d", "k"), [(130, 7, 10), (3, 20, 72), (1100, 2, 5), (2, 3001, 10)])
+def test_linear_in_every_precision(n: int, d: int, k: int, name: str) -> None:
+    """Numbers one by one and in fours; several blocks of samples and of outputs; several parts of a sum; a long sum."""
+    generator = rng()
+    x, weight, dy = (generator.standard_normal(shape).astype("float32") for shape in ((n, d), (k, d), (n, k)))
+    with set_precision(name):
+        results = [on_device(gpu.linear)(x, weight), *on_device(gpu.linear_vjp)(dy, x, weight)]
+        one = n - 1
+        part = on_device(gpu.linear)(x[one:], weight), on_device(gpu.linear_vjp)(dy[one:], x[one:], weight)[0]
+    expected = [ref.linear(x, weight), *ref.linear_vjp(dy, x, weight)]
+    scales = products(x, weight.T), products(dy, weight), products(dy.T, x)
+    for result, wanted, scale in zip(results, expected, scales, strict=True):
+        error = float((np.abs(result - wanted) / scale).max())
+        assert error <= ALLOWED[name]
+        if name in ("tf32", "bf16"):  # else tensor cores were not asked
+            assert error > 1e-3 * ALLOWED[name]
+    for alone, together in zip(part, results, strict=False):
+        np.testing.assert_array_equal(alone, together[one:])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shapes", [((3, 0), (2, 0)), ((3, 2), (0, 2)), ((0, 2), (3, 2))])
+def test_linear_of_nothing(dtype: str, shapes: Any) -> None:
+    x, weight = (np.ones(shape, dtype) for shape in shapes)
+    agree("linear", x, weight, exact=True)
+    agree("linear_vjp", np.ones((len(x), len(weight)), dtype), x, weight, exact=True)
 
 
 @given(images_nchw() | matrices_nd(), st.data())

@@ -72,6 +72,19 @@ def test_plane_steps(case: dict[str, Any], data: st.DataObject, size: float, see
         assert (agree("plane_step_l2", x, at, normal, value, scale=10 + 0 * x)[0] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_plane_steps_with_little_room_to_spare(dtype: str) -> None:
+    """All pixels but a few end at 0 or 1."""
+    rng = np.random.default_rng(2)
+    x = rng.random((3, 1, 4, 4)).astype(dtype)
+    normal = (rng.choice([-1.0, 1.0], x.shape) * rng.uniform(0.5, 1, x.shape)).astype(dtype)
+    room = np.where(normal < 0, 1 - x, x).astype("float64")
+    value = 0.99 * (np.abs(normal) * room).sum(axis=(1, 2, 3))
+    for name in ("plane_step_linf", "plane_step_l2"):
+        move = agree(name, x, x, normal, value, scale=10 + 0 * x)
+        np.testing.assert_allclose((normal * move).sum(axis=(1, 2, 3), dtype="float64"), -value, rtol=1e-5)
+
+
 @given(cases(), st.sampled_from([0.0, 1.0, 1.05]))
 def test_points_between(case: dict[str, Any], overshoot: float) -> None:
     x, centre, step, share = (case[name] for name in ("x", "centre", "w", "share"))

@@ -85,6 +85,16 @@ def test_not_a_number_is_refused() -> None:
     assert agree("metropolis_accept", ratio, np.full(4, 0.5)).tolist() == [False, False, True, True]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_walker_at_a_point_that_is_not_a_number_stays(dtype: str) -> None:
+    arrays, _, _ = arrays_of(random_parameters(2, 3), dtype)
+    x = np.array([[0.0, np.nan, 0.0], [0.0, 0.0, 0.0]], dtype=dtype)
+    chain = {"num_steps": 3, "alpha": 0.1, "delta": 0.4, "sample_index": np.arange(2)}
+    position, moves = agree("mixture_chain", x, *arrays, **chain, **KEYS, scale=100.0)
+    assert moves[0] == 0 < moves[1]
+    np.testing.assert_array_equal(position[0], x[0])
+
+
 # Chains ----------------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ def rows() -> list[Launch]:
         x, centre, normal = rng.random((3, 2, size)).astype(dtype)
         out, numbers = np.full_like(x, np.nan), np.full(2, np.nan)
         uniform, sums = rng.random(2).astype(dtype), np.full(2, np.nan, dtype=dtype)
+        half = normal.dtype.type(0.5)
         for kernel, arguments in (
             ("normalised_step", (x, normal, out, size, 0.1)),
             ("project_l2", (x, centre, out, size, 0.5, 0.4)),
@@ -47,6 +48,10 @@ def rows() -> list[Launch]:
             ("distance_l2", (x, centre, numbers, size)),
             ("distance_linf", (x, centre, numbers, size)),
             ("squared_error", (x, centre, sums, size)),
+            ("apgd_step_l2", (x, x[::-1].copy(), normal, centre, uniform, out, size, 0.75, 0.5, 0.4)),
+            ("momentum_step", (x, normal, out, size, 0.9)),
+            ("plane_step", (x, centre, normal - half, np.array([1.0, -2.0]), out, size, 1)),
+            ("distance_l1", (x, centre, numbers, size)),
         ):
             found.append(Launch("rows", kernel, (2,), (128,), arguments, defines={"REAL": real}))
     return found

@@ -37,10 +37,21 @@ ORDERS = "tests/emulator/test_kernels.py -k 'schedules and {}'"
 STEPS = "tests/agree/test_attack_steps.py"
 LAYERS = "tests/agree/test_layers.py"
 LOSSES = "tests/agree/test_losses.py"
+LOSSES_OF_ATTACKS = "tests/agree/test_losses.py -k attacks"
+MINIMUM_NORM = "tests/agree/test_minimum_norm.py -k 'changes or ead or between'"
+PLANES = "tests/agree/test_minimum_norm.py -k 'plane_steps'"
+PAST = "tests/agree/test_attack_steps.py -k with_a_past"
 MEMORY = "tests/agree/test_memory.py"
 LANGEVIN = "tests/agree/test_langevin.py"
 OPTIM = "tests/agree/test_optim.py"
 RANDOM = "tests/agree/test_random.py"
+CHAIN = "'tests/agree/test_chain.py::test_any_number_of_images[3]'"
+CHAIN_ORDERS = ORDERS.format("chain")
+CHAIN_MANY_STEPS = "tests/agree/test_chain.py -k few_positions"
+PHILOX = "tests/emulator/test_philox.py"
+MIXTURE = "tests/agree/test_mixture.py -k 'planted and float64'"
+MIXTURE_CHAIN = "'tests/agree/test_mixture.py::test_many_steps[mala-3]'"
+METROPOLIS = "tests/agree/test_mixture.py -k 'metropolis or not_a_number'"
 CONV_SIZES = "tests/agree/test_conv.py::test_sizes_and_precisions -k fp32"
 CONV_TENSOR_CORES = "tests/agree/test_conv.py::test_sizes_and_precisions -k tf32x3"
 CONV_BFLOAT16 = "tests/agree/test_conv.py::test_sizes_and_precisions -k bf16"
@@ -90,6 +101,58 @@ MUTANTS = [
     Mutant("rows: step downhill", "rows.cuh", "x[first + k] + REAL(step_size", "x[first + k] - REAL(step_size", STEPS),
     Mutant(
         "rows: distance not rooted", "rows.cuh", "out[blockIdx.x] = sqrt(squares)", "out[blockIdx.x] = squares", STEPS
+    ),
+    Mutant(
+        "rows: not projected before the momentum",
+        "rows.cuh",
+        "  project(out, centre, out, size, limit, scale_to, partial);\n  for",
+        "  for",
+        PAST,
+    ),
+    Mutant("rows: last move's share", "rows.cuh", "(1.0 - momentum) * (double(x[k])", "momentum * (double(x[k])", PAST),
+    Mutant("rows: momentum does not decay", "rows.cuh", "decay * momentum[first + k] +", "momentum[first + k] +", PAST),
+    Mutant(
+        "rows: infinite gradient",
+        "rows.cuh",
+        "usable = norm > 0.0 && norm <= LARGEST_DOUBLE;",
+        "usable = norm > 0.0;",
+        PAST,
+    ),
+    Mutant(
+        "rows: plane on the other side",
+        "rows.cuh",
+        "c = v / largest + over_sample",
+        "c = v / largest - over_sample",
+        PLANES,
+    ),
+    Mutant(
+        "rows: room on the other side",
+        "rows.cuh",
+        "up(k) ? 1.0 - x[k] : double(x[k])",
+        "up(k) ? double(x[k]) : 1.0 - x[k]",
+        PLANES,
+    ),
+    Mutant("rows: one step of Newton's method", "rows.cuh", "step <= size; step++", "step < 1; step++", PLANES),
+    Mutant(
+        "rows: slope of what has stopped",
+        "rows.cuh",
+        "return t * speed < room(k) ?",
+        "return t * speed < 1e30 + room(k) ?",
+        PLANES,
+    ),
+    Mutant(
+        "rows: away from the plane",
+        "rows.cuh",
+        "REAL(up(k) ? amount : -amount)",
+        "REAL(up(k) ? -amount : amount)",
+        PLANES,
+    ),
+    Mutant(
+        "rows: distance without signs",
+        "rows.cuh",
+        "const double sum = over_sample<Sum>(size, partial, [&](int k) { return fabs(",
+        "const double sum = over_sample<Sum>(size, partial, [&](int k) { return (",
+        "tests/agree/test_attack_steps.py -k distances",
     ),
     Mutant(
         "rows: difference without its target",
@@ -385,9 +448,218 @@ MUTANTS = [
         "|| true ? *reinterpret_cast<const Numbers*>(global) : Numbers{}",
         "tests/emulator/test_kernels.py -k without_asynchronous",
     ),
+    # chain.cuh
+    Mutant(
+        "chain: no barrier after the first layer",
+        "chain.cuh",
+        "    if (SAVE) saved_1(saved, block, channel, row, column) = h;\n  });\n  __syncthreads();\n",
+        "    if (SAVE) saved_1(saved, block, channel, row, column) = h;\n  });\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier after the second layer",
+        "chain.cuh",
+        "    if (SAVE) saved_2(saved, block, channel, row, column) = h;\n  });\n  __syncthreads();\n",
+        "    if (SAVE) saved_2(saved, block, channel, row, column) = h;\n  });\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier before the map",
+        "chain.cuh",
+        "    in_a(block, channel, row, column) = tanh_of(u);\n  });\n  __syncthreads();\n",
+        "    in_a(block, channel, row, column) = tanh_of(u);\n  });\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier after the map",
+        "chain.cuh",
+        "    block.b()[MAP + i] = value;\n  }\n  __syncthreads();\n",
+        "    block.b()[MAP + i] = value;\n  }\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier after the small parameters",
+        "chain.cuh",
+        "block.small[i] = weights[i];\n  __syncthreads();\n",
+        "block.small[i] = weights[i];\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier after the step's own gradient",
+        "chain.cuh",
+        "__syncthreads();\n      last_layers_vjp(block);\n",
+        "last_layers_vjp(block);\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: weights replaced while they are read",
+        "chain.cuh",
+        "      __syncthreads();\n      block.fetch(BACKWARD_2, WEIGHTS);\n",
+        "      block.fetch(BACKWARD_2, WEIGHTS);\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant(
+        "chain: no barrier at the end of a step back",
+        "chain.cuh",
+        "      first_layer_vjp(block, gradient, present);\n      __syncthreads();\n",
+        "      first_layer_vjp(block, gradient, present);\n",
+        CHAIN_ORDERS,
+    ),
+    Mutant("chain: weights not waited for", "chain.cuh", "    async_wait<0>();\n", "", CHAIN),
+    Mutant(
+        "chain: weights of the way back not waited for",
+        "chain.cuh",
+        "last_layers_vjp(block);\n      block.arrive();\n",
+        "last_layers_vjp(block);\n      __syncthreads();\n",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: forward weights not brought back",
+        "chain.cuh",
+        "if (!ready) block",
+        "if (!ready && i == 0) block",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: last weights not fetched",
+        "chain.cuh",
+        "block.fetch(BACKWARD_2, WEIGHTS)",
+        "block.fetch(BACKWARD_2, BACKWARD_1)",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: parity of the rows", "chain.cuh", "row() + place.parity() / 2;", "row() + place.parity() % 2;", CHAIN
+    ),
+    Mutant("chain: phase of the columns", "chain.cuh", "SHIFT = (Layer::BEFORE - 1) / 2 + PARITY", "SHIFT = 1", CHAIN),
+    Mutant("chain: a tap too many", "chain.cuh", "(bottom - KERNEL + 2) / 2", "(bottom - KERNEL + 1) / 2", CHAIN),
+    Mutant("chain: last row not seen", "chain.cuh", "min(SECOND_SIDE - 1, b", "min(SECOND_SIDE - 2, b", CHAIN),
+    Mutant("chain: first row's first tap", "chain.cuh", "ky = max(0, 1 - 2 * row)", "ky = max(0, 2 - 2 * row)", CHAIN),
+    Mutant("chain: last row's last tap", "chain.cuh", "FIRST_SIDE - top); ky++", "FIRST_SIDE - 1 - top); ky++", CHAIN),
+    Mutant(
+        "chain: column of padding",
+        "chain.cuh",
+        "if (column < 0 || column >= FIRST_SIDE) continue;",
+        "if (column < 0 || column > FIRST_SIDE) continue;",
+        CHAIN,
+    ),
+    Mutant("chain: channel beyond the last", "chain.cuh", "if (first + c < FIRST)", "if (first + c <= FIRST)", CHAIN),
+    Mutant("chain: bias of another channel", "chain.cuh", "BIAS_1 + group * C1 + c]", "BIAS_1 + c]", CHAIN),
+    Mutant("chain: bias missing", "chain.cuh", "sum[o][c] = bias ? bias[first + c] : 0.0f", "sum[o][c] = 0.0f", CHAIN),
+    Mutant(
+        "chain: bias missing once more",
+        "chain.cuh",
+        "sum[q][c] = bias ? bias[first + c] : 0.0f",
+        "sum[q][c] = 0.0f",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: map without its border",
+        "chain.cuh",
+        "row >= 0 && row < FIRST_SIDE && column >= 0",
+        "row >= 0 && row < FIRST_SIDE && column >= 1",
+        CHAIN,
+    ),
+    Mutant("chain: map keeps its constant", "chain.cuh", "tanh_of(u) - constant;", "tanh_of(u) + constant;", CHAIN),
+    Mutant("chain: kinds of pixels", "chain.cuh", "i < SIDE - 2 ? 2", "i <= SIDE - 2 ? 2", CHAIN),
+    Mutant("chain: taps between the map's pixels", "chain.cuh", "for (int ky = y % 2;", "for (int ky = 0;", CHAIN),
+    Mutant("chain: towards the residual's mirror", "chain.cuh", "__fadd_rn(r, -x)", "__fadd_rn(r, x)", CHAIN),
+    Mutant("chain: clipped below only", "chain.cuh", ": x[j] > 1.0f ? 1.0f : x[j];", ": x[j];", CHAIN),
+    Mutant(
+        "chain: noise of the first step",
+        "chain.cuh",
+        "y + image * PIXELS, present, first_step + step,",
+        "y + image * PIXELS, present, first_step,",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: noise of another sample",
+        "chain.cuh",
+        "sample_index[image] : 0u;\n    const float* from",
+        "sample_index[block.place.image] : 0u;\n    const float* from",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: images beyond the last",
+        "chain.cuh",
+        "if (present) *reinterpret_cast<float4*>(to + 4 * quad) = four;",
+        "*reinterpret_cast<float4*>(to + 4 * quad) = four;",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: noise of the wrong step on the way back",
+        "chain.cuh",
+        "gradient, present, first_step + step,",
+        "gradient, present, first_step + step + 1,",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: another step repeated",
+        "chain.cuh",
+        "slot(to), present, first_step + step,",
+        "slot(to), present, first_step + i,",
+        CHAIN_MANY_STEPS,
+    ),
+    Mutant("chain: a slot too far", "chain.cuh", "size_t(number - 1)", "size_t(number)", CHAIN_MANY_STEPS),
+    Mutant("chain: gradient not masked", "chain.cuh", "unclipped >= 0.0f && unclipped <= 1", "unclipped <= 1", CHAIN),
+    Mutant("chain: gradient past the residual", "chain.cuh", "      dy[j] -= dresidual;\n", "", CHAIN),
+    Mutant("chain: slope of the last tanh", "chain.cuh", "(1.0f - r[j] * r[j])", "(1.0f - r[j])", CHAIN),
+    Mutant("chain: slope of the map", "chain.cuh", "column + 1] + constant;", "column + 1] - constant;", CHAIN),
+    Mutant(
+        "chain: slope of the third layer",
+        "chain.cuh",
+        "[WEIGHT_4 + c] * du * (1.0f - h * h)",
+        "[WEIGHT_4 + c] * du * (1.0f - h)",
+        CHAIN,
+    ),
+    Mutant(
+        "chain: border of the last layer's gradient", "chain.cuh", "min(4, 2 * row + 2)", "min(4, 2 * row + 1)", CHAIN
+    ),
+    Mutant(
+        "chain: rows of the first layer's gradient",
+        "chain.cuh",
+        "min(FIRST_SIDE - 1, (y + 1) / 2)",
+        "min(FIRST_SIDE - 1, y / 2)",
+        CHAIN,
+    ),
+    Mutant("chain: gradient not added", "chain.cuh", "dx[y * SIDE + column] +=", "dx[y * SIDE + column] =", CHAIN),
+    Mutant(
+        "chain: activations of two images in one place",
+        "chain.cuh",
+        "* SECOND_SIDE + column) * IMAGES + block.place.image]",
+        "* SECOND_SIDE + column) * IMAGES]",
+        CHAIN,
+    ),
+    # philox.cuh
+    Mutant("philox: nine rounds", "philox.cuh", "round < 10", "round < 9", PHILOX),
+    Mutant("philox: key not raised", "philox.cuh", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;", PHILOX),
+    Mutant("philox: keys swapped", "philox.cuh", "c2 = high_0 ^ c3 ^ k1", "c2 = high_0 ^ c3 ^ k0", PHILOX),
+    Mutant(
+        "philox: logarithm of 0",
+        "philox.cuh",
+        "plus_product(half, static_cast<float>(radius_word)",
+        "plus_product(0.0f, static_cast<float>(radius_word)",
+        PHILOX,
+    ),
+    Mutant("philox: quarters cut off", "philox.cuh", "plus_product(0.5f, angle", "plus_product(0.0f, angle", PHILOX),
+    Mutant(
+        "philox: pi without its last digits",
+        "philox.cuh",
+        "  r = plus_product(r, turns, 7.54978995489188216e-8f);\n",
+        "",
+        PHILOX,
+    ),
+    Mutant("philox: sign of the cosine", "philox.cuh", "if ((quarter + 1) & 2)", "if (quarter & 2)", PHILOX),
+    Mutant("philox: sine and cosine swapped", "philox.cuh", "sine = odd ? c : s", "sine = odd ? s : c", PHILOX),
+    Mutant("philox: last term of the sine", "philox.cuh", "-1.9515295891e-4f", "-1.8e-4f", PHILOX),
     # attack_steps.py
     Mutant("steps: sign", "attack_steps.py", "out[i] = x[i] - step_size", "out[i] = x[i] + step_size", STEPS),
-    Mutant("steps: sign of 0", "attack_steps.py", "elif gradient[i] < ZERO", "elif gradient[i] <= ZERO", STEPS),
+    Mutant(
+        "steps: sign of 0",
+        "attack_steps.py",
+        "elif gradient[i] < ZERO:\n        out",
+        "elif gradient[i] <= ZERO:\n        out",
+        STEPS,
+    ),
     Mutant(
         "steps: lower bound rounded outwards",
         "attack_steps.py",
@@ -437,6 +709,31 @@ MUTANTS = [
         "elif success[i] != best_success[i]:",
         "elif success[i] and not best_success[i]:",
         STEPS,
+    ),
+    Mutant(
+        "steps: momentum of the other part",
+        "attack_steps.py",
+        "momentum * (z - x[i]) + rest *",
+        "rest * (z - x[i]) + momentum *",
+        PAST,
+    ),
+    Mutant("steps: last move backwards", "attack_steps.py", "(x[i] - previous[i])", "(previous[i] - x[i])", PAST),
+    Mutant(
+        "steps: not brought back before the momentum",
+        "attack_steps.py",
+        "        z = lower if z < lower else upper if z > upper else z\n",
+        "",
+        PAST,
+    ),
+    Mutant(
+        "steps: not brought back after the momentum",
+        "attack_steps.py",
+        "out[i] = lower if z < lower else upper if z > upper else z",
+        "out[i] = z",
+        PAST,
+    ),
+    Mutant(
+        "steps: step size of another sample", "attack_steps.py", "z = z + sizes[i // size]", "z = z + sizes[0]", PAST
     ),
     # langevin.py
     Mutant("langevin: no noise", "langevin.py", "+ delta * noise", "+ delta * x", LANGEVIN),
@@ -510,11 +807,274 @@ MUTANTS = [
     Mutant("layers: tile ends a column early", "layers.py", "for v in range(tw)", "for v in range(tw - 1)", LAYERS),
     Mutant("layers: no mask beyond the last tile", "layers.py", "if row < oh and column < ow:", "if row < oh:", LAYERS),
     Mutant("layers: squared error's gradient halved", "layers.py", "(weight + weight)", "weight", LOSSES),
+    # losses.py
+    Mutant(
+        "losses: last of equals",
+        "losses.py",
+        "score > scores[row + best] or",
+        "score >= scores[row + best] or",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: NaN is never beaten",
+        "losses.py",
+        " or (math.isnan(scores[row + best]) and not math.isnan(score))",
+        "",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: true class as its own rival",
+        "losses.py",
+        "k != first and k != second",
+        "k != second",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: lead of the true class",
+        "losses.py",
+        "out[i] = scores[row + rival] - scores[row + label]",
+        "out[i] = scores[row + label] - scores[row + rival]",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: both classes pushed up",
+        "losses.py",
+        "-dloss[i] if k == label",
+        "dloss[i] if k == label",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: sum for a mean",
+        "losses.py",
+        "scores[row + fourth]) * half",
+        "scores[row + fourth])",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant(
+        "losses: fourth class", "losses.py", "if targeted else third", "if not targeted else third", LOSSES_OF_ATTACKS
+    ),
+    Mutant("losses: spread of equal scores", "losses.py", "- behind + least", "- behind", LOSSES_OF_ATTACKS),
+    Mutant("losses: ratio's other gradient", "losses.py", "slope * lead / spread", "slope * lead", LOSSES_OF_ATTACKS),
+    Mutant(
+        "losses: gradient of the mean",
+        "losses.py",
+        "[row + fourth] += of_spread * half",
+        "[row + fourth] += of_spread",
+        LOSSES_OF_ATTACKS,
+    ),
+    Mutant("losses: equals in reverse", "losses.py", "(tied and k < own)", "(tied and k > own)", LOSSES_OF_ATTACKS),
     # memory.py
     Mutant("memory: last of equals", "memory.py", "value > largest or", "value >= largest or", MEMORY),
     Mutant("memory: NaN is not the largest", "memory.py", " or math.isnan(value)", "", MEMORY),
     Mutant("memory: first number skipped", "memory.py", "best = 0\n", "best = 1 % size\n", MEMORY),
     Mutant("memory: difference for a sum", "memory.py", "x[i] + y[i]", "x[i] - y[i]", MEMORY),
+    # metropolis.py
+    Mutant(
+        "metropolis: difference squared",
+        "metropolis.py",
+        "(there - back) * (there + back)",
+        "(there - back) * (there - back)",
+        METROPOLIS,
+    ),
+    Mutant("metropolis: score of the start", "metropolis.py", "proposal_score[j])", "score[j])", METROPOLIS),
+    Mutant("metropolis: product not halved", "metropolis.py", "half * product", "product", METROPOLIS),
+    Mutant(
+        "metropolis: densities swapped",
+        "metropolis.py",
+        "proposal_log_density[i] - log_density[i]",
+        "log_density[i] - proposal_log_density[i]",
+        METROPOLIS,
+    ),
+    Mutant(
+        "metropolis: last coordinate",
+        "metropolis.py",
+        "range(i * size, (i + 1) * size)",
+        "range(i * size, i)",
+        METROPOLIS,
+    ),
+    Mutant(
+        "metropolis: NaN accepted",
+        "metropolis.py",
+        "math.log(level[i]) < ratio[i]",
+        "not math.log(level[i]) >= ratio[i]",
+        METROPOLIS,
+    ),
+    # minimum_norm.py
+    Mutant("minimum norm: ends of the pixel range", "minimum_norm.py", "0.999999 *", "0.9999 *", MINIMUM_NORM),
+    Mutant(
+        "minimum norm: pixels between -1 and 1",
+        "minimum_norm.py",
+        "out[i] = (math.tanh(point[i]) + ONE) * HALF",
+        "out[i] = math.tanh(point[i])",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: distance's gradient halved", "minimum_norm.py", "away + away - pull", "away - pull", MINIMUM_NORM
+    ),
+    Mutant(
+        "minimum norm: gradient that is not finite",
+        "minimum_norm.py",
+        " if math.isfinite(gradient[i]) else ZERO",
+        "",
+        MINIMUM_NORM,
+    ),
+    Mutant("minimum norm: slope of tanh", "minimum_norm.py", "/ ((ONE + e) * (ONE + e))", "/ (ONE + e)", MINIMUM_NORM),
+    Mutant("minimum norm: not shrunk", "minimum_norm.py", "min(z - beta, ONE)", "min(z, ONE)", MINIMUM_NORM),
+    Mutant(
+        "minimum norm: shrunk across the centre",
+        "minimum_norm.py",
+        "elif shift < -beta:",
+        "elif shift < beta:",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: infinite shift",
+        "minimum_norm.py",
+        "if math.isfinite(shift):",
+        "if not math.isnan(shift):",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: momentum from the wrong point",
+        "minimum_norm.py",
+        "momentum * (new - x[i])",
+        "momentum * (new - y[i])",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: weight of another sample",
+        "minimum_norm.py",
+        "- weight[i // size] * gradient[i])",
+        "- weight[0] * gradient[i])",
+        "tests/agree/test_minimum_norm.py -k planted",
+    ),
+    Mutant(
+        "minimum norm: overshoot of one side only",
+        "minimum_norm.py",
+        "centre[i] + overshoot * centre_move[i]",
+        "centre[i] + centre_move[i]",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: clip lost",
+        "minimum_norm.py",
+        "centre_move[i])\n    out[i] = ZERO if z < ZERO else ONE if z > ONE else z",
+        "centre_move[i])\n    out[i] = z",
+        MINIMUM_NORM,
+    ),
+    Mutant(
+        "minimum norm: points swapped",
+        "minimum_norm.py",
+        "(ONE - a) * x[i] + a * other[i]",
+        "a * x[i] + (ONE - a) * other[i]",
+        MINIMUM_NORM,
+    ),
+    # mixture.py
+    Mutant(
+        "mixture: density's exponent not halved",
+        "mixture.py",
+        "            squares += z * z\n        return max(log_scale[k] - half * squares",
+        "            squares += z * z\n        return max(log_scale[k] - squares",
+        MIXTURE,
+    ),
+    Mutant(
+        "mixture: densities of 0",
+        "mixture.py",
+        "+ column] * z\n        return max(log_scale[k] - half * squares, lowest)",
+        "+ column] * z\n        return log_scale[k] - half * squares",
+        "tests/agree/test_mixture.py -k beyond_the_format",
+    ),
+    Mutant(
+        "mixture: gradient by the transposed matrix",
+        "mixture.py",
+        "gradient[column] -= whitening[(k * d + row) * d + column] * z",
+        "gradient[column] -= whitening[(k * d + column) * d + row] * z",
+        MIXTURE,
+    ),
+    Mutant(
+        "mixture: sum of densities not scaled down",
+        "mixture.py",
+        "largest, total * scale + weight",
+        "largest, total + weight",
+        MIXTURE,
+    ),
+    Mutant("mixture: score not scaled down", "mixture.py", "score[column] * scale +", "score[column] +", MIXTURE),
+    Mutant("mixture: score not normalised", "mixture.py", "score[column] /= total", "score[column] *= total", MIXTURE),
+    Mutant(
+        "mixture: largest term lost",
+        "mixture.py",
+        "return largest + math.log(total)",
+        "return math.log(total)",
+        MIXTURE,
+    ),
+    Mutant(
+        "mixture: score of the other classes", "mixture.py", "if labels[k] == label:", "if labels[k] != label:", MIXTURE
+    ),
+    Mutant(
+        "mixture: densities' sum not scaled down",
+        "mixture.py",
+        "total * math.exp(largest - value) + one",
+        "total + one",
+        MIXTURE,
+    ),
+    Mutant("mixture: shares not normalised", "mixture.py", "math.exp(value - log_density)", "math.exp(value)", MIXTURE),
+    Mutant(
+        "mixture: spread around the origin",
+        "mixture.py",
+        "(gradient[line] - score[line]) * (gradient[column] - score[column])",
+        "gradient[line] * gradient[column]",
+        MIXTURE,
+    ),
+    Mutant(
+        "mixture: precision of the wrong component",
+        "mixture.py",
+        "precisions[k * d * d + place]",
+        "precisions[place]",
+        MIXTURE,
+    ),
+    Mutant(
+        "mixture: responsibilities beyond the format",
+        "mixture.py",
+        "largest = max(largest, value)",
+        "largest = min(largest, value)",
+        MIXTURE,
+    ),
+    Mutant("mixture: noise from swapped words", "mixture.py", "pair_of(w2, w3)", "pair_of(w3, w2)", MIXTURE_CHAIN),
+    Mutant(
+        "mixture: noise's counter swapped",
+        "mixture.py",
+        "philox(uint32(block), step, sample,",
+        "philox(uint32(block), sample, step,",
+        MIXTURE_CHAIN,
+    ),
+    Mutant("mixture: noise of the first step", "mixture.py", "first_step + number)", "first_step)", MIXTURE_CHAIN),
+    Mutant(
+        "mixture: level from the noise's key", "mixture.py", "uint32(0), a0, a1)", "uint32(0), k0, k1)", MIXTURE_CHAIN
+    ),
+    Mutant(
+        "mixture: score of the old position",
+        "mixture.py",
+        "score[column] = moved_score[column]",
+        "score[column] = score[column]",
+        MIXTURE_CHAIN,
+    ),
+    Mutant(
+        "mixture: density of the old position",
+        "mixture.py",
+        "            log_density = moved_log_density\n",
+        "",
+        MIXTURE_CHAIN,
+    ),
+    Mutant(
+        "mixture: way back forgotten", "mixture.py", "(there - back) * (there + back)", "there * there", MIXTURE_CHAIN
+    ),
+    Mutant(
+        "mixture: NaN accepted",
+        "mixture.py",
+        "if not math.log(uniform_of(word)) < ratio:",
+        "if math.log(uniform_of(word)) >= ratio:",
+        "tests/agree/test_mixture.py -k 'walker_at and float64'",
+    ),
     # optim.py
     Mutant("optim: betas swapped", "optim.py", "v = beta2 * second[i] + rest2", "v = beta1 * second[i] + rest2", OPTIM),
     Mutant("optim: gradient not squared", "optim.py", "rest2 * (g * g)", "rest2 * g", OPTIM),
