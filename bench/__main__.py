@@ -4,6 +4,7 @@
     python -m bench --quick                  a look: small batch, few rounds
     python -m bench --check                  exit 1 if a ratio is larger than allowed
     python -m bench --out bench/results/NAME.json
+    python -m bench --case mixture           a mixture's score beside scikit-learn's log density (only if asked for)
 
 Every backend computes the same cases with the same weights and images, one after the other in each round; results are
 compared before they are timed. A table states medians, GFLOP/s (operations counted in `bench.cases`), the ratio to each
@@ -24,6 +25,7 @@ from typing import Any
 from bench.backends import BACKENDS, Backend, UnavailableError
 from bench.cases import CASES, Case, Problem, make_problem
 from bench.measure import DisagreementError, Measurement, measure
+from bench.mixtures import MIXTURE, mixture_records
 from malade_ref.bundle.environment import describe_environment
 from malade_ref.checks import InputError, check_count
 from malade_ref.ops import num_threads
@@ -42,7 +44,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of every backend (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="small batch, few rounds: no figures to quote")
     parser.add_argument("--check", action="store_true", help="exit 1 if a ratio is larger than allowed")
-    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only this one; repeat")
+    parser.add_argument(
+        "--case", action="append", choices=[*(case.name for case in CASES), MIXTURE], help="only this one; repeat"
+    )
     parser.add_argument("--backend", action="append", choices=list(BACKENDS), help=f"only {REFERENCE} and this; repeat")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write everything there")
     options = parser.parse_args(arguments)
@@ -108,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse(arguments)
         backends, missing = open_backends(options)
         cases = [case for case in CASES if options.case is None or case.name in options.case]
-        if options.check and len(backends) == 1:
+        mixtures = options.case is not None and MIXTURE in options.case
+        if options.check and len(backends) == 1 and not mixtures:
             reasons = "; ".join(missing.values()) or "no peer was chosen"
             raise InputError(f"--check: needs a peer to compare {REFERENCE} with, but {reasons}")
         if options.out is not None and not options.out.parent.is_dir():
@@ -126,6 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs = {name: backend.prepare(case.name, problem) for name, backend in backends.items()}
             records.append(as_record(case, measure(runs, rounds=options.rounds, agrees=case.agrees), problem))
             print(row(records[-1]), flush=True)
+        for record in mixture_records(options.rounds, options.threads, quick=options.quick) if mixtures else ():
+            records.append(record)
+            print(row(record), flush=True)
         complaints = [complaint for record in records for complaint in too_slow(record)]
         if options.out is not None:
             content = {

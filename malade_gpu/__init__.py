@@ -36,16 +36,22 @@ def _with_these_ops(function: F) -> F:
 
 
 class _OfTheseOps(type):
-    """Of classes whose instances are all networks over this package's ops, whoever made them."""
+    """Of classes whose instances are all those of the reference's class over this package's ops, whoever made them."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, malade_ref.Network) and instance.ops is ops
+        return isinstance(instance, cls.__mro__[1]) and getattr(instance, "ops", None) is ops
 
 
 class Network(malade_ref.Network, metaclass=_OfTheseOps):  # noqa: D101  # its docstring is inherited
     __doc__ = malade_ref.Network.__doc__
 
     __init__ = _with_these_ops(malade_ref.Network.__init__)
+
+
+class GaussianMixture(malade_ref.GaussianMixture, metaclass=_OfTheseOps):  # noqa: D101  # its docstring is inherited
+    __doc__ = malade_ref.GaussianMixture.__doc__
+
+    __init__ = _with_these_ops(malade_ref.GaussianMixture.__init__)
 
 
 cnn = _with_these_ops(malade_ref.cnn)
@@ -56,6 +62,7 @@ load = _with_these_ops(malade_ref.load)
 __all__ = [
     "MALADE",
     "DenoiserScore",
+    "GaussianMixture",
     "Network",
     "__version__",
     "attacks",

@@ -303,7 +303,12 @@ class CudaDevice:
         from numba import cuda
 
         stream = cuda.external_stream(self.xp.cuda.get_current_stream().ptr)
-        gpu_kernel(body)[-(-count // THREADS), THREADS, stream](count, *arguments)
+        # Given CuPy's arrays as they are, Numba would wait for their stream. Here all work is on one stream, in order.
+        views = [
+            cuda.as_cuda_array(value, sync=False) if isinstance(value, self.xp.ndarray) else value
+            for value in arguments
+        ]
+        gpu_kernel(body)[-(-count // THREADS), THREADS, stream](count, *views)
 
     def launch(
         self,

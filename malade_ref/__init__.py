@@ -9,7 +9,7 @@ True
 from malade_ref import attacks, ops
 from malade_ref.checkpoint import load, save
 from malade_ref.defence import MALADE
-from malade_ref.density import DenoiserScore
+from malade_ref.density import DenoiserScore, GaussianMixture
 from malade_ref.network import Network, cnn, mlp, sdae
 
 __version__ = "0.1.0"
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MALADE",
     "DenoiserScore",
+    "GaussianMixture",
     "Network",
     "__version__",
     "attacks",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # "ci", the default: the same examples at every run and no time limit for one example, so that a slow or busy
 # machine cannot turn a passing test into a failing one. "explore" looks for new examples:
@@ -18,7 +19,20 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
+# For tests.mutation, which only asks whether a test fails: failing examples are not made smaller.
+settings.register_profile(
+    "mutation", settings.get_profile("ci"), phases=(Phase.explicit, Phase.generate), print_blob=False
+)
 settings.load_profile("ci")
+
+# Kernels of Numba that leave an array's bounds raise an IndexError on the emulated device.
+os.environ.setdefault("NUMBA_BOUNDSCHECK", "1")
 
 # No test opens a window.
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Bodies of the emulated device (malade_gpu.elements) check every index here: on a GPU one that is off would go unseen.
+with contextlib.suppress(ImportError):
+    import numba
+
+    numba.config.BOUNDSCHECK = 1

@@ -28,21 +28,22 @@ TOP_LEVEL = {
 LAYERS = (
     ("checks", "arrays"),
     ("ops", "storage", "statistics"),
+    ("diagnostics",),
     ("layers",),
     ("network", "density"),
-    ("sampling", "datasets", "checkpoint", "bundle"),
+    ("sampling", "mcmc", "minimiser", "datasets", "checkpoint", "bundle"),
     ("defence",),
     ("attacks",),
-    ("training", "evaluation", "audit", "certify", "theorem"),
+    ("training", "evaluation", "audit", "certify"),
     ("interop",),
     ("",),
-    ("experiment", "report", "figures"),
+    ("experiment", "report", "figures", "theorem"),
     ("cli",),
     ("__main__",),
 )
 
 # Sequencing, written once for all backends: arrays come from `model.ops` and are never named.
-DRIVERS = {"layers", "network", "sampling", "defence", "attacks", "training", "evaluation", "audit", "certify"}
+DRIVERS = {"layers", "network", "sampling", "mcmc", "defence", "attacks", "training", "evaluation", "audit", "certify"}
 
 GPU_PACKAGES = {"cupy", "cupyx", "cupy_backends", "numba", "numba_cuda", "cuda", "malade_gpu"}
 

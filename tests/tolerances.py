@@ -39,6 +39,7 @@ STEP = Tolerance(5e-7, 1e-15, False, "a handful of roundings of terms that may c
 SUM = Tolerance(3e-6, 6e-15, False, "a sum of up to a few thousand rounded products, in any order")
 FUNCTION = Tolerance(1e-6, 4e-15, False, "exp, log or tanh of a few ulp, then a short sum")
 STATISTICS = Tolerance(1e-5, 2e-14, False, "a variance is a difference of sums, and is divided by")
+MIXTURE = Tolerance(1e-6, 4e-15, False, "whitened distances, exp and log; relative to sums over absolute values")
 
 TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("select", "better", "clip_pixels", "argmax", "other_classes"), EXACT),
@@ -58,6 +59,10 @@ TOLERANCES: dict[str, Tolerance] = {
     "add_bias_vjp": SUM,
     **dict.fromkeys(("tanh", "log_softmax", "softmax_cross_entropy", "adam_step", "sgd_step"), FUNCTION),
     **dict.fromkeys(("batch_norm", "batch_norm_inference"), STATISTICS),
+    **dict.fromkeys(("mixture_log_densities", "mixture_scores", "mixture_responsibilities"), MIXTURE),
+    **dict.fromkeys(("mixture_hessians", "mixture_chain"), MIXTURE),
+    "langevin_log_ratio": SUM,
+    "metropolis_accept": EXACT,
     "normal": Tolerance(1e-6, 1e-14, False, "log, sine and cosine of a few ulp; what backends must agree to"),
     "network": Tolerance(1e-5, 1e-13, False, "some ten layers, each a sum of up to a few thousand products"),
     "fused_chain": Tolerance(

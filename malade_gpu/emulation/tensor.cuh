@@ -9,7 +9,7 @@
 
 // Copy BYTES (4, 8 or 16) from global to shared memory; zeros if not `valid`, and then the source is not touched.
 // The destination holds poison until the group of the copy has been waited for.
-template <int BYTES>
+template <int BYTES, bool IN_L1 = false>
 void async_copy(void* shared, const void* global, bool valid, emulation::Place place = emulation::Place::current()) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
   const auto aligned = [](const void* address) { return reinterpret_cast<uintptr_t>(address) % BYTES == 0; };
@@ -44,7 +44,8 @@ void async_wait() {
 }
 
 // A float in TF32: 8 bits of exponent, 10 of mantissa, rounded to nearest, ties away from zero.
-inline unsigned to_tf32(float a) { return (__float_as_uint(a) + 0x1000u) & 0xffffe000u; }
+// Every NaN becomes one and the same, as by the instruction: poison must not round to a number.
+inline unsigned to_tf32(float a) { return a != a ? 0x7fffffffu : (__float_as_uint(a) + 0x1000u) & 0xffffe000u; }
 
 // Two floats in bfloat16, `low` in the lower half, rounded to nearest, ties to even.
 inline unsigned pack_bf16(float low, float high) {
@@ -58,6 +59,13 @@ inline unsigned pack_bf16(float low, float high) {
 
 namespace emulation {
 
+// The float next to a sum on the side of 0: tensor cores cut off what does not fit, where other units round to nearest.
+// A long sum of numbers of one sign, all taken inside of them, is seen to be too small.
+inline float cut_off(double sum) {
+  const float rounded = static_cast<float>(sum);
+  return std::isfinite(rounded) && std::fabs(double(rounded)) > std::fabs(sum) ? std::nextafterf(rounded, 0.0f) : rounded;
+}
+
 // d += a b for a 16 x 8 result that the warp holds together. Lane 4 g + t holds rows g and g + 8, columns 2 t and
 // 2 t + 1 of it; `a(mail, row, k)` and `b(mail, k, column)` find the operands in what the lanes sent.
 template <int DEPTH, class A, class B>
@@ -66,7 +74,9 @@ void multiply_accumulate(float (&d)[4], const uint32_t* words, Place place, A a,
   exchange(~0u, words, MAX_WORDS, place, [&](const uint32_t (*mail)[MAX_WORDS]) {
     for (int i = 0; i < 4; i++) {
       const int row = g + 8 * (i / 2), column = 2 * t + i % 2;
-      for (int k = 0; k < DEPTH; k++) d[i] += a(mail, row, k) * b(mail, k, column);
+      double sum = d[i];  // of products that are exact in double
+      for (int k = 0; k < DEPTH; k++) sum += double(a(mail, row, k)) * b(mail, k, column);
+      d[i] = cut_off(sum);
     }
     return 0;
   });

@@ -29,12 +29,13 @@ __device__ __forceinline__ float reciprocal_approximate(float a) {
 
 #if __CUDA_ARCH__ >= 800
 
-// Copy BYTES (4, 8 or 16) from global to shared memory in the background; zeros if not `valid`.
-template <int BYTES>
+// Copy BYTES (4, 8 or 16) from global to shared memory in the background; zeros if not `valid`. Copies of 16 bytes pass by
+// the L1 cache unless IN_L1, which is for what other copies of the block will read again.
+template <int BYTES, bool IN_L1 = false>
 __device__ __forceinline__ void async_copy(void* shared, const void* global, bool valid) {
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   const int source_bytes = valid ? BYTES : 0;
-  if constexpr (BYTES == 16)
+  if constexpr (BYTES == 16 && !IN_L1)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(source_bytes) : "memory");
   else
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(global), "n"(BYTES), "r"(source_bytes) : "memory");

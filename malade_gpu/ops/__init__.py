@@ -57,6 +57,7 @@ from .memory import (
     check_images,
     check_labels,
     check_sample_index,
+    check_vectors,
     concatenate,
     empty,
     ones,
@@ -64,6 +65,7 @@ from .memory import (
     to_host,
     zeros,
 )
+from .metropolis import langevin_log_ratio, metropolis_accept
 from .minimum_norm import (
     cw_gradient,
     ead_step,
@@ -73,6 +75,13 @@ from .minimum_norm import (
     plane_step_l2,
     plane_step_linf,
     to_tanh_space,
+)
+from .mixture import (
+    mixture_chain,
+    mixture_hessians,
+    mixture_log_densities,
+    mixture_responsibilities,
+    mixture_scores,
 )
 from .optim import adam_step, sgd_step
 from .proposals import (
@@ -112,6 +121,7 @@ __all__ = [
     "check_images",
     "check_labels",
     "check_sample_index",
+    "check_vectors",
     "clip_pixels",
     "concatenate",
     "conv2d",
@@ -133,6 +143,7 @@ __all__ = [
     "from_tanh_space",
     "fused_chain",
     "interpolate",
+    "langevin_log_ratio",
     "langevin_step",
     "langevin_step_vjp",
     "linear",
@@ -142,6 +153,12 @@ __all__ = [
     "map_slices",
     "margin_loss",
     "margin_loss_vjp",
+    "metropolis_accept",
+    "mixture_chain",
+    "mixture_hessians",
+    "mixture_log_densities",
+    "mixture_responsibilities",
+    "mixture_scores",
     "momentum_step",
     "normal",
     "normalised_step",

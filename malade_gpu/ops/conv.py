@@ -33,12 +33,14 @@ from malade_ref.checks import InputError, check_float, check_ndim, check_shape
 from ..device import device
 from ..precision import PRECISIONS, precision
 from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
-from .layout import channels_last, empty_channels_last
+from .layout import address_of, channels_last, empty_channels_last
 
 REAL = {"float32": "float", "float64": "double"}
+SIZE = {"float32": 4, "float64": 8}
 THREADS = 128  # of a block of conv.cuh
-# Columns of a block's results, by which a narrow product wastes less; rows as in conv.cuh.
-TILES = {"fp32": (4, 16, 32, 64), "tensor cores": (8, 16, 32, 64)}
+# Columns of a block's results, by which a narrow product wastes less; rows, terms of a step and buffers as in conv.cuh.
+TILES = {"fp32": (4, 16, 32, 64), "tf32x3": (8, 16, 32, 64), "tf32": (8, 16, 32, 64, 128), "bf16": (8, 16, 32, 64, 128)}
+DEPTH, STAGES = 16, 3
 # A sum over pixels is cut into parts of at least PART pixels, but into no more than MOST_PARTS.
 PART, MOST_PARTS = 1024, 64
 
@@ -231,7 +233,8 @@ def _weight_gradient(x: Array, dy: Array, g: Geometry) -> Array:
     num_parts = -(-num_pixels // part)
     parts = device().empty((num_parts, num_taps, columns), x.dtype)
     windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
-    tile = _tile(columns, x.dtype)
+    images, slopes = channels_last(x), channels_last(dy)
+    tile = _tile(images, slopes)
     if num_parts:
         device().launch(
             "conv",
@@ -239,9 +242,10 @@ def _weight_gradient(x: Array, dy: Array, g: Geometry) -> Array:
             grid=(-(-num_taps // tile.rows), -(-columns // tile.columns), num_parts),
             block=(THREADS,),
             arguments=(
-                *(channels_last(x), channels_last(dy), parts, num_pixels, num_taps, columns, part),
+                *(images, slopes, parts, num_pixels, num_taps, columns, part),
                 *windows.arguments(*g.size, channels),
             ),
+            shared_bytes=tile.shared_bytes,
             defines=tile.defines,
         )
     device().launch(
@@ -288,20 +292,66 @@ def _phases(size: int, kernel: int, stride: int, before: int) -> list[_Phase]:
     return phases
 
 
-class _Tile(NamedTuple):
-    """Results of a block, and what conv.cuh is compiled with for it."""
+class Tile(NamedTuple):
+    """Results of a block, and what conv.cuh is compiled with and launched with for it.
+
+    Attributes
+    ----------
+    rows, columns : int
+        Of the results.
+    shared_bytes : int
+        Of a block.
+    defines : dict of str to object
+        Macros.
+    """
 
     rows: int
     columns: int
+    shared_bytes: int
     defines: dict[str, Any]
 
 
-def _tile(columns: int, dtype: Any) -> _Tile:
-    name = precision() if str(dtype) == "float32" else "fp32"
-    tiles = TILES["fp32" if name == "fp32" else "tensor cores"]
-    tile = next((tile for tile in tiles if columns <= tile), tiles[-1])
-    defines = {"REAL": REAL[str(dtype)], "TILE_N": tile, "PRECISION": PRECISIONS.index(name)}
-    return _Tile(64 if tile >= 32 else 128, tile, defines)
+def tile_of(real: str, name: str, tile: int, vectors: Pair) -> Tile:
+    """How products are cut for one precision and width.
+
+    Parameters
+    ----------
+    real : {"float32", "float64"}
+        Type of the numbers.
+    name : str
+        Precision, one of `PRECISIONS`.
+    tile : int
+        Columns of a block, one of `TILES[name]`.
+    vectors : pair of int
+        Numbers that one copy takes of the left and of the right operand, 1 or 4.
+
+    Returns
+    -------
+    Tile
+        What the kernels are compiled and launched with.
+    """
+    rows = 256 if tile == 64 and name in ("tf32", "bf16") else 64 if tile >= 32 and real == "float64" else 128
+    defines = {
+        "REAL": REAL[real],
+        "TILE_N": tile,
+        "PRECISION": PRECISIONS.index(name),
+        "LEFT_VECTOR": vectors[0],
+        "RIGHT_VECTOR": vectors[1],
+    }
+    return Tile(rows, tile, STAGES * DEPTH * (rows + tile) * SIZE[real], defines)
+
+
+def _tile(images: Array, right: Array) -> Tile:
+    """For a product of channels-last images with a matrix (or images) whose last axis are the columns."""
+    real, columns = str(images.dtype), right.shape[-1]
+    name = precision() if real == "float32" else "fp32"
+    tile = next((tile for tile in TILES[name] if columns <= tile), TILES[name][-1])
+    return tile_of(real, name, tile, (_vector(images), _vector(right)))
+
+
+def _vector(array: Array) -> int:
+    """How many numbers of a contiguous array's last axis one copy of 16 bytes may take: 4, or 1 for one at a time."""
+    return 4 if array.dtype.itemsize == 4 and array.shape[-1] % 4 == 0 and address_of(array) % 16 == 0 else 1
 
 
 def _launch_correlate(x: Array, weight: Array, windows: _Windows, out: Array, step: Pair, first: Pair) -> None:
@@ -311,8 +361,8 @@ def _launch_correlate(x: Array, weight: Array, windows: _Windows, out: Array, st
     num_pixels, num_taps = n * math.prod(windows.grid), math.prod(windows.kernel) * channels
     if not num_pixels:
         return
-    tile = _tile(columns, x.dtype)
     matrix = device().xp.ascontiguousarray(weight).reshape(num_taps, columns)
+    tile = _tile(x, matrix)
     device().launch(
         "conv",
         "correlate",
@@ -322,6 +372,7 @@ def _launch_correlate(x: Array, weight: Array, windows: _Windows, out: Array, st
             *(x, matrix, out, num_pixels, num_taps, columns, *windows.arguments(h, w, channels)),
             *(height, width, *step, *first),
         ),
+        shared_bytes=tile.shared_bytes,
         defines=tile.defines,
     )
 

@@ -177,6 +177,23 @@ def channels_last(x: Any) -> Any:
     return device().xp.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
+def address_of(array: Any) -> int:
+    """Where an array begins in its device's memory.
+
+    Parameters
+    ----------
+    array : array
+        Of NumPy or CuPy.
+
+    Returns
+    -------
+    int
+        The address.
+    """
+    data = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
+    return int(data["data"][0])
+
+
 def empty_channels_last(shape: tuple[int, int, int, int], dtype: Any) -> tuple[Any, Any]:
     """New images whose channels lie innermost.
 

@@ -56,7 +56,7 @@ def test_bounds_are_rounded_inwards(dtype: str) -> None:
     near = [np.nextafter(powers, np.array(side, dtype=dtype)) for side in (0, 1)]
     centre = np.concatenate([powers, *near, [0, tiny, 3 * tiny, 0.1, 0.7]]).astype(dtype)
     centre = centre[(centre >= 0) & (centre <= 1)]
-    for eps in (0.0, 1e-46, 1e-40, 1e-20, 1e-9, 0.1, 0.3, 8 / 255, 0.5, 1.0, *map(float, powers)):
+    for eps in (0.0, 1.6 * float(tiny), 1e-46, 1e-40, 1e-20, 1e-9, 0.1, 0.3, 8 / 255, 0.5, 1.0, *map(float, powers)):
         agree("linf_bounds", centre, eps, exact=True)
         agree("project_linf", 1 - centre, centre, eps=eps, exact=True)
 

@@ -2,106 +2,56 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not installed")
 
-from malade_gpu.device import CAPABILITIES, KERNELS, SHARED_BYTES, source_for_gpu
-from malade_gpu.ops.chain import variants
-from malade_gpu.ops.conv import TILES
-from malade_gpu.source import kernels_of, read_source
+from malade_gpu import resources
+from malade_gpu.device import KERNELS, SHARED_BYTES
+from malade_gpu.resources import LIMITS, Resources, Unit, compile_text, occupancy, units
+from malade_gpu.source import kernels_of
+from malade_ref.checks import InputError
+from tests.instructions import INSTRUCTIONS, Instruction
 
 STATIC_SHARED_BYTES = 48 << 10  # what a block may declare, on any GPU
-# Registers of a thread: four blocks of 128 threads on a multiprocessor, or three in double; one block of 256 of
-# chain.cuh, which has no REAL.
-REGISTERS = {"float": 128, "double": 168, None: 255}
-FUNCTION = re.compile(
-    r"Compiling entry function '(?P<kernel>\w+)'"
-    r".*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
-    r".*?Used (?P<registers>\d+) registers(?:[^\n]*?, (?P<shared>\d+) bytes smem)?",
-    re.DOTALL,
-)
-
-
-class Unit(NamedTuple):
-    """One compilation."""
-
-    file: str
-    defines: dict[str, Any]
-    capability: int
-
-
-def units() -> Iterator[Unit]:
-    """Every file as it is compiled in earnest, for every supported capability."""
-    for capability in CAPABILITIES:
-        for file in ("rows", "channels", "softmax"):
-            yield from (Unit(file, {"REAL": real}, capability) for real in ("float", "double"))
-        for tile in TILES["fp32"]:
-            for real in ("float", "double"):
-                yield Unit("conv", {"REAL": real, "TILE_N": tile, "PRECISION": 0}, capability)
-        for variant in variants(SHARED_BYTES[capability]):
-            yield Unit("chain", {"IMAGES": variant.images, "RESIDENT": int(variant.resident)}, capability)
-        if capability >= 80:
-            for tile in TILES["tensor cores"]:
-                for precision in (1, 2, 3):
-                    yield Unit("conv", {"REAL": "float", "TILE_N": tile, "PRECISION": precision}, capability)
-
-
-class Compiled(NamedTuple):
-    """What NVRTC made of a unit: its intermediate code, and what each kernel takes of a GPU."""
-
-    ptx: str
-    resources: dict[str, dict[str, int]]
-
-
-def compiled(text: str, defines: dict[str, Any], capability: int) -> Compiled:
-    nvrtc = pytest.importorskip("cupy", reason="compile checks need CuPy, which is not installed").cuda.nvrtc
-    options = (
-        "-std=c++17",
-        f"-arch=sm_{capability}",
-        "--ptxas-options=-v",
-        *(f"-D{k}={v}" for k, v in defines.items()),
-    )
-    try:
-        program = nvrtc.createProgram(source_for_gpu(text), "kernel.cu", (), ())
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"compile checks need NVRTC: {error}")
-    try:
-        nvrtc.compileProgram(program, options)
-    except nvrtc.NVRTCError:
-        raise AssertionError(nvrtc.getProgramLog(program)) from None
-    log = nvrtc.getProgramLog(program)
-    assert "warning" not in log, log
-    resources = {
-        match["kernel"]: {name: int(match[name] or 0) for name in ("stores", "loads", "registers", "shared")}
-        for match in FUNCTION.finditer(log)
-    }
-    ptx = nvrtc.getPTX(program)
-    return Compiled(ptx.decode() if isinstance(ptx, bytes) else ptx, resources)
-
-
+# Registers of a thread: four blocks of 128 threads on a multiprocessor, or three in double; two of conv.cuh, and one
+# block of 256 of chain.cuh.
+REGISTERS = {"float": 128, "double": 168}
+REGISTERS_OF_FILE = {"conv": 255, "chain": 255}
 UNITS = list(units())
+
+
+@pytest.fixture
+def nvrtc() -> None:
+    """NVRTC, or a reason to skip."""
+    try:
+        resources._nvrtc()
+    except InputError as error:
+        pytest.skip(str(error))
 
 
 def test_every_file_is_here() -> None:
     assert {unit.file for unit in UNITS} == {path.stem for path in KERNELS.glob("*.cuh")} - {"prelude", "philox"}
 
 
+@pytest.mark.usefixtures("nvrtc")
 @pytest.mark.parametrize(
-    "unit", UNITS, ids=lambda unit: "-".join(map(str, (unit.file, *unit.defines.values(), unit[2])))
+    "unit", UNITS, ids=lambda unit: "-".join(map(str, (unit.file, *unit.defines.values(), unit.capability)))
 )
 def test_kernels_compile_and_fit(unit: Unit) -> None:
-    text = read_source(KERNELS / f"{unit.file}.cuh")
-    result = compiled(text, unit.defines, unit.capability)
-    assert result.resources.keys() == kernels_of(text, unit.defines).keys()
-    for kernel, taken in result.resources.items():
-        assert (taken["stores"], taken["loads"]) == (0, 0), f"{kernel} spills registers: {taken}"
-        assert taken["registers"] <= REGISTERS[unit.defines.get("REAL")], f"{kernel}: {taken}"
-        assert taken["shared"] <= min(STATIC_SHARED_BYTES, SHARED_BYTES[unit.capability]), f"{kernel}: {taken}"
+    result = compile_text(unit.text, unit.defines, unit.capability)
+    assert result.kernels.keys() == kernels_of(unit.text, unit.defines).keys()
+    for kernel, taken in result.kernels.items():
+        assert taken.spilled == 0, f"{kernel} spills registers: {taken}"
+        most = REGISTERS_OF_FILE[unit.file] if unit.file in REGISTERS_OF_FILE else REGISTERS[unit.defines["REAL"]]
+        assert taken.registers <= most, f"{kernel}: {taken}"
+        assert taken.shared <= min(STATIC_SHARED_BYTES, SHARED_BYTES[unit.capability]), f"{kernel}: {taken}"
+        assert occupancy(taken, unit.capability, shared_bytes=unit.shared_bytes).blocks >= 1
     instructions = {
         1: "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
         2: "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32",
@@ -110,6 +60,13 @@ def test_kernels_compile_and_fit(unit: Unit) -> None:
     expected = instructions.get(unit.defines.get("PRECISION", 0))
     found = set(re.findall(r"mma\.sync[\w.]*", result.ptx))
     assert found == ({expected} if expected else set())
+
+
+@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda instruction: instruction.name)
+def test_programs_of_the_gpu_tests_compile(instruction: Instruction) -> None:
+    for capability in (80, 90):
+        assert compile_text(instruction.program.text, {}, capability).kernels["kernel"].spilled == 0
 
 
 SPILLING = """
@@ -124,8 +81,62 @@ extern "C" __global__ void __launch_bounds__(1024) kernel(const float* x, float*
 """
 
 
+@pytest.mark.usefixtures("nvrtc")
 def test_spills_and_errors_are_seen() -> None:
-    taken = compiled(SPILLING, {}, 80).resources["kernel"]
-    assert taken["stores"] > 0
-    with pytest.raises(AssertionError, match="identifier"):
-        compiled('extern "C" __global__ void kernel() { undefined(); }', {}, 80)
+    taken = compile_text(SPILLING, {}, 80).kernels["kernel"]
+    assert taken.spilled > 0
+    assert taken.threads == 1024
+    with pytest.raises(RuntimeError, match="identifier"):
+        compile_text('extern "C" __global__ void kernel() { undefined(); }', {}, 80)
+    with pytest.raises(RuntimeError, match="warning"):
+        compile_text('extern "C" __global__ void kernel() { int never; }', {}, 80)
+
+
+@pytest.mark.parametrize(
+    ("taken", "capability", "shared_bytes", "expected"),
+    [
+        # By the tables of the CUDA occupancy calculator.
+        (Resources(128, 32, 0, 0), 90, 0, (16, 1.0, "warps")),
+        (Resources(128, 32, 0, 0), 75, 0, (8, 1.0, "warps")),
+        (Resources(32, 32, 0, 0), 90, 0, (32, 0.5, "blocks")),
+        (Resources(256, 255, 0, 0), 90, 0, (1, 0.125, "registers")),
+        (Resources(128, 128, 0, 0), 80, 0, (4, 0.25, "registers")),
+        (Resources(128, 168, 0, 0), 80, 0, (3, 0.1875, "registers")),
+        (Resources(128, 32, 48 << 10, 0), 90, 0, (4, 0.25, "shared memory")),
+        (Resources(128, 32, 48 << 10, 0), 75, 0, (1, 0.125, "shared memory")),
+        (Resources(256, 32, 0, 0), 90, 227 << 10, (1, 0.125, "shared memory")),
+        (Resources(256, 32, 0, 0), 80, 227 << 10, (0, 0.0, "shared memory")),
+    ],
+)
+def test_occupancy(taken: Resources, capability: int, shared_bytes: int, expected: tuple[int, float, str]) -> None:
+    assert occupancy(taken, capability, shared_bytes=shared_bytes) == expected
+
+
+def test_limits_of_every_capability() -> None:
+    assert LIMITS.keys() == {unit.capability for unit in UNITS}
+    for capability, limits in LIMITS.items():
+        assert SHARED_BYTES[capability] + limits.reserved <= limits.shared_bytes
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "resources.json"
+    assert resources.main(["--capability", "90", "--file", "rows", "--file", "softmax", "--json", str(out)]) == 0
+    kernels = json.loads(out.read_text())["kernels"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(kernels) == len(lines) - 2 == 2 * (6 + 3)
+    assert {kernel["capability"] for kernel in kernels} == {90}
+    for kernel, line in zip(kernels, lines[1:], strict=False):
+        assert f"{kernel['file']}.{kernel['kernel']}" in line
+        assert kernel["threads"] == 128
+        assert 0 < kernel["blocks"] <= 16
+    assert lines[-1] == "18 kernels in 4 compilations; 0 spill registers or do not fit"
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setitem(sys.modules, "cupy.cuda", None)
+    assert resources.main(["--file", "rows"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("resources: error: malade_gpu: compiling for a GPU needs CuPy and NVRTC")
+    assert error.count("\n") == 1

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malade_gpu.ops import conv, geometry
+from malade_gpu.ops.layout import address_of
 from malade_gpu.precision import PRECISIONS, precision
 from malade_ref.checks import InputError
 from malade_ref.ops import geometry as ref_geometry
@@ -78,6 +79,8 @@ SIZES = [
     ((2, 1, 28, 28), (1, 1, 5, 5), (1, 1), False),
     ((1, 16, 6, 6), (65, 16, 3, 3), (1, 1), False),
     ((2, 70, 5, 4), (70, 3, 2, 3), (3, 2), True),
+    ((2, 32, 9, 7), (64, 32, 3, 2), (2, 1), False),  # four numbers a copy, channels 16 by 16
+    ((1, 20, 5, 6), (20, 72, 2, 3), (1, 2), True),  # four numbers a copy, channels in one go
     ((3, 2, 40, 40), (5, 2, 3, 3), (1, 1), False),  # more pixels than one part of the sum over pixels
 ]
 
@@ -101,6 +104,28 @@ def test_sizes_and_precisions(name: str, x_shape: Any, weight_shape: Any, stride
                 assert error <= ALLOWED[name]
                 if name in ("tf32", "bf16"):  # else tensor cores were not asked
                     assert error > 1e-2 * ALLOWED[name] or wanted.size < 100
+
+
+@pytest.mark.parametrize(("name", "allowed"), {"fp32": 2e-6, "tf32x3": 2e-6, "tf32": 5e-5, "bf16": 1e-4}.items())
+def test_long_sums_of_one_sign(name: str, allowed: float) -> None:
+    """As in the paper's classifier, after a rectifier: what is cut off instead of rounded adds up."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.random(shape, dtype="float32") for shape in ((1, 128, 6, 5), (3, 128, 5, 5)))
+    with set_precision(name):
+        y = on_device(gpu.conv2d)(x, weight, padding="valid")
+    expected = ref.conv2d(x.astype("float64"), weight.astype("float64"), padding="valid")
+    assert np.abs(y / expected - 1).max() <= allowed
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_not_a_number_stays_in_its_windows(name: str) -> None:
+    """A kernel's last step has fewer terms than a buffer holds: what fills it up is not taken from the image."""
+    x = np.random.default_rng(0).random((1, 1, 9, 8), dtype="float32")
+    x[0, 0, 6, 4] = np.nan
+    weight = np.ones((2, 1, 3, 3), "float32")
+    seen = ref.conv2d(np.isnan(x).astype("float32"), weight, padding="valid") > 0
+    with set_precision(name):
+        np.testing.assert_array_equal(np.isnan(on_device(gpu.conv2d)(x, weight, padding="valid")), seen)
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -130,6 +155,16 @@ def test_results_are_channels_last_and_need_no_copies() -> None:
     assert gpu.conv2d_vjp(y, *map(gpu.asarray, case[:2]), stride=1, need_dx=False)[0] is None
 
 
+def test_copies_of_four_numbers_are_aligned() -> None:
+    numbers = gpu.asarray(np.zeros(68, "float32"))
+    first = next(i for i in range(4) if address_of(numbers[i:]) % 16 == 0)
+    aligned, shifted = (numbers[i : i + 64].reshape(1, 2, 4, 8) for i in (first, (first + 1) % 4))
+    assert conv._vector(aligned) == 4
+    assert conv._vector(shifted) == 1
+    assert conv._vector(aligned.reshape(-1, 2)) == 1
+    assert conv._vector(gpu.asarray(np.zeros((1, 2, 4, 8)))) == 1
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_planted_errors_are_caught(dtype: str, transposed: bool) -> None:
@@ -144,7 +179,10 @@ def test_planted_errors_are_caught(dtype: str, transposed: bool) -> None:
 
 def test_precision_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MALADE_GPU_PRECISION", raising=False)
-    assert precision() == "fp32"
+    for emulated, capability, default in ((True, 90, "fp32"), (False, 75, "fp32"), (False, 80, "tf32x3")):
+        monkeypatch.setattr(device(), "emulated", emulated)
+        monkeypatch.setattr(device(), "capability", capability)
+        assert precision() == default
     monkeypatch.setenv("MALADE_GPU_PRECISION", "half")
     with pytest.raises(InputError, match=r"^MALADE_GPU_PRECISION: expected one of fp32, .*; got 'half'$"):
         precision()

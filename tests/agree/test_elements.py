@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -11,8 +12,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from malade_gpu import resources
 from malade_gpu.device import KERNELS
-from malade_gpu.elements import cpu_kernel, element, gpu_function
+from malade_gpu.elements import cpu_kernel, element, element_with, gpu_function
+from malade_gpu.kernels import mixture
+from malade_ref.checks import InputError
 
 from .backends import device
 
@@ -27,19 +31,21 @@ def array_of(type_: Any) -> Any:
 
 # What a parameter is, by its name, when the op is called with float32 arrays.
 SCALARS = {
-    **dict.fromkeys(("a", "delta", "step_size", "width", "momentum", "rate", "learning_rate", "epsilon"), F32),
+    **dict.fromkeys(("a", "alpha", "delta", "step_size", "width", "momentum", "rate", "learning_rate", "epsilon"), F32),
     **dict.fromkeys(("rest", "beta", "overshoot"), F32),
     "targeted": I64,
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
     **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
     **dict.fromkeys(("area", "side", "num_words"), I64),
     "divisor": F32,
-    **dict.fromkeys(("step", "k0", "k1"), U32),
+    **dict.fromkeys(("step", "first_step", "k0", "k1", "a0", "a1"), U32),
+    **dict.fromkeys(("num_classes", "num_steps"), I64),
+    "scale": F32,
     "eps": F64,
 }
 ARRAYS = {
-    **dict.fromkeys(("labels", "targets"), I64),
     **dict.fromkeys(("condition", "success", "best_success"), BOOL),
+    **dict.fromkeys(("labels", "targets", "num_accepted"), I64),
     **dict.fromkeys(("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3"), U32),
     "words": U32,
     "limit": U64,
@@ -50,7 +56,12 @@ ARRAYS = {
     ),
     **dict.fromkeys(("rests", "new_distances", "spherical_step", "source_step"), F64),
 }
-OUTPUTS = {"random.fill_words": U32, "memory.argmax": I64, "losses.other_classes": I64, "attack_steps.better": BOOL}
+OUTPUTS = {
+    **dict.fromkeys(("memory.argmax", "losses.other_classes"), I64),
+    **dict.fromkeys(("attack_steps.better", "metropolis.accept"), BOOL),
+    "random.fill_words": U32,
+}
+BYTES_OF_SINE = 28
 # The bounds of a pixel are computed in float64 on purpose: rounding must not let a pixel out of its ball.
 EXACT_BOUNDS = {
     f"attack_steps.{name}" for name in ("LINF_BOUNDS", "PROJECT_LINF", "RANDOM_START_LINF", "APGD_STEP_LINF")
@@ -81,15 +92,19 @@ def bodies() -> dict[str, Any]:
         "proposals.FOUR",
     ):
         found.pop(part, None)
+    for make in (mixture.log_densities, mixture.scores, mixture.hessians, mixture.responsibilities, mixture.chain):
+        found |= {f"mixture.{make.__name__} of {d} dimensions": make("float32", d) for d in (2, 16)}
+    found["mixture.chain without a test"] = mixture.chain("float32", 2, False)
     return found
 
 
 BODIES = bodies()
 
 
-def signature_of(name: str) -> tuple[Any, ...]:
+def signature_of(name: str, f: Any) -> tuple[Any, ...]:
+    """Types of what a body, or the kernel around it, takes."""
     types = [I64]
-    for parameter in list(inspect.signature(BODIES[name].py_func).parameters)[1:]:
+    for parameter in list(inspect.signature(f).parameters)[1:]:
         default = OUTPUTS.get(name, F32) if parameter == "out" else F32
         types.append(SCALARS[parameter] if parameter in SCALARS else array_of(ARRAYS.get(parameter, default)))
     return tuple(types)
@@ -110,7 +125,7 @@ def float64_variables(dispatcher: Any, types: tuple[Any, ...]) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(set(BODIES) - EXACT_BOUNDS))
 def test_no_float64_in_float32(name: str) -> None:
-    assert float64_variables(BODIES[name], signature_of(name)) == []
+    assert float64_variables(BODIES[name], signature_of(name, BODIES[name].py_func)) == []
 
 
 def test_a_careless_literal_is_seen() -> None:
@@ -135,10 +150,19 @@ def test_compiles_for_a_gpu(name: str) -> None:
     nvvm = pytest.importorskip("numba.cuda.cudadrv.nvvm")
     if not nvvm.is_available():
         pytest.skip("compiling for a GPU needs NVVM, of the CUDA toolkit or of nvidia-cuda-nvcc")
+    try:
+        resources._nvrtc()
+    except InputError as error:
+        pytest.skip(str(error))
+    kernel = gpu_function(BODIES[name])
     somewhere = SimpleNamespace(compute_capability=(9, 0))
     with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=somewhere):
-        ptx, _ = cuda.compile_ptx(gpu_function(BODIES[name]), signature_of(name), cc=(9, 0))
+        ptx, _ = cuda.compile_ptx(kernel, signature_of(name, kernel), cc=(9, 0))
     assert ".entry" in ptx
+    # Scratch of a few numbers is kept in registers. Only the sine of a huge angle has bytes in memory of its own.
+    in_memory = sum(map(int, re.findall(r"__local_depot\d+\[(\d+)\]", ptx)))
+    # Of a Hessian's two indices at least one is not known to the compiler.
+    assert in_memory <= BYTES_OF_SINE or name == "mixture.hessians of 16 dimensions"
 
 
 def test_kernels_take_the_parameters_of_their_body() -> None:
@@ -154,5 +178,36 @@ def test_kernels_take_the_parameters_of_their_body() -> None:
     assert cpu_kernel(scaled) is cpu_kernel(scaled)
 
 
+def test_indices_are_checked() -> None:
+    """In all of these tests: tests/conftest.py asks for it."""
+
+    @element
+    def shifted(i: Any, out: Any, x: Any) -> None:
+        out[i] = x[i + 1]
+
+    out = np.zeros(4, dtype="float32")
+    with pytest.raises(IndexError):
+        cpu_kernel(shifted)(4, out, np.ones(4, dtype="float32"))
+    cpu_kernel(shifted)(4, out, np.ones(5, dtype="float32"))
+    assert out.all()
+
+
 def test_no_elements_no_launch() -> None:
     device().for_elements(None, 0)
+
+
+def test_scratch_belongs_to_the_element() -> None:
+    @element_with(z=(2, F32), w=(1, I64))
+    def sums(i: Any, out: Any, x: Any, forgets: Any, z: Any, w: Any) -> None:
+        if not forgets:
+            z[0] = x[i]
+            w[0] = i
+        z[1] = z[0] + z[0]
+        out[i] = z[1] + w[0] if not forgets else z[1]
+
+    assert list(inspect.signature(gpu_function(sums)).parameters) == ["count", "out", "x", "forgets"]
+    x, out = np.arange(5, dtype="float32"), np.zeros(5, dtype="float32")
+    cpu_kernel(sums)(5, out, x, False)
+    assert out.tolist() == [0, 3, 6, 9, 12]
+    cpu_kernel(sums)(5, out, x, True)
+    assert np.isnan(out).all()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bench import __main__ as bench
+from bench import mixtures
 from bench.backends import UnavailableError
 from bench.cases import CASES, forward_flops, make_problem
 from malade_ref.network import cnn, sdae
@@ -124,3 +125,30 @@ def test_an_output_that_cannot_be_written(
     captured = capsys.readouterr()
     assert captured.err.startswith("bench: error: --out: ")
     assert captured.out == ""  # said before anything was measured
+
+
+def test_mixtures_are_a_case_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mixtures, "SIZES", ((3, 2),))
+    monkeypatch.setattr(mixtures, "POINTS", 1000)
+    out = tmp_path / "results.json"
+    assert run_with(monkeypatch, Fake(0), missing, "--case", "mixture", "--out", str(out)) == 0
+    (record,) = json.loads(out.read_text())["cases"]
+    assert (record["name"], record["points"], record["flops"]) == ("mixture-3-2", 1000, 4 * 1000 * 3 * 2 * 2)
+    assert len(record["backends"]["ref"]["seconds"]) == 3
+    assert "mixture score, K=3 d=2" in capsys.readouterr().out
+    if "sklearn" in record["backends"]:
+        assert record["ratios"]["sklearn"]["allowed"] == 1.0
+        wrong = mixtures.make_mixture(3, 2).smoothed(0.1)
+        monkeypatch.setattr(mixtures, "sklearn_log_density", lambda ours, threads: wrong.log_density)
+        assert run_with(monkeypatch, Fake(0), missing, "--case", "mixture") == 1
+        assert "computed different numbers" in capsys.readouterr().err
+
+
+def test_mixtures_without_a_peer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(mixtures, "SIZES", ((3, 2),))
+    monkeypatch.setattr(mixtures, "POINTS", 100)
+    monkeypatch.setattr(mixtures, "sklearn_log_density", lambda ours, threads: missing(threads))
+    assert run_with(monkeypatch, Fake(0), missing, "--case", "mixture") == 0
+    assert "sklearn: left out, because it is on holiday" in capsys.readouterr().out

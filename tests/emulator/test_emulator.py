@@ -11,31 +11,11 @@ from malade_gpu.emulation import build
 from malade_gpu.emulation.build import _compiler
 from malade_ref.checks import InputError
 
-from .programs import NEIGHBOUR, PIPELINE, SUM, Program, all_alike
+from .programs import PIPELINE, SUM, Program
 
 
 def numbers(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype("float32")
-
-
-def test_shared_memory_and_barriers() -> None:
-    x = numbers(64)
-    for y in NEIGHBOUR.results(x, ..., size=64):
-        np.testing.assert_array_equal(y, x[(np.arange(64) + 33) % 64])
-
-
-def test_sum_by_shuffles() -> None:
-    x = np.arange(128, dtype="float32")
-    for y in SUM.results(x, ..., size=1):
-        assert y[0] == x.sum()
-
-
-def test_pipeline_of_asynchronous_copies() -> None:
-    x = numbers(5, 256)
-    results = PIPELINE.results(x, ..., 5, size=64)
-    columns = (4 * np.arange(64)[:, None] + 64 * np.arange(4) + 4) % 256
-    np.testing.assert_allclose(results[0], x[:, columns].sum(axis=(0, 2)), rtol=1e-5)
-    assert all_alike(results)
 
 
 def test_grid_and_block_of_three_dimensions() -> None:
@@ -57,35 +37,6 @@ def test_grid_and_block_of_three_dimensions() -> None:
 
 def lanes_of(mask: int) -> list[int]:
     return [lane for lane in range(32) if mask >> lane & 1]
-
-
-@pytest.mark.parametrize("width", [32, 16, 8, 4, 1])
-@pytest.mark.parametrize("distance", [0, 1, 3, 17])
-def test_shuffles(width: int, distance: int) -> None:
-    """Against the rules of the CUDA C++ Programming Guide, "Warp shuffle functions", lane by lane."""
-    program = Program(
-        """
-        extern "C" __global__ void kernel(float* y, int distance, int width) {
-          const int lane = threadIdx.x;
-          const float value = 100 + lane;
-          y[lane] = __shfl_sync(0xffffffffu, value, distance, width);
-          y[32 + lane] = __shfl_up_sync(0xffffffffu, value, distance, width);
-          y[64 + lane] = __shfl_down_sync(0xffffffffu, value, distance, width);
-          y[96 + lane] = __shfl_xor_sync(0xffffffffu, value, distance, width);
-          y[128 + lane] = static_cast<float>(__shfl_up_sync(0xffffffffu, static_cast<double>(value), distance, width));
-        }
-        """,
-        block=(32,),
-    )
-    index, up, down, xor = [], [], [], []
-    for lane in range(32):
-        first = lane - lane % width
-        index.append(100 + first + distance % width)
-        up.append(100 + (lane - distance if lane - distance >= first else lane))
-        down.append(100 + (lane + distance if lane + distance < first + width else lane))
-        xor.append(100 + (lane ^ distance if lane ^ distance < first + width else lane))
-    for y in program.results(..., distance, width, size=160):
-        np.testing.assert_array_equal(y, index + up + down + xor + up)
 
 
 def test_votes_and_partial_masks() -> None:
@@ -134,85 +85,6 @@ def test_atomics() -> None:
     program.run(y, counts)
     assert y[0] == 192
     assert counts.tolist() == [192, 191, -191, 9, 11]
-
-
-def test_matrix_product_tf32() -> None:
-    """One warp, fragments as in the PTX manual: against the same product of rounded operands in float64."""
-    program = Program(
-        """
-        extern "C" __global__ void kernel(const float* a, const float* b, float* d) {
-          const int g = threadIdx.x / 4, t = threadIdx.x % 4;
-          unsigned fa[4], fb[2];
-          for (int i = 0; i < 4; i++) fa[i] = to_tf32(a[(g + 8 * (i % 2)) * 8 + t + 4 * (i / 2)]);
-          for (int i = 0; i < 2; i++) fb[i] = to_tf32(b[(t + 4 * i) * 8 + g]);
-          float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-          mma_m16n8k8_tf32(sum, fa, fb);
-          mma_m16n8k8_tf32(sum, fa, fb);
-          for (int i = 0; i < 4; i++) d[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = sum[i];
-        }
-        """,
-        block=(32,),
-    )
-    a, b = numbers(16, 8), numbers(8, 8)
-    results = program.results(a, b, ..., size=128)
-    assert all_alike(results)
-    rounded_a, rounded_b = (np.float64((x.view("uint32") + 0x1000 & 0xFFFFE000).view("float32")) for x in (a, b))
-    np.testing.assert_allclose(results[0].reshape(16, 8), 2 * rounded_a @ rounded_b, rtol=1e-5, atol=1e-5)
-    assert np.abs(results[0].reshape(16, 8) - 2 * a.astype("float64") @ b).max() > 1e-5
-
-
-def test_matrix_product_bf16() -> None:
-    program = Program(
-        """
-        extern "C" __global__ void kernel(const float* a, const float* b, float* d) {
-          const int g = threadIdx.x / 4, t = threadIdx.x % 4;
-          unsigned fa[4], fb[2];
-          for (int i = 0; i < 4; i++) {
-            const float* pair = a + (g + 8 * (i % 2)) * 16 + 2 * t + 8 * (i / 2);
-            fa[i] = pack_bf16(pair[0], pair[1]);
-          }
-          for (int i = 0; i < 2; i++) fb[i] = pack_bf16(b[(2 * t + 8 * i) * 8 + g], b[(2 * t + 8 * i + 1) * 8 + g]);
-          float sum[4] = {1.0f, 1.0f, 1.0f, 1.0f};
-          mma_m16n8k16_bf16(sum, fa, fb);
-          for (int i = 0; i < 4; i++) d[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = sum[i];
-        }
-        """,
-        block=(32,),
-    )
-    a, b = numbers(16, 16), numbers(16, 8)
-    results = program.results(a, b, ..., size=128)
-    assert all_alike(results)
-
-    def rounded(x: np.ndarray) -> np.ndarray:
-        bits = x.view("uint32")
-        return np.float64(((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype("uint32").view("float32"))
-
-    np.testing.assert_allclose(results[0].reshape(16, 8), 1 + rounded(a) @ rounded(b), rtol=1e-5, atol=1e-5)
-
-
-def test_asynchronous_copies_of_all_sizes() -> None:
-    program = Program(
-        """
-        extern "C" __global__ void kernel(const float* x, float* y) {
-          DYNAMIC_SHARED(float, tile);
-          const int i = threadIdx.x;
-          async_copy<4>(tile + i, x + i, i != 3);
-          async_copy<8>(tile + 32 + 2 * i, x + 2 * i, i != 3);
-          async_copy<16>(tile + 96 + 4 * i, x + 4 * i, i != 3);
-          async_commit();
-          async_wait<0>();
-          __syncthreads();
-          for (int k = 0; k < 7; k++) y[32 * k + i] = tile[32 * k + i];
-        }
-        """,
-        block=(32,),
-        shared_bytes=7 * 128,
-    )
-    x = numbers(128)
-    expected = np.concatenate([x[:32], x[:64], x])
-    expected[[3, 32 + 6, 32 + 7, *range(96 + 12, 96 + 16)]] = 0
-    for y in program.results(x, ..., size=7 * 32):
-        np.testing.assert_array_equal(y, expected)
 
 
 def test_bits_and_integers() -> None:

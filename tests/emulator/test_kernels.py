@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not instal
 from malade_gpu.device import KERNELS
 from malade_gpu.emulation import SCHEDULES, build, sanitize
 from malade_gpu.ops.chain import PIXELS, SAVED, SHAPES, Variant, checkpoint_plan, layout
+from malade_gpu.resources import units
 from malade_gpu.source import kernels_of
 
 
@@ -88,14 +90,17 @@ def softmax() -> list[Launch]:
 def conv() -> list[Launch]:
     """Two images of 5 x 6, windows of 3 x 2 with a stride of 2 x 1; two blocks of columns, two parts of a sum.
 
-    Every precision, the narrowest and the widest tiles.
+    Every precision, the narrowest and the widest tiles, numbers one by one and in fours, channels in one go and by 16.
     """
     found = []
     for real, dtype, tile, precision, channels, columns in (
         *(("float", "float32", tile, 0, 3, tile + 1) for tile in (4, 64)),
-        ("double", "float64", 16, 0, 3, 17),
+        ("double", "float64", 32, 0, 3, 33),
         *(("float", "float32", 8, precision, 3, 9) for precision in (1, 2, 3)),
-        ("float", "float32", 64, 1, 3, 65),
+        ("float", "float32", 64, 1, 4, 68),
+        ("float", "float32", 4, 0, 4, 8),
+        ("float", "float32", 16, 2, 32, 20),
+        ("float", "float32", 64, 3, 8, 68),
     ):
         rng = np.random.default_rng(tile)
         n, (h, w), (kh, kw), (rows, cols) = 2, (5, 6), (3, 2), (3, 6)
@@ -106,17 +111,20 @@ def conv() -> list[Launch]:
         )
         y, dweight = np.full((num_pixels, columns), np.nan, dtype), np.full((columns, channels, kh, kw), np.nan, dtype)
         parts = np.full((2, num_taps, columns), np.nan, dtype)
-        rows_of_tile = 64 if tile >= 32 else 128
+        rows_of_tile = 256 if tile == 64 and precision >= 2 else 64 if tile >= 32 and real == "double" else 128
         windows = h, w, channels, kw, 2, 1, 1, 0, rows, cols
         sizes = num_pixels, num_taps, columns
-        settings = {"block": (128,), "defines": {"REAL": real, "TILE_N": tile, "PRECISION": precision}}
+        left, right = (4 if count % 4 == 0 else 1 for count in (channels, columns))
+        vectors = {"LEFT_VECTOR": left, "RIGHT_VECTOR": right}
+        settings = {"block": (128,), "defines": {"REAL": real, "TILE_N": tile, "PRECISION": precision, **vectors}}
+        buffers = {"shared_bytes": 3 * 16 * (rows_of_tile + tile) * np.dtype(dtype).itemsize}
         grid = -(-num_pixels // rows_of_tile), -(-columns // tile)
         placed = rows, cols, 1, 1, 0, 0
-        found.append(Launch("conv", "correlate", grid, arguments=(x, weight, y, *sizes, *windows, *placed), **settings))
+        arguments: tuple[Any, ...] = x, weight, y, *sizes, *windows, *placed
+        found.append(Launch("conv", "correlate", grid, arguments=arguments, **buffers, **settings))
         grid = -(-num_taps // rows_of_tile), -(-columns // tile), 2
-        found.append(
-            Launch("conv", "weight_gradient", grid, arguments=(x, dy, parts, *sizes, 20, *windows), **settings)
-        )
+        arguments = x, dy, parts, *sizes, 20, *windows
+        found.append(Launch("conv", "weight_gradient", grid, arguments=arguments, **buffers, **settings))
         if precision == 0:
             arguments = rng.random(parts.shape).astype(dtype), dweight, 2, columns, channels, kh * kw
             found.append(Launch("conv", "add_parts", (-(-dweight.size // 128),), arguments=arguments, **settings))
@@ -157,10 +165,10 @@ def fresh(launch: Launch) -> tuple[Any, ...]:
     return tuple(np.copy(value) if isinstance(value, np.ndarray) else value for value in launch.arguments)
 
 
-def run(launch: Launch, schedule: Any) -> list[np.ndarray]:
+def run(launch: Launch, schedule: Any, capability: int = 90) -> list[np.ndarray]:
     """All arrays after the launch."""
     arguments = fresh(launch)
-    build(KERNELS / f"{launch.file}.cuh", defines=launch.defines).launch(
+    build(KERNELS / f"{launch.file}.cuh", defines=launch.defines, capability=capability).launch(
         launch.kernel, launch.grid, launch.block, arguments, shared_bytes=launch.shared_bytes, schedule=schedule
     )
     return [value for value in arguments if isinstance(value, np.ndarray)]
@@ -173,6 +181,21 @@ def test_every_kernel_is_here() -> None:
         for kernel in kernels_of(path.read_text(), {"REAL": "float"})
     }
     assert {(launch.file, launch.kernel) for launch in LAUNCHES} == everywhere
+    # And none is declared in a way that `kernels_of` overlooks.
+    text = "\n".join(path.read_text() for path in KERNELS.glob("*.cuh"))
+    assert len(re.findall(r"^[^/\n]*__global__", text, re.MULTILINE)) == len(everywhere)
+
+
+def test_every_way_to_compile_them_is_here() -> None:
+    """But for the widths of tiles and the images of a block, of which some must do."""
+
+    def variant(file: str, defines: Any) -> tuple[Any, ...]:
+        return file, *(
+            (name, value) for name, value in sorted(defines.items()) if not name.startswith(("TILE", "IMAGES"))
+        )
+
+    launched = {variant(launch.file, launch.defines) for launch in LAUNCHES}
+    assert {variant(unit.file, unit.defines) for unit in units()} == launched
 
 
 @pytest.mark.parametrize("launch", LAUNCHES, ids=NAMES)
@@ -182,6 +205,17 @@ def test_schedules_make_no_difference(launch: Launch) -> None:
         for a, b in zip(first, other, strict=True):
             assert a.tobytes() == b.tobytes()
     assert all(np.isfinite(array).all() for array in first)
+
+
+WITHOUT_TENSOR_CORES = [launch for launch in conv() if launch.defines["PRECISION"] == 0]
+
+
+@pytest.mark.parametrize("number", range(len(WITHOUT_TENSOR_CORES)))
+def test_gpus_without_asynchronous_copies_make_no_difference(number: int) -> None:
+    launch = WITHOUT_TENSOR_CORES[number]
+    for schedule in SCHEDULES:
+        for older, newer in zip(run(launch, schedule, 75), run(launch, schedule), strict=True):
+            assert older.tobytes() == newer.tobytes()
 
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])

@@ -1,0 +1,276 @@
+"""What is measured on a device: works, what each must compute, what it takes at least, and what is asked of it.
+
+A *work* is done on a batch, with the paper's networks. Every backend computes the same function, and is held against
+the NumPy reference on a few images before it is timed; noise that a backend draws itself is switched off for that.
+
+Least operations are counted as in `bench.cases`: two for each multiply-add of convolutions and matrix products, twice
+as many for an input gradient, three times for a training step; what is computed again counts nothing. Least bytes:
+images in and out once, parameters once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.cases import forward_flops
+from malade_ref import attacks, ops
+from malade_ref.defence import MALADE
+from malade_ref.network import Network, cnn, sdae
+from malade_ref.sampling import ChainSettings, run_chain, run_chain_vjp
+from malade_ref.training import Batch, Classification, SupervisedDenoising, _State, _train_step
+
+A, DELTA, SIGMA, RATE = 0.2, 0.1, 0.15**0.5, 1e-3
+EPS, STEP_SIZE = 0.3, 0.01
+CHECKED = 16  # images that are compared with the reference
+NOISE = "denoising"  # stream of `malade_ref.training`
+
+
+class Work(NamedTuple):
+    """One measurement: which kind, on how many images, over how many steps, with how many draws."""
+
+    kind: str
+    batch: int
+    steps: int = 0
+    draws: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.batch}" + (f"x{self.steps}" if self.steps else "")
+
+
+KINDS = {
+    "chain": "purification",
+    "chain-gradient": "gradient through the chain",
+    "forward": "classifier",
+    "gradient": "classifier, input gradient",
+    "train-cnn": "training step, CNN",
+    "train-sdae": "training step, sDAE with J",
+    "pgd": "PGD, Linf",
+    "bpda": "BPDA step, EOT",
+}
+# What is asked first comes first: time may run out.
+WORKS = (
+    *(Work("chain", batch, 25) for batch in (10_000, 1, 128)),
+    Work("gradient", 10_000),
+    *(Work("chain-gradient", 10_000, steps) for steps in (10, 40)),
+    Work("train-sdae", 512),
+    Work("pgd", 10_000, 40),
+    Work("bpda", 10_000, 25, 30),
+    Work("chain", 100_000, 25),
+    Work("chain", 10_000, 100),
+    Work("train-cnn", 512),
+    Work("forward", 10_000),
+    Work("gradient", 128),
+    Work("chain", 1000, 25),
+)
+QUICK = (
+    *(Work("chain", batch, 25) for batch in (1, 128, 10_000)),
+    *(Work("chain-gradient", 1000, steps) for steps in (10, 40)),
+    Work("forward", 1000),
+    Work("gradient", 1000),
+    Work("train-cnn", 512),
+    Work("train-sdae", 512),
+    Work("pgd", 1000, 40),
+    Work("bpda", 1000, 25, 2),
+)
+REHEARSAL = (
+    *(Work("chain", batch, 2) for batch in (1, 2)),
+    Work("chain-gradient", 2, 2),
+    Work("forward", 2),
+    Work("gradient", 2),
+    Work("train-cnn", 2),
+    Work("train-sdae", 2),
+    Work("pgd", 2, 2),
+    Work("bpda", 2, 2, 2),
+)
+
+
+class Problem(NamedTuple):
+    """What every backend computes with: the same weights, images, labels and cotangents."""
+
+    classifier: Network
+    denoiser: Network
+    chain: ChainSettings
+    x: Any  # (n, 1, 28, 28) float32
+    y: Any  # (n,) int64
+    cotangent: Any  # of the chain's end, as x
+    noise: Any  # standard normal, as x: of a training step, where results are compared
+
+
+def make_problem(work: Work, preset: str) -> Problem:
+    """Networks with their initial weights and images of uniform noise, labelled as the classifier does."""
+    classifier, denoiser = cnn(preset), sdae(preset)
+    index = ops.arange(work.batch)
+    x = ops.uniform((1, 28, 28), key=ops.derive_key(0, "bench"), sample_index=index)
+    noise = ops.normal((1, 28, 28), key=ops.derive_key(0, NOISE), sample_index=index)
+    y = ((np.arange(work.batch) * 7) % 10).astype(np.int64)
+    y[:CHECKED] = classifier.predict(x[:CHECKED])
+    return Problem(classifier, denoiser, ChainSettings(work.steps, A, DELTA), x, y, 1 - 2 * x, noise)
+
+
+def expected(work: Work, problem: Problem) -> Any:
+    """The reference's result: of the first images, or the first two losses of a training."""
+    few = slice(0, CHECKED)
+    classifier, denoiser, x, y = problem.classifier, problem.denoiser, problem.x[few], problem.y[few]
+    still = problem.chain._replace(delta=0.0)
+    noise: dict[str, Any] = {"key": (0, 0), "sample_index": ops.arange(len(x))}
+    match work.kind:
+        case "chain":
+            return run_chain(x, denoiser, still, **noise)[-1]
+        case "chain-gradient":
+            positions = run_chain(x, denoiser, still, **noise)
+            return run_chain_vjp(problem.cotangent[few], positions, denoiser, still, **noise)
+        case "forward":
+            return classifier.apply(x)
+        case "gradient":
+            return classifier.loss_and_gradient(x, y).gradient
+        case "train-cnn":
+            return training_losses(classifier, Classification(), problem.x, problem.y)
+        case "train-sdae":
+            return training_losses(denoiser, SupervisedDenoising(SIGMA, classifier), problem.x, problem.y)
+        case "pgd":
+            return attacks.pgd(
+                *(classifier, x, y), eps=EPS, step_size=STEP_SIZE, num_steps=work.steps, random_start=False
+            ).loss
+        case "bpda":
+            defended = MALADE(classifier, denoiser, **still._asdict())
+            return defended.loss_and_gradient(x, y, mode="bpda").gradient
+    raise ValueError(work.kind)
+
+
+def training_losses(network: Network, objective: Any, x: Any, y: Any, steps: int = 2) -> Any:
+    """Mean losses before each of the first steps of a training; the second tells whether the first moved right."""
+    state, losses = _State.begin(network, "adam"), []
+    batch = Batch(x, y, network.ops.arange(len(x)), epoch=0, seed=0)
+    for _ in range(steps):
+        state = _train_step(network, objective, batch, state._replace(sums={}), "adam", RATE)
+        losses.append(state.sums["loss"] / len(x))
+    return np.array(losses)
+
+
+def least_flops(work: Work, problem: Problem) -> int:
+    """Operations of a work, at least."""
+    of_classifier, of_denoiser = forward_flops(problem.classifier), forward_flops(problem.denoiser)
+    classifier, denoiser = sum(of_classifier), sum(of_denoiser)
+    of_image = {
+        "chain": work.steps * denoiser,
+        "chain-gradient": 2 * work.steps * denoiser,
+        "forward": classifier,
+        "gradient": 2 * classifier,
+        # Nobody needs the gradient with respect to the first layer's input.
+        "train-cnn": 3 * classifier - of_classifier[0],
+        "train-sdae": 3 * denoiser - of_denoiser[0] + 2 * classifier,
+        "pgd": 2 * work.steps * classifier + 2 * classifier,  # the clean images, each iterate, the last one
+        "bpda": work.draws * (work.steps * denoiser + 2 * classifier),
+    }
+    return of_image[work.kind] * work.batch
+
+
+def least_bytes(work: Work, problem: Problem) -> int:
+    """Bytes that a work must move through the device's memory, at least."""
+    images = {"chain": 2, "chain-gradient": 3, "forward": 1, "train-cnn": 1, "train-sdae": 1}.get(work.kind, 2)
+    networks = {"chain": [problem.denoiser], "chain-gradient": [problem.denoiser], "forward": [problem.classifier]}
+    used = networks.get(work.kind, [problem.classifier, problem.denoiser])
+    parameters = sum(network.num_parameters for network in used)
+    return 4 * (images * problem.x[0].size * work.batch + parameters)
+
+
+# What is asked ------------------------------------------------------------------------------------------------------
+
+# Of one H200, by its data sheet, operations a second; the share of a floor is asked by these.
+PEAKS = {"fp32": 67e12, "tf32": 494e12, "bf16": 989e12}
+
+
+class Bar(NamedTuple):
+    """At least ``times`` as fast as a peer, or at least that share of the floor, or at most so many seconds.
+
+    ``of`` is a peer's name, "floor", "seconds" (the work's time times ``scale``) or "memory" (that of another work).
+    """
+
+    work: str
+    backends: tuple[str, ...]
+    of: str
+    times: float
+    scale: float = 1.0
+    other: str = ""
+
+
+FAST = ("gpu-tf32", "gpu-bf16")
+BARS = (
+    Bar("chain-10000x25", ("gpu-fp32",), "torch", 5),
+    Bar("chain-10000x25", ("gpu-fp32",), "torch-compiled", 3),
+    Bar("chain-10000x25", ("gpu-fp32",), "floor", 0.5),
+    Bar("chain-10000x25", FAST, "torch-tf32", 15),
+    Bar("chain-1x25", ("gpu-fp32",), "torch", 10),
+    Bar("chain-128x25", ("gpu-fp32",), "torch", 10),
+    Bar("chain-gradient-10000x10", ("gpu-fp32",), "torch", 4),
+    Bar("chain-gradient-10000x40", ("gpu-fp32",), "memory", 1.1, other="chain-gradient-10000x10"),
+    Bar("gradient-10000", ("gpu-tf32",), "torch-compiled-tf32", 1.3),
+    Bar("gradient-10000", ("gpu-tf32",), "floor", 0.4),
+    Bar("pgd-10000x40", ("gpu-tf32",), "torch-compiled-tf32", 1.5),
+    # PGD-1000: as many of these steps.
+    Bar("bpda-10000x25", FAST, "seconds", 480, scale=1000),
+    Bar("train-sdae-512", ("gpu-fp32",), "torch-compiled", 1.3),
+)
+
+
+class Growth(NamedTuple):
+    """Two works whose times should be as their sizes: the exponent is 1, give or take 0.05."""
+
+    smaller: str
+    larger: str
+    factor: float
+
+
+GROWTH = (
+    Growth("chain-10000x25", "chain-100000x25", 10),
+    Growth("chain-10000x25", "chain-10000x100", 4),
+)
+
+
+def verdicts(records: list[dict[str, Any]]) -> list[tuple[bool | None, str]]:
+    """Each bar: whether it is met (None if it could not be measured), and a line that says so."""
+    by_name = {record["name"]: record for record in records}
+    lines = [_verdict(bar, by_name) for bar in BARS]
+    for growth in GROWTH:
+        what = f"{growth.larger} / {growth.smaller}: exponent"
+        times = [_result(by_name, name, "gpu-fp32").get("median_seconds") for name in growth[:2]]
+        if None in times:
+            lines.append((None, f"{what}: not measured"))
+            continue
+        exponent = float(np.log(times[1] / times[0]) / np.log(growth.factor))
+        lines.append((abs(exponent - 1) <= 0.05, f"{what} {exponent:.3f}, asked 1.00 +- 0.05"))
+    return lines
+
+
+def _verdict(bar: Bar, by_name: dict[str, Any]) -> tuple[bool | None, str]:
+    what = f"{bar.work}: {' or '.join(bar.backends)}"
+    mine = {name: result for name in bar.backends if "median_seconds" in (result := _result(by_name, bar.work, name))}
+    if not mine:
+        return None, f"{what} against {bar.of}: not measured"
+    name, best = min(mine.items(), key=lambda item: item[1]["median_seconds"])
+    seconds = best["median_seconds"]
+    if bar.of == "floor":
+        share = by_name[bar.work]["flops"] / PEAKS[best["precision"]] / seconds
+        return share >= bar.times, f"{bar.work}: {name} at {share:.0%} of the data sheet's floor, asked {bar.times:.0%}"
+    if bar.of == "seconds":
+        total = seconds * bar.scale
+        return total <= bar.times, f"{bar.work}: {name} {total:.0f} s for {bar.scale:g} of them, asked {bar.times:g} s"
+    if bar.of == "memory":
+        before = _result(by_name, bar.other, name).get("memory_bytes")
+        if not before:
+            return None, f"{what}: memory not measured"
+        ratio = best["memory_bytes"] / before
+        return ratio <= bar.times, f"{bar.work}: {name} {ratio:.2f} times the memory of {bar.other}, asked {bar.times}"
+    peer = _result(by_name, bar.work, bar.of).get("median_seconds")
+    if peer is None:
+        return None, f"{what} against {bar.of}: not measured"
+    ratio = peer / seconds
+    return ratio >= bar.times, f"{bar.work}: {name} {ratio:.2f} times as fast as {bar.of}, asked {bar.times:g}"
+
+
+def _result(by_name: dict[str, Any], work: str, backend: str) -> dict[str, Any]:
+    result: dict[str, Any] = by_name.get(work, {}).get("backends", {}).get(backend, {})
+    return result

@@ -1,0 +1,67 @@
+"""Every kernel, small, on the GPU: what `compute-sanitizer` watches, and held against the emulated device."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not installed")
+
+from malade_gpu import ops
+from malade_gpu.device import device
+from malade_gpu.emulation import SCHEDULES
+from malade_ref import ops as ref
+from tests.emulator.test_kernels import LAUNCHES, NAMES, Launch, fresh, run
+
+
+@pytest.mark.parametrize("launch", LAUNCHES, ids=NAMES)
+def test_kernels(cupy: Any, launch: Launch) -> None:
+    if (launch.defines or {}).get("PRECISION", 0) and device().capability < 80:
+        pytest.skip(f"{device().name} has no such tensor cores")
+    arguments = [cupy.asarray(value) if isinstance(value, np.ndarray) else value for value in fresh(launch)]
+    device().launch(
+        launch.file,
+        launch.kernel,
+        grid=launch.grid,
+        block=launch.block,
+        arguments=arguments,
+        shared_bytes=launch.shared_bytes,
+        defines=launch.defines,
+    )
+    results = [value.get() for value in arguments if isinstance(value, cupy.ndarray)]
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        assert all(np.isfinite(result).all() for result in results)
+        pytest.skip("launched; comparing with the emulated device needs g++")
+    # Sums in another order and fused multiply-adds: a few roundings of the largest number.
+    for result, expected in zip(results, run(launch, SCHEDULES[0]), strict=True):
+        error = 1e-5 if expected.dtype == np.float32 else 1e-13
+        np.testing.assert_allclose(result, expected, rtol=0, atol=error * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.rehearsed
+def test_bodies_of_elements() -> None:
+    """One op of each kernel file of Numba."""
+    index = np.arange(3)
+    there = ops.asarray(index)
+    x, other = (ref.normal((2, 5, 5), key=(1, number), sample_index=index) for number in range(2))
+    x_there, other_there = ops.asarray(x), ops.asarray(other)
+    pairs = {
+        "random": (ops.normal((7,), key=(1, 2), sample_index=there), ref.normal((7,), key=(1, 2), sample_index=index)),
+        "langevin": (
+            ops.langevin_step(x_there, other_there, x_there, a=0.1, delta=0.2),
+            ref.langevin_step(x, other, x, a=0.1, delta=0.2),
+        ),
+        "layers": (ops.tanh(x_there), ref.tanh(x)),
+        "attack_steps": (ops.sign_step(x_there, other_there, step_size=0.1), ref.sign_step(x, other, step_size=0.1)),
+        "memory": (ops.add_up([x_there, other_there]), ref.add_up([x, other])),
+        "optim": (
+            ops.sgd_step(x_there, other_there, x_there, learning_rate=0.1)[0],
+            ref.sgd_step(x, other, x, learning_rate=0.1)[0],
+        ),
+    }
+    for name, (got, expected) in pairs.items():
+        np.testing.assert_allclose(ops.to_host(got), expected, rtol=1e-5, atol=1e-6, err_msg=name)
