@@ -146,9 +146,7 @@ def test_a_sample_does_not_depend_on_its_batch(dtype: str) -> None:
         (gpu.spsa_points, (x,), {"width": 0.1}),
     ):
         together = on_device(op)(*arrays, key=(1, 2), sample_index=index, step=4, **options)
-        alone = on_device(op)(
-            *(array[3:4] for array in arrays), key=(1, 2), sample_index=index[3:4], step=4, **settings
-        )
+        alone = on_device(op)(*(array[3:4] for array in arrays), key=(1, 2), sample_index=index[3:4], step=4, **options)
         pairs = zip(alone, together, strict=True) if isinstance(alone, tuple) else [(alone, together)]
         for one, all_ in pairs:
             np.testing.assert_array_equal(one, all_[3:4])
