@@ -501,7 +501,7 @@ def bump(size: int) -> tuple[float, ...]:
 
 
 def _bump_on_device(size: int, dtype: Any) -> Array:
-    return device().xp.asarray(bump(size), dtype=dtype)
+    return device().xp.asarray(np.array(bump(size), dtype=dtype))
 
 
 # Checks --------------------------------------------------------------------------------------------------------------

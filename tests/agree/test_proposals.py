@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import malade_gpu
+from malade_gpu import device as module
 from malade_gpu.ops.proposals import bump
 from malade_ref.ops.proposals import _bump
 from tests.strategies import DTYPES, dtypes, floats_of_shape, shapes_nchw
 from tests.tolerances import assert_planted_caught
 
 from .backends import agree, complain_alike, gpu, on_device, to_device, to_host
+from .strict import StrictDevice
 from .test_networks import both, defended, images
 
 WORDS = st.integers(0, 2**32 - 1)
@@ -221,3 +223,12 @@ def test_whole_attacks(name: str, defence: bool) -> None:
     for field in ("x_adv", "loss", "distance"):
         wanted = getattr(expected, field)
         np.testing.assert_allclose(to_host(getattr(result, field)), wanted, rtol=1e-6, atol=1e-9, err_msg=field)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_host_and_device_are_not_mixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = StrictDevice()
+    monkeypatch.setattr(module, "_device", lambda *_: found)
+    network = malade_gpu.mlp((1, 28, 28), 10, hidden=(4,))
+    x, y = gpu.asarray(images(2)), gpu.asarray(np.arange(2))
+    getattr(malade_gpu.attacks, name.split()[0])(network, x, y, **QUICK[name])
