@@ -119,6 +119,8 @@ def rows(model: Network, x: Images, y: Images, options: argparse.Namespace, peer
     far = math.sqrt(x[:1].size)
     yield Row("fab linf", "linf", ours(attacks.fab, eps=1.0), theirs("FAB", norm="Linf", eps=1.0, **classes))
     yield Row("fab l2", "l2", ours(attacks.fab, eps=far, norm="l2"), theirs("FAB", norm="L2", eps=far, **classes))
+    yield Row("square linf", "", ours(attacks.square, **linf), theirs("Square", **torch_linf))
+    yield Row("square l2", "", ours(attacks.square, **l2), theirs("Square", **torch_l2))
     several = [run for c in WEIGHTS for run in theirs("CW", c=c, lr=0.05)]
     yield Row("cw l2", "l2", ours(attacks.cw, initial_weight=0.1, step_size=0.05), several)
     for rule, name in (("en", "EADEN"), ("l1", "EADL1")):
@@ -135,7 +137,7 @@ def open_peer(model: Network, x: Images, y: Images) -> tuple[Callable[..., Image
     module, images, labels = to_torch(model).eval(), torch.from_numpy(x), torch.from_numpy(y)
 
     def run(name: str, num_steps: int, settings: dict[str, Any]) -> Images:
-        steps = "max_iterations" if name.startswith("EAD") else "steps"
+        steps = {"EADEN": "max_iterations", "EADL1": "max_iterations", "Square": "n_queries"}.get(name, "steps")
         torch.manual_seed(0)
         attack = getattr(torchattacks, name)(module, **{steps: num_steps}, **settings)
         return attack(images.clone(), labels).detach().numpy()

@@ -37,8 +37,10 @@ from typing import Any, NamedTuple, Protocol
 from .arrays import Array
 from .checkpoint import load_state, save_state
 from .checks import InputError, check_choice, check_count, check_number
+from .defence import MALADE
 from .layers import Parameters
 from .network import LossGradient, Network, fingerprint
+from .sampling import Stream
 
 History = dict[str, list[float]]
 Progress = Callable[[float, str], None]
@@ -198,6 +200,38 @@ class Adversarial(Classification):
             network, batch.x, batch.y, seed=key[0] << 32 | key[1], sample_index=batch.sample_index, **settings
         )
         return batch._replace(x=result.x_adv)
+
+
+@dataclass(frozen=True)
+class Distillation(Classification):
+    """Cross entropy against a model's answers in place of the labels: makes a surrogate of a model to be attacked.
+
+    Its answers are all that is asked of it, one an image and epoch; a stochastic one draws new noise for each, of the
+    attacker's. Attack it by `malade_ref.attacks.transfer`, whose count of queries has no part of these. Validation
+    looks at the labels.
+
+    Parameters
+    ----------
+    victim : Network or MALADE
+        Who answers.
+
+    Notes
+    -----
+    Deviation from Papernot et al.: images are those of the training set, not grown along the surrogate's Jacobian.
+
+    References
+    ----------
+    .. [1] Papernot et al., "Practical black-box attacks against machine learning", ASIA CCS 2017.
+    """
+
+    victim: Any
+
+    def prepare(self, network: Network, batch: Batch) -> Batch:
+        noise: dict[str, Any] = {}
+        if self.victim.stochastic:
+            stream = Stream(batch.seed, "distillation")
+            noise = {"first_draw": batch.epoch, "sample_index": batch.sample_index, "stream": stream}
+        return batch._replace(y=network.ops.argmax(self.victim.logits(batch.x, **noise)))
 
 
 @dataclass(frozen=True)
@@ -612,6 +646,10 @@ def _describe(objective: Objective) -> dict[str, Any]:
     for name, value in vars(objective).items():
         if hasattr(value, "fingerprint"):
             description[name] = value.fingerprint()
+        elif isinstance(value, MALADE):
+            networks = {"classifier": value.classifier, "denoiser": value.denoiser}
+            fingerprints = {part: network.fingerprint() for part, network in networks.items()}
+            description[name] = {**fingerprints, **value.chain._asdict()}
         elif callable(value):
             keywords = getattr(value, "keywords", {})
             description[name] = {"function": getattr(getattr(value, "func", value), "__name__", "?"), **keywords}

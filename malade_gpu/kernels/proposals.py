@@ -131,13 +131,15 @@ def square_start_l2(
     i: Any, out: Any, bump: Any, sample_index: Any, h: Any, w: Any, channels: Any, side: Any, k0: Any, k1: Any
 ) -> None:
     """Bumps on tiles, before they are given a length."""
-    row, column = i // w % h, i % w
-    rows, columns = (h + side - 1) // side, (w + side - 1) // side
-    tile = (i // (h * w) % channels * rows + row // side) * columns + column // side
-    word = word_of(tile, sample_index[i // (channels * h * w)], uint32(0), k0, k1)
-    row, column = row % side, column % side
-    value = bump[column * side + row] if word & uint32(1) else bump[row * side + column]
-    out[i] = value if up(word) else -value
+    rows, columns = h // side, w // side
+    row, column = i // w % h - (h - rows * side) // 2, i % w - (w - columns * side) // 2
+    out[i] = ZERO
+    if row >= 0 and row < rows * side and column >= 0 and column < columns * side:
+        tile = (i // (h * w) % channels * rows + row // side) * columns + column // side
+        word = word_of(tile, sample_index[i // (channels * h * w)], uint32(0), k0, k1)
+        row, column = row % side, column % side
+        value = bump[column * side + row] if word & uint32(1) else bump[row * side + column]
+        out[i] = value if up(word) else -value
 
 
 @element

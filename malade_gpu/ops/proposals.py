@@ -190,10 +190,11 @@ def square_step_linf(
 
 
 def square_start_l2(centre: Array, *, eps: float, key: Key, sample_index: Array) -> Array:
-    """Bumps on a grid of about five by five tiles, each up or down, as far out as the ball goes.
+    """Bumps on a grid of five by five tiles in the middle, each up or down, as far out as the ball goes.
 
-    A tile's word is that of its number in (channels, rows of tiles, columns of tiles): its coin says whether the bump
-    is turned around, its lowest bit whether it is transposed.
+    Tiles are squares of a fifth of the image's smaller side, as many as fit. A tile's word is that of its number in
+    (channels, rows of tiles, columns of tiles): its coin says whether the bump is turned around, its lowest bit whether
+    it is transposed.
 
     Parameters
     ----------
@@ -500,7 +501,7 @@ def bump(size: int) -> tuple[float, ...]:
 
 
 def _bump_on_device(size: int, dtype: Any) -> Array:
-    return device().xp.asarray(bump(size), dtype=dtype)
+    return device().xp.asarray(np.array(bump(size), dtype=dtype))
 
 
 # Checks --------------------------------------------------------------------------------------------------------------

@@ -73,8 +73,7 @@ def square(
     -----
     Deviations from AutoAttack's code: squares are placed for each image on its own, and at the last row and column too;
     images that have fallen go on, to a larger margin; in L2, what is available to a square is measured in each channel,
-    as in the paper, the grid of the start covers all of the image, and a bump that just cancels what was there stands
-    alone.
+    as in the paper, and a bump that just cancels what was there stands alone.
 
     A stochastic model sees the position again at every step, on the proposal's draws of noise: a position that was
     lucky once would hold its place for ever.

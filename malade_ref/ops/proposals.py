@@ -192,10 +192,11 @@ def square_step_linf(
 
 
 def square_start_l2(centre: Floats, *, eps: float, key: Key, sample_index: Any) -> Floats:
-    """Bumps on a grid of about five by five tiles, each up or down, as far out as the ball goes.
+    """Bumps on a grid of five by five tiles in the middle, each up or down, as far out as the ball goes.
 
-    A tile's word is that of its number in (channels, rows of tiles, columns of tiles): its coin says whether the bump
-    is turned around, its lowest bit whether it is transposed.
+    Tiles are squares of a fifth of the image's smaller side, as many as fit. A tile's word is that of its number in
+    (channels, rows of tiles, columns of tiles): its coin says whether the bump is turned around, its lowest bit whether
+    it is transposed.
 
     Parameters
     ----------
@@ -224,13 +225,16 @@ def square_start_l2(centre: Floats, *, eps: float, key: Key, sample_index: Any) 
     check_number("eps", eps, minimum=0)
     n, c, h, w = centre.shape
     size = max(1, min(h, w) // 5)
-    rows, columns = -(-h // size), -(-w // size)
+    rows, columns = h // size, w // size
+    top, left = (h - rows * size) // 2, (w - columns * size) // 2
     words = random_words(c * rows * columns, key=key, sample_index=sample_index).reshape(n, c, rows, columns)
-    word = words.repeat(size, axis=2).repeat(size, axis=3)[:, :, :h, :w]
-    tile = np.tile(_bump(size), (rows, columns))[:h, :w]
-    turned = np.tile(_bump(size).T, (rows, columns))[:h, :w]
-    bumps = np.where(word & np.uint32(1), turned, tile) * np.where(word >= TOP_BIT, 1, -1)
-    return random_start_l2(centre, bumps.astype(centre.dtype), np.ones(n, dtype=centre.dtype), eps=eps)
+    word = words.repeat(size, axis=2).repeat(size, axis=3)
+    tile, turned = (np.tile(bump, (rows, columns)) for bump in (_bump(size), _bump(size).T))
+    bumps = np.zeros(centre.shape, dtype=centre.dtype)
+    bumps[:, :, top : top + rows * size, left : left + columns * size] = np.where(
+        word & np.uint32(1), turned, tile
+    ) * np.where(word >= TOP_BIT, 1, -1)
+    return random_start_l2(centre, bumps, np.ones(n, dtype=centre.dtype), eps=eps)
 
 
 def square_step_l2(

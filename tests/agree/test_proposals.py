@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import malade_gpu
+from malade_gpu import device as module
 from malade_gpu.ops.proposals import bump
 from malade_ref.ops.proposals import _bump
 from tests.strategies import DTYPES, dtypes, floats_of_shape, shapes_nchw
 from tests.tolerances import assert_planted_caught
 
 from .backends import agree, complain_alike, gpu, on_device, to_device, to_host
+from .strict import StrictDevice
 from .test_networks import both, defended, images
 
 WORDS = st.integers(0, 2**32 - 1)
@@ -41,6 +43,7 @@ def without_step(counter: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in counter.items() if name != "step"}
 
 
+@settings(max_examples=25)
 @given(cases(), st.integers(-2, 90))
 def test_salt_and_pepper(case: dict[str, Any], count: int) -> None:
     x, centre = case["x"], case["centre"]
@@ -50,6 +53,7 @@ def test_salt_and_pepper(case: dict[str, Any], count: int) -> None:
     agree("changed_share", x, centre, exact=True)
 
 
+@settings(max_examples=25)
 @given(cases(), EPS)
 def test_squares_linf(case: dict[str, Any], eps: float) -> None:
     x, centre, counter = case["x"], case["centre"], case["counter"]
@@ -57,12 +61,22 @@ def test_squares_linf(case: dict[str, Any], eps: float) -> None:
     agree("square_step_linf", x, centre, size=case["size"], eps=eps, **counter, exact=True)
 
 
+@settings(max_examples=25)
 @given(cases(), EPS)
 def test_squares_l2(case: dict[str, Any], eps: float) -> None:
     x, centre, counter = case["x"], case["centre"], case["counter"]
     scale = 1 + eps + 0 * centre.astype("float64")
     agree("square_start_l2", centre, eps=eps, **without_step(counter), scale=scale)
     agree("square_step_l2", x, centre, size=case["size"], eps=eps, **counter, scale=scale)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 13, 21), (2, 1, 28, 28)])
+def test_tiles(shape: tuple[int, ...]) -> None:
+    """Of more than one pixel, with a margin around the grid."""
+    centre = np.full(shape, 0.5)
+    start = agree("square_start_l2", centre, eps=0.3, key=(1, 2), sample_index=np.arange(len(centre)))
+    assert (start == centre).any()
+    assert (start != centre).any()
 
 
 def test_a_bump_that_cancels() -> None:
@@ -78,6 +92,7 @@ def test_bumps(size: int) -> None:
     np.testing.assert_allclose(np.array(bump(size)).reshape(size, size), _bump(size), rtol=1e-12)
 
 
+@settings(max_examples=25)
 @given(cases(), st.sampled_from([0.0, 1e-8, 0.01, 1.0]), st.sampled_from([0.0, 1e-8, 0.01, 1.0]))
 def test_boundary(case: dict[str, Any], a: float, b: float) -> None:
     x, centre = case["x"], case["centre"]
@@ -86,6 +101,7 @@ def test_boundary(case: dict[str, Any], a: float, b: float) -> None:
     assert all(((result >= 0) & (result <= 1)).all() for result in results)
 
 
+@settings(max_examples=25)
 @given(cases(), st.sampled_from([1e-3, 0.1]), st.sampled_from([0.0, 1.0, -3.0, np.nan, np.inf]))
 def test_spsa(case: dict[str, Any], width: float, rise: float) -> None:
     x, counter = case["x"], case["counter"]
@@ -112,9 +128,9 @@ def test_planted_errors_are_caught(dtype: str) -> None:
         "spsa_points": (x, {"width": 0.1, **counter}),
         "spsa_gradient": (x, share, {"width": 0.1, **counter}),
     }
-    for name, (*arrays, settings) in operations.items():
+    for name, (*arrays, options) in operations.items():
         assert_planted_caught(
-            lambda f, name=name, arrays=arrays, settings=settings: agree(name, *arrays, **settings, op=f),
+            lambda f, name=name, arrays=arrays, options=options: agree(name, *arrays, **options, op=f),
             getattr(gpu, name),
         )
 
@@ -124,17 +140,15 @@ def test_a_sample_does_not_depend_on_its_batch(dtype: str) -> None:
     rng = np.random.default_rng(0)
     x, centre = rng.random((2, 5, 3, 7, 11)).astype(dtype)
     share, index = rng.random(5), np.array([7, 0, 3, 3, 9])
-    for op, arrays, settings in (
+    for op, arrays, options in (
         (gpu.salt_and_pepper_noise, (x, np.arange(5) * 9), {}),
         (gpu.square_step_linf, (x, centre), {"size": 3, "eps": 0.2}),
         (gpu.square_step_l2, (x, centre), {"size": 3, "eps": 0.2}),
         (gpu.boundary_proposal, (x, centre, share, share), {}),
         (gpu.spsa_points, (x,), {"width": 0.1}),
     ):
-        together = on_device(op)(*arrays, key=(1, 2), sample_index=index, step=4, **settings)
-        alone = on_device(op)(
-            *(array[3:4] for array in arrays), key=(1, 2), sample_index=index[3:4], step=4, **settings
-        )
+        together = on_device(op)(*arrays, key=(1, 2), sample_index=index, step=4, **options)
+        alone = on_device(op)(*(array[3:4] for array in arrays), key=(1, 2), sample_index=index[3:4], step=4, **options)
         pairs = zip(alone, together, strict=True) if isinstance(alone, tuple) else [(alone, together)]
         for one, all_ in pairs:
             np.testing.assert_array_equal(one, all_[3:4])
@@ -199,13 +213,22 @@ def test_whole_attacks(name: str, defence: bool) -> None:
     models = tuple(defended(network(i), num_steps=1) if defence else both("mlp", dtype="float64")[i] for i in (0, 1))
     x = images(3, "float64")
     y = models[0].predict(x)
-    settings = {"num_draws": 2, "num_judge_draws": 2, **QUICK[name]}
+    options = {"num_draws": 2, "num_judge_draws": 2, **QUICK[name]}
     attack = getattr(malade_gpu.attacks, name.split()[0])
-    expected = attack(models[0], x, y, **settings)
-    result = attack(models[1], to_device(x), to_device(y), **settings)
+    expected = attack(models[0], x, y, **options)
+    result = attack(models[1], to_device(x), to_device(y), **options)
     for field in ("success", "num_queries", "num_gradients"):
         np.testing.assert_array_equal(to_host(getattr(result, field)), getattr(expected, field), strict=True)
     assert (expected.x_adv != x).any() or not expected.success.any()
     for field in ("x_adv", "loss", "distance"):
         wanted = getattr(expected, field)
         np.testing.assert_allclose(to_host(getattr(result, field)), wanted, rtol=1e-6, atol=1e-9, err_msg=field)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_host_and_device_are_not_mixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = StrictDevice()
+    monkeypatch.setattr(module, "_device", lambda *_: found)
+    network = malade_gpu.mlp((1, 28, 28), 10, hidden=(4,))
+    x, y = gpu.asarray(images(2)), gpu.asarray(np.arange(2))
+    getattr(malade_gpu.attacks, name.split()[0])(network, x, y, **QUICK[name])

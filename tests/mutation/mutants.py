@@ -52,6 +52,7 @@ PHILOX = "tests/emulator/test_philox.py"
 MIXTURE = "tests/agree/test_mixture.py -k 'planted and float64'"
 MIXTURE_CHAIN = "'tests/agree/test_mixture.py::test_many_steps[mala-3]'"
 METROPOLIS = "tests/agree/test_mixture.py -k 'metropolis or not_a_number'"
+PROPOSALS = "tests/agree/test_proposals.py -k 'not whole'"
 CONV_SIZES = "tests/agree/test_conv.py::test_sizes_and_precisions -k fp32"
 CONV_TENSOR_CORES = "tests/agree/test_conv.py::test_sizes_and_precisions -k tf32x3"
 CONV_BFLOAT16 = "tests/agree/test_conv.py::test_sizes_and_precisions -k bf16"
@@ -735,6 +736,63 @@ MUTANTS = [
     Mutant(
         "steps: step size of another sample", "attack_steps.py", "z = z + sizes[i // size]", "z = z + sizes[0]", PAST
     ),
+    # proposals.py
+    Mutant(
+        "proposals: coins that are not fair", "proposals.py", "word >= TOP_BIT", "word >= uint32(1 << 30)", PROPOSALS
+    ),
+    Mutant("proposals: last word of four", "proposals.py", "w2 if place == 2 else w3", "w2", PROPOSALS),
+    Mutant("proposals: a pixel too many", "proposals.py", "uint64(word) < limit", "uint64(word) <= limit", PROPOSALS),
+    Mutant(
+        "proposals: pixels of the first channel",
+        "proposals.py",
+        "place = (sample * channels + channel) * area",
+        "place = (sample * channels + 0 * channel) * area",
+        PROPOSALS,
+    ),
+    Mutant(
+        "proposals: last row never reached",
+        "proposals.py",
+        "placed(w0, h - side + 1), i % w",
+        "placed(w0, h - side), i % w",
+        PROPOSALS,
+    ),
+    Mutant(
+        "proposals: the coin of another channel",
+        "proposals.py",
+        "word_of(2 + channel,",
+        "word_of(1 + channel,",
+        PROPOSALS,
+    ),
+    Mutant(
+        "proposals: tiles never transposed",
+        "proposals.py",
+        "bump[column * side + row] if word & uint32(1) else ",
+        "",
+        PROPOSALS,
+    ),
+    Mutant("proposals: second square alone", "proposals.py", "if first or offset(", "if offset(", PROPOSALS),
+    Mutant(
+        "proposals: what is unused is lost",
+        "proposals.py",
+        "max(eps * eps - sum_all[sample], 0.0)",
+        "0.0",
+        PROPOSALS,
+    ),
+    Mutant(
+        "proposals: bump that cancels",
+        "proposals.py",
+        "if length > SHORTEST:",
+        "if length > 0.0:",
+        PROPOSALS,
+    ),
+    Mutant(
+        "proposals: part along kept", "proposals.py", "value = z[k] - share * (", "value = z[k] + share * (", PROPOSALS
+    ),
+    Mutant(
+        "proposals: clipping not made up for", "proposals.py", "* distance + new - distance", "* distance", PROPOSALS
+    ),
+    Mutant("proposals: the same side twice", "proposals.py", "max(x[i] - shift", "max(x[i] + shift", PROPOSALS),
+    Mutant("proposals: signs of another sample", "proposals.py", "+ slope[i // size]", "+ slope[0]", PROPOSALS),
     # langevin.py
     Mutant("langevin: no noise", "langevin.py", "+ delta * noise", "+ delta * x", LANGEVIN),
     Mutant(

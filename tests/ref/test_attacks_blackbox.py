@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,11 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malade_ref import ops
-from malade_ref.attacks import AttackResult, Oracle, boundary, pgd, salt_and_pepper, spsa, square, uniform_noise
+from malade_ref.attacks import (
+    AttackResult,
+    Oracle,
+    boundary,
+    pgd,
+    salt_and_pepper,
+    spsa,
+    square,
+    transfer,
+    uniform_noise,
+)
 from malade_ref.attacks.oracle import SEARCH
 from malade_ref.attacks.square import share_at, side
 from malade_ref.checks import InputError
 from malade_ref.network import LossGradient, mlp
+from malade_ref.sampling import Stream
+from malade_ref.training import Batch, Distillation, _describe, fit
 from tests.ref.test_attacks import (
     NOT_A_NUMBER,
     Counted,
@@ -460,6 +473,35 @@ def test_a_hidden_gradient_is_seen_through() -> None:
     assert spsa(model, x, y, eps=0.35, num_steps=30, step_size=0.05, num_directions=10, width=0.1).success.all()
     assert square(model, x, y, eps=0.35, num_steps=100).success.all()
     assert boundary(model, x, y, num_steps=50).success.all()
+
+
+# Distillation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda: mlp((1, 4, 4), 3, seed=5), lambda: small_malade(dtype="float32")])
+def test_a_surrogate_learns_the_answers(make: Any) -> None:
+    """From images alone; what fools it fools the model more often than noise does."""
+    victim, surrogate = make(), mlp((1, 4, 4), 3, hidden=(32,), activation="relu", seed=8)
+    x = rng().random((600, 1, 4, 4)).astype("float32")
+    y = victim.predict(x)
+    wrong = (y + 1) % 3  # never looked at
+    fitted = fit(surrogate, Distillation(victim), x[:500], wrong[:500], epochs=15, batch_size=50, learning_rate=1e-2)
+    test, labels = x[500:], y[500:]
+    assert (fitted.network.predict(test) == labels).mean() > (surrogate.predict(test) == labels).mean() + 0.2
+    assert json.loads(json.dumps(_describe(Distillation(victim))))["name"] == "Distillation"
+    eps = 0.1
+    carried = transfer(victim, test, labels, surrogate=fitted.network, eps=eps, step_size=0.02, num_steps=10)
+    noise = uniform_noise(victim, test, labels, eps=eps, num_trials=1)
+    assert carried.success.mean() > noise.success.mean() + 0.1
+
+
+def test_answers_of_a_random_model_are_the_attackers_own_draws() -> None:
+    victim, x = small_malade(dtype="float32"), images(6, (1, 4, 4), dtype="float32")
+    batch = Batch(x, np.zeros(6, int), np.arange(6) + 10, 3, 7)
+    found = Distillation(victim).prepare(mlp((1, 4, 4), 3), batch)
+    expected = victim.predict(x, first_draw=3, sample_index=batch.sample_index, stream=Stream(7, "distillation"))
+    np.testing.assert_array_equal(found.y, expected)
+    assert found.x is x
 
 
 # Complaints ----------------------------------------------------------------------------------------------------------
