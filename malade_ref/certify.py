@@ -4,8 +4,8 @@ The *smoothed* classifier answers with the class that the base classifier gives 
 
     g(x) = argmax_c P(f(r(x + sigma z)) = c),    z ~ N(0, I) per pixel, never clipped,
 
-with r a denoiser trained at noise sigma (denoised smoothing [2]; the sDAE's objective is just that), or the identity. If
-its class A has a probability of at least p > 1/2, then g(x + d) = A for every d with |d|_2 < R,
+with r a denoiser trained at noise sigma (denoised smoothing [2]; the sDAE's objective is just that), or the identity.
+If its class A has a probability of at least p > 1/2, then g(x + d) = A for every d with |d|_2 < R,
 
     R = sigma Phi^-1(p).
 
@@ -16,8 +16,8 @@ the class, and abstains where the two most frequent ones could be equally probab
 Draws are addressed by (stream, sample, draw) like all noise here, `DRAWS_AT_ONCE` of them to a step of the counter: so
 counts do not depend on the batch, and an interrupted computation can be gone on with sample by sample.
 
-Deviation from [1]: p = 1/2 exactly counts as an abstention, and an image is certified at radius 0 if it is at all, so
-that accuracies are of the open ball.
+Deviation from [1]: a limit of exactly 1/2 is an abstention too, and an accuracy at radius r counts images certified
+*beyond* r, so that it holds for perturbations of norm r as well.
 
 Axes: n images, c channels, (h, w) pixels, k classes. What is returned lies on the host.
 
@@ -26,13 +26,14 @@ References
 .. [1] Cohen, Rosenfeld, Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019.
 .. [2] Salman, Sun, Yang, Kapoor, Kolter, "Denoised smoothing: a provable defense for pretrained classifiers",
    NeurIPS 2020.
-.. [3] Hung, Fithian, "Rank verification for exponential families", Annals of Statistics 47, 2019 (the test of `predict`).
+.. [3] Hung, Fithian, "Rank verification for exponential families", Annals of Statistics 47, 2019 (for `predict`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .arrays import Array
 from .checks import InputError, check_count, check_number
@@ -347,12 +348,11 @@ def training_sigma(denoiser: Network) -> float | None:
     float or None
         Standard deviation, in pixel units; None if its metadata do not say.
     """
-    found = denoiser.metadata
-    for key in ("training", "objective"):
-        found = found.get(key) if isinstance(found, dict) else None  # type: ignore[assignment]
-    sigma = found.get("sigma") if isinstance(found, dict) else None
-    # Metadata may come from anybody's file.
-    return float(sigma) if type(sigma) in (int, float) and 0 < float(sigma) < float("inf") else None
+    sigma: Any = denoiser.metadata
+    for key in ("training", "objective", "sigma"):
+        # Metadata may come from anybody's file.
+        sigma = sigma.get(key) if isinstance(sigma, dict) else None
+    return float(sigma) if isinstance(sigma, float) and 0 < sigma < math.inf else None
 
 
 def resolve_sigma(sigma: float | None, denoiser: Network | None, *, any_sigma: bool = False) -> float:
@@ -386,8 +386,8 @@ def resolve_sigma(sigma: float | None, denoiser: Network | None, *, any_sigma: b
     sigma = check_number("sigma", sigma, above=0)
     if not any_sigma and trained is not None and abs(sigma - trained) > SAME_SIGMA * trained:
         raise InputError(
-            f"sigma: expected {trained:.4g}, the noise that the denoiser was trained at, got {sigma:.4g}; leave it out, "
-            "or allow any sigma (as valid, but radii are smaller as a rule)"
+            f"sigma: expected {trained:.4g}, the noise that the denoiser was trained at, got {sigma:.4g}; "
+            "leave it out, or allow any sigma (as valid, but radii are smaller as a rule)"
         )
     return sigma
 

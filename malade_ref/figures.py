@@ -192,6 +192,52 @@ def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: 
         return content.getvalue()
 
 
+def certified_curves(curves: Sequence[Curve], *, sigma: float, num_draws: int, alpha: float) -> bytes:
+    """Draw certified accuracy against the radius, one line for each smoothed classifier.
+
+    Parameters
+    ----------
+    curves : sequence of Curve
+        ``eps`` is the L2 radius, in pixel units.
+    sigma : float
+        Standard deviation of the noise, in pixel units.
+    num_draws : int
+        Draws that a certificate rests on.
+    alpha : float
+        Probability of a wrong certificate, at most.
+
+    Returns
+    -------
+    bytes
+        PNG.
+
+    Raises
+    ------
+    InputError
+        If there are no curves, or matplotlib is missing.
+    """
+    if not curves:
+        raise InputError("certified curves: expected at least one curve, got none")
+    with _figure(width=5.6, height=3.6) as (figure, content):
+        ((axes, _),) = _panels(figure, 1, 1, [("", None)])
+        for number, curve in enumerate(curves):
+            color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+            low, value, high = (100 * np.asarray(part) for part in (curve.low, curve.value, curve.high))
+            axes.fill_between(curve.eps, low, high, color=color, alpha=0.15, linewidth=0)
+            # Markers of different curves stand at different places, where they do not hide each other.
+            spacing = (max(1, len(value) // 40) * (3 * number + 1), max(1, len(value) // 8))
+            axes.plot(curve.eps, value, color=color, marker=marker, markevery=spacing, markersize=5, label=curve.label)
+        axes.set_ylim(0, 100)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("certified L2 radius (pixels in [0, 1])")
+        axes.set_ylabel("certified accuracy (%)")
+        axes.set_title(f"sigma {sigma:.4g}, {num_draws:,} draws, alpha {alpha:g}", loc="left")
+        axes.grid(alpha=0.3, linewidth=0.5)
+        axes.legend(frameon=False)
+        figure.savefig(content, **_png())
+        return content.getvalue()
+
+
 def purification_paths(
     images: NDArray[Any],
     predictions: NDArray[Any],

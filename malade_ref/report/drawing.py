@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from malade_ref.figures import Curve, accuracy_curves, purification_paths, training_curves
+from malade_ref.figures import Curve, accuracy_curves, certified_curves, purification_paths, training_curves
 from malade_ref.report.labels import NORMS, Labels
 from malade_ref.report.reading import ReportInput
 from malade_ref.storage import Record
@@ -48,6 +48,8 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
         files["figures/accuracy.png"] = accuracy_curves(panels, norm=NORMS.get(norm, norm), clean=clean)
     if inputs.histories:
         files["figures/training.png"] = training_curves(inputs.histories, labels=labels.models)
+    if "certified" in results:
+        files["figures/certified.png"] = _certified(results["certified"])
     if "paths" in inputs.records:
         files |= _paths(inputs.records["paths"])
     return files
@@ -80,6 +82,14 @@ def _curves(results: Mapping[str, Any], labels: Labels, defence: str, norm: str)
 def _curve(label: str, found: list[tuple[float, Mapping[str, float]]]) -> Curve:
     value, low, high = ([estimate[key] for _, estimate in found] for key in ("value", "low", "high"))
     return Curve(label, [eps for eps, _ in found], value, low, high)
+
+
+def _certified(found: Mapping[str, Any]) -> bytes:
+    curves = [
+        Curve(smoothed["title"], *(smoothed["curve"][key] for key in ("radius", "value", "low", "high")))
+        for smoothed in found["smoothed"].values()
+    ]
+    return certified_curves(curves, sigma=found["sigma"], num_draws=found["num_estimation"], alpha=found["alpha"])
 
 
 def _paths(record: Record) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from malade_ref.report.accuracy import accuracy_tables, comparison_table, compute_table, draws_table, eps_table
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
+from malade_ref.report.certified import certified_tables
 from malade_ref.report.labels import Labels, count_of, table
 from malade_ref.report.verdict import verdict
 
@@ -54,6 +55,14 @@ def report_text(
         figures,
     )
     lines += _section("## Accuracy against eps", [*accuracy_figure, *eps_table(results, labels)])
+    certified_figure = _figure(
+        "figures/certified.png",
+        "Certified accuracy against the radius: test images that are classified rightly whatever a perturbation of "
+        "that L2 norm does, with 95% intervals over images.",
+        figures,
+    )
+    certified = certified_tables(results)
+    lines += _section("## Certified radii", [*certified, *certified_figure] if certified else [])
     lines += _section("## Audit", _audit(results))
     lines += _section("## Settings of the defences", settings_table(results, labels))
     lines += _section("### Search", search_tables(results, labels))
