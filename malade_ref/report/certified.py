@@ -111,9 +111,9 @@ def certified_verdict(results: Result) -> str:
     told = "; ".join(f"{title} {percent(share)}" for title, share in parts)
     return (
         f"**Certified and right, whatever a perturbation of L2 norm {radius:g} does: {told}.** That is of "
-        f"{count_of(size, 'test image')}, for the classifiers smoothed by noise of sigma {found['sigma']:.4g}. Each "
-        f"certificate is wrong with a probability of at most {found['alpha']:g}; but for that, no attack can refute it. "
-        "Nothing is said of larger perturbations, or of the classifiers without the noise."
+        f"{count_of(size, 'test image')}, for the classifiers smoothed by noise of sigma {found['sigma']:.4g}. A "
+        f"certificate is wrong with a probability of at most {found['alpha']:g}; but for that, no attack can refute "
+        "it. Nothing is said of larger perturbations, or of the classifiers without the noise."
     )
 
 
@@ -139,10 +139,10 @@ def certified_tables(results: Result) -> list[str]:
         "A smoothed classifier answers with the class that comes up most often when Gaussian noise of sigma "
         f"{found['sigma']:.4g} is added to the image (never clipped) and the noisy image passes through the denoiser, "
         "if any, and the classifier. Of n test images, in percent, with 95% intervals over images: those that it has "
-        "right (where its first class can be told from the second), those without a certificate, and those that it has "
-        f"right with a certified L2 radius beyond r. A certificate rests on {found['num_estimation']:,} draws, which can "
-        f"certify a radius of at most {found['largest_radius']:.3g}, and is wrong with a probability of at most "
-        f"{found['alpha']:g}."
+        "right (where its first class can be told from the second), those without a certificate, and those that it "
+        "has right with a certified L2 radius beyond r. A certificate rests on "
+        f"{found['num_estimation']:,} draws, which can certify a radius of at most {found['largest_radius']:.3g}, and "
+        f"is wrong with a probability of at most {found['alpha']:g}."
     )
     return [
         text,
