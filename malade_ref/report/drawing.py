@@ -89,7 +89,8 @@ def _certified(found: Mapping[str, Any]) -> bytes:
         Curve(smoothed["title"], *(smoothed["curve"][key] for key in ("radius", "value", "low", "high")))
         for smoothed in found["smoothed"].values()
     ]
-    return certified_curves(curves, sigma=found["sigma"], num_draws=found["num_estimation"], alpha=found["alpha"])
+    settings = {key: found[key] for key in ("sigma", "alpha")}
+    return certified_curves(curves, num_draws=found["num_estimation"], largest=found["largest_radius"], **settings)
 
 
 def _paths(record: Record) -> dict[str, bytes]:

@@ -320,7 +320,11 @@ def path_arguments(channels: int = 1) -> dict[str, Any]:
             {"CNN": [figures.Curve("PGD", [0.3], [0.2], [0.1], [0.4])], "Madry": []}, norm="Linf", clean={"CNN": 0.99}
         ),
         lambda: figures.certified_curves(
-            [figures.Curve("CNN", [0.0, 0.9], [0.9, 0.2], [0.8, 0.1], [1.0, 0.4])], sigma=0.4, num_draws=9, alpha=0.01
+            [figures.Curve("CNN", [0.0, 0.9], [0.9, 0.2], [0.8, 0.1], [1.0, 0.4])],
+            sigma=0.4,
+            num_draws=9,
+            alpha=0.01,
+            largest=1.0,
         ),
     ],
 )
@@ -340,7 +344,7 @@ def test_figures_depend_on_their_data_only(draw: Callable[[], bytes], tmp_path: 
     [
         lambda: figures.training_curves({}, labels={}),
         lambda: figures.accuracy_curves({"CNN": []}, norm="Linf", clean={}),
-        lambda: figures.certified_curves([], sigma=0.4, num_draws=9, alpha=0.01),
+        lambda: figures.certified_curves([], sigma=0.4, num_draws=9, alpha=0.01, largest=1.0),
         lambda: figures.purification_paths(**{**path_arguments(), "names": ["one"]}),
         lambda: figures.purification_paths(**{**path_arguments(), "predictions": np.zeros((2, 4), dtype=int)}),
         lambda: figures.contact_sheet(np.zeros((3, 2, 8, 8))),
