@@ -95,7 +95,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, l
         raise InputError("training curves: expected at least one history, got none")
     columns = min(3, len(histories))
     rows = math.ceil(len(histories) / columns)
-    with _figure(width=3.2 * columns, height=2.7 * rows + 0.3) as (figure, content):
+    with drawing(width=3.2 * columns, height=2.7 * rows + 0.3) as (figure, content):
         for axes, (name, history) in _panels(figure, rows, columns, list(histories.items())):
             for key, text, color, marker in (
                 ("loss", "training", BLUE, "o"),
@@ -114,7 +114,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, l
             _number_epochs(axes, max(map(len, history.values()), default=1))
             axes.grid(alpha=0.3, which="both", linewidth=0.5)
             axes.legend(frameon=False)
-        figure.savefig(content, **_png())
+        figure.savefig(content, **png_settings())
         return content.getvalue()
 
 
@@ -149,7 +149,7 @@ def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: 
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     handles: dict[str, Any] = {}
-    with _figure(width=4.0 * columns + 2.4, height=2.6 * rows + 0.5) as (figure, content):
+    with drawing(width=4.0 * columns + 2.4, height=2.6 * rows + 0.5) as (figure, content):
         for axes, (defence, curves) in _panels(figure, rows, columns, list(panels.items()), share=True):
             if defence in clean:
                 handles["clean images"] = axes.axhline(
@@ -188,7 +188,7 @@ def accuracy_curves(panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: 
         order = [name for name in ("clean images", *names) if name in handles]
         order += [name for name in handles if name not in order]
         figure.legend([handles[name] for name in order], order, loc="outside right upper", frameon=False)
-        figure.savefig(content, **_png())
+        figure.savefig(content, **png_settings())
         return content.getvalue()
 
 
@@ -220,7 +220,7 @@ def certified_curves(curves: Sequence[Curve], *, sigma: float, num_draws: int, a
     """
     if not curves:
         raise InputError("certified curves: expected at least one curve, got none")
-    with _figure(width=5.6, height=4.0) as (figure, content):
+    with drawing(width=5.6, height=4.0) as (figure, content):
         ((axes, _),) = _panels(figure, 1, 1, [("", None)])
         axes.axvline(
             largest, color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="the most that so many draws can certify"
@@ -253,7 +253,7 @@ def certified_curves(curves: Sequence[Curve], *, sigma: float, num_draws: int, a
         figure.legend(
             [*handles[1:], handles[0]], [*labels[1:], labels[0]], loc="outside lower center", ncols=2, frameon=False
         )
-        figure.savefig(content, **_png())
+        figure.savefig(content, **png_settings())
         return content.getvalue()
 
 
@@ -299,7 +299,7 @@ def purification_paths(
     check_shape("probabilities", probabilities, (rows, columns))
     if not rows * columns or (len(names), len(titles)) != (rows, columns):
         raise InputError(f"names and titles: expected {rows} and {columns}, got {len(names)} and {len(titles)}")
-    with _figure(width=1.15 * columns + 0.5, height=1.5 * rows + 0.55) as (figure, content):
+    with drawing(width=1.15 * columns + 0.5, height=1.5 * rows + 0.55) as (figure, content):
         grid = figure.subplots(rows, columns, squeeze=False)
         for row in range(rows):
             for column in range(columns):
@@ -317,7 +317,7 @@ def purification_paths(
                     axes.set_title(titles[column], fontsize=10)
             grid[row, 0].set_ylabel(names[row], fontsize=9)
         figure.suptitle(f"True class {label}. Below each image: predicted class (its probability)", fontsize=10)
-        figure.savefig(content, **_png())
+        figure.savefig(content, **png_settings())
         return content.getvalue()
 
 
@@ -347,7 +347,7 @@ def contact_sheet(images: NDArray[Any], *, columns: int = 10, titles: Sequence[s
     if len(images) == 0 or images.shape[1] not in (1, 3) or len(titles) not in (0, len(images)):
         raise InputError(f"images: expected n >= 1 of 1 or 3 channels and n titles or none, got {images.shape}")
     rows = math.ceil(len(images) / columns)
-    with _figure(width=0.8 * columns, height=(1.0 if titles else 0.8) * rows) as (figure, content):
+    with drawing(width=0.8 * columns, height=(1.0 if titles else 0.8) * rows) as (figure, content):
         grid = figure.subplots(rows, columns, squeeze=False)
         for number, axes in enumerate(grid.flat):
             axes.set_axis_off()
@@ -355,13 +355,31 @@ def contact_sheet(images: NDArray[Any], *, columns: int = 10, titles: Sequence[s
                 axes.imshow(_pixels(images[number]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 if titles:
                     axes.set_title(titles[number], fontsize=8, pad=2)
-        figure.savefig(content, **_png())
+        figure.savefig(content, **png_settings())
         return content.getvalue()
 
 
 @contextmanager
-def _figure(*, width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
-    """Provide an empty figure under matplotlib's own settings, whatever the user's are, and a place for its bytes."""
+def drawing(*, width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
+    """Provide an empty figure under matplotlib's own settings, whatever the user's are, and a place for its bytes.
+
+    Parameters
+    ----------
+    width, height : float
+        In inches.
+
+    Yields
+    ------
+    figure : Figure
+        Without axes.
+    content : BytesIO
+        Where `png_settings` lets it be written to.
+
+    Raises
+    ------
+    InputError
+        If matplotlib is not installed.
+    """
     require()
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -433,8 +451,14 @@ def _number_epochs(axes: Axes, count: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _png() -> dict[str, Any]:
-    """How to write a file that depends on nothing but the drawing."""
+def png_settings() -> dict[str, Any]:
+    """How to write a file that depends on nothing but the drawing.
+
+    Returns
+    -------
+    dict
+        Options of ``Figure.savefig``.
+    """
     return {"format": "png", "dpi": DPI, "metadata": {"Software": None}}
 
 

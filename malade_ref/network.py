@@ -17,6 +17,7 @@ References
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -43,6 +44,8 @@ from .layers import (
 # float32): what one core works on should stay in the cache.
 MAX_SLICE = 32
 MAX_ACTIVATION = 1_600_000
+# Vectors are so light that the calls would cost more than the arithmetic: more of them a slice.
+MAX_VECTORS = 1024
 # More numbers than this in one image's activation are a mistake, or an attempt on the memory.
 LARGEST_ACTIVATION = 1 << 26
 
@@ -109,9 +112,11 @@ class Network:
     params : dict of str to array
         Parameters, named ``"<layer number>.<name>"``; float32 or float64, all alike.
     input_shape : tuple of int
-        Shape (c, h, w) of one input.
+        Shape (c, h, w) of one image, or (d,) of one vector. Images have pixels in [0, 1], vectors any finite numbers.
     metadata : dict, optional
         Where the parameters come from; JSON-able, saved along.
+    residual : bool
+        Whether the output is the input plus what the layers make of it, for denoisers that are close to the identity.
     ops : module, optional
         The backend; the NumPy reference by default.
 
@@ -130,6 +135,7 @@ class Network:
         input_shape: Sequence[int],
         *,
         metadata: Mapping[str, Any] | None = None,
+        residual: bool = False,
         ops: ModuleType | None = None,
     ) -> None:
         self.layers = tuple(layers)
@@ -154,7 +160,11 @@ class Network:
             largest = max(largest, math.prod(self.output_shape))
             if largest > LARGEST_ACTIVATION:
                 raise InputError(f"{layer.kind}: an output of shape {self.output_shape} an image is too large")
-        self.slice_size = max(1, min(MAX_SLICE, MAX_ACTIVATION // max(1, largest)))
+        if residual and self.output_shape != self.input_shape:
+            raise InputError(f"residual: expected outputs of shape {self.input_shape}, got {self.output_shape}")
+        self.residual = residual
+        most = MAX_VECTORS if len(self.input_shape) == 1 else MAX_SLICE
+        self.slice_size = max(1, min(most, MAX_ACTIVATION // max(1, largest)))
 
     def __repr__(self) -> str:
         """Return the layers on one line."""
@@ -181,6 +191,29 @@ class Network:
         number, _, parameter = name.partition(".")
         return parameter not in self.layers[int(number)].buffers
 
+    def check_inputs(self, name: str, x: Array) -> Array:
+        """Check inputs where they enter a driver, metadata and values.
+
+        Parameters
+        ----------
+        name : str
+            What to call them in the complaint.
+        x : array of shape (n, c, h, w) or (n, d), float32 or float64
+            Images, pixels in [0, 1]; or vectors, any finite numbers.
+
+        Returns
+        -------
+        array
+            x itself.
+
+        Raises
+        ------
+        InputError
+            If the shape, the dtype or a number is not as expected.
+        """
+        check = self.ops.check_vectors if len(self.input_shape) == 1 else self.ops.check_images
+        return check(name, x, self.input_shape)
+
     # Passes over one batch, in one piece.
 
     def forward(self, x: Array, *, training: bool = False) -> tuple[Array, list[Any]]:
@@ -188,7 +221,7 @@ class Network:
 
         Parameters
         ----------
-        x : array of shape (n, c, h, w)
+        x : array of shape (n, c, h, w) or (n, d)
             Inputs, of the network's dtype. Not checked.
         training : bool
             Whether batch normalisation uses the batch's statistics.
@@ -200,11 +233,11 @@ class Network:
         tape : list
             For `backward`.
         """
-        tape = []
+        tape, y = [], x
         for number, layer in enumerate(self.layers):
-            x, saved = layer.forward(self.ops, self._of_layer(number), x, training)
+            y, saved = layer.forward(self.ops, self._of_layer(number), y, training)
             tape.append(saved)
-        return x, tape
+        return (x + y if self.residual else y), tape
 
     def backward(
         self, tape: list[Any], dy: Array, *, need_dx: bool = True, need_parameters: bool = False
@@ -228,13 +261,16 @@ class Network:
             Gradients with respect to the parameters, summed over samples.
         """
         gradients: Parameters = {}
+        dx = dy
         for number in reversed(range(len(self.layers))):
             needed = need_dx or (need_parameters and number > 0)
-            dy, of_layer = self.layers[number].backward(
-                self.ops, self._of_layer(number), tape[number], dy, needed, need_parameters
+            dx, of_layer = self.layers[number].backward(
+                self.ops, self._of_layer(number), tape[number], dx, needed, need_parameters
             )
             gradients.update({f"{number}.{name}": value for name, value in of_layer.items()})
-        return (dy if need_dx else None), gradients
+        if not need_dx:
+            return None, gradients
+        return (dx + dy if self.residual else dx), gradients
 
     def updated_buffers(self, tape: list[Any]) -> Parameters:
         """New running averages after a forward pass with ``training=True``.
@@ -296,7 +332,7 @@ class Network:
         InputError
             If the images are not as expected.
         """
-        return self.apply(self._checked_images(x))
+        return self.apply(self._checked(x))
 
     def predict(self, x: Array) -> Array:
         """Most probable classes of images.
@@ -338,7 +374,7 @@ class Network:
         InputError
             If images or labels are not as expected.
         """
-        self._checked_images(x)
+        self._checked(x)
         self.ops.check_labels("y", y, len(x), self.num_classes)
         return self.loss_and_gradient(x, y).gradient
 
@@ -414,7 +450,7 @@ class Network:
             The new network.
         """
         metadata = self.metadata if metadata is None else metadata
-        return Network(self.layers, params, self.input_shape, metadata=metadata, ops=self.ops)
+        return Network(self.layers, params, self.input_shape, metadata=metadata, residual=self.residual, ops=self.ops)
 
     def astype(self, dtype: str) -> Network:
         """Return the network in another precision.
@@ -435,7 +471,18 @@ class Network:
     def architecture(self) -> dict[str, Any]:
         """Return the layers as a JSON-able dictionary."""
         layers = [{"kind": layer.kind, **vars(layer)} for layer in self.layers]
-        return {"input_shape": list(self.input_shape), "layers": layers}
+        architecture: dict[str, Any] = {"input_shape": list(self.input_shape), "layers": layers}
+        return {**architecture, "residual": True} if self.residual else architecture
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the parameters.
+
+        Returns
+        -------
+        str
+            Tells one set of parameters from another.
+        """
+        return fingerprint(self.ops, self.params)
 
     @classmethod
     def from_architecture(
@@ -472,7 +519,10 @@ class Network:
         try:
             layers = [layer_from(description) for description in architecture["layers"]]
             input_shape = tuple(int(size) for size in architecture["input_shape"])
-            return cls(layers, params, input_shape, metadata=metadata, ops=ops)
+            residual = architecture.get("residual", False)
+            if not isinstance(residual, bool):
+                raise InputError(f"architecture: residual: expected true or false, got {residual!r}")
+            return cls(layers, params, input_shape, metadata=metadata, residual=residual, ops=ops)
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -481,8 +531,8 @@ class Network:
     def _of_layer(self, number: int) -> Parameters:
         return {name: self.params[f"{number}.{name}"] for name in self.layers[number].parameter_shapes()}
 
-    def _checked_images(self, x: Array) -> Array:
-        self.ops.check_images("x", x, self.input_shape)
+    def _checked(self, x: Array) -> Array:
+        self.check_inputs("x", x)
         if str(x.dtype) != self.dtype:
             raise InputError(f"x: expected {self.dtype} (the network's dtype), got {x.dtype}; convert one of them")
         return x
@@ -504,6 +554,29 @@ def join(ops: ModuleType, parts: Sequence[LossGradient]) -> LossGradient:
         Of all samples.
     """
     return LossGradient(*(ops.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def fingerprint(ops: ModuleType, arrays: Mapping[str, Array]) -> str:
+    """SHA-256 of named arrays, their names, types and shapes.
+
+    Parameters
+    ----------
+    ops : module
+        The backend that the arrays are of.
+    arrays : mapping of str to array
+        Arrays of any shapes.
+
+    Returns
+    -------
+    str
+        Hexadecimal; the same on every backend for the same numbers.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        host = ops.to_host(value)
+        digest.update(f"{name} {host.dtype} {host.shape};".encode())
+        digest.update(host.tobytes())
+    return digest.hexdigest()
 
 
 def cnn(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: ModuleType | None = None) -> Network:
@@ -611,6 +684,7 @@ def mlp(
     *,
     hidden: Sequence[int] = (64, 64),
     activation: str = "tanh",
+    residual: bool = False,
     seed: int = 0,
     dtype: str = "float32",
     ops: ModuleType | None = None,
@@ -620,13 +694,15 @@ def mlp(
     Parameters
     ----------
     input_shape : sequence of int
-        Shape (c, h, w) of one input.
+        Shape (c, h, w) of one image, or (d,) of one vector.
     num_outputs : int
         Number of outputs.
     hidden : sequence of int
         Widths of the hidden layers.
     activation : {"tanh", "relu"}
         After each hidden layer; also selects Glorot's or He's initialisation.
+    residual : bool
+        Whether the input is added to the output: a denoiser of vectors.
     seed : int
         Of the initial weights.
     dtype : {"float32", "float64"}
@@ -653,7 +729,8 @@ def mlp(
     layers.append(Linear(width, num_outputs))
     metadata = {"network": "mlp", "seed": seed}
     initialisation = "glorot" if activation == "tanh" else "he"
-    return build(layers, input_shape, initialisation=initialisation, seed=seed, dtype=dtype, metadata=metadata, ops=ops)
+    start: dict[str, Any] = {"initialisation": initialisation, "seed": seed, "dtype": dtype, "metadata": metadata}
+    return build(layers, input_shape, residual=residual, **start, ops=ops)
 
 
 def build(
@@ -664,6 +741,7 @@ def build(
     seed: int = 0,
     dtype: str = "float32",
     metadata: Mapping[str, Any] | None = None,
+    residual: bool = False,
     ops: ModuleType | None = None,
 ) -> Network:
     """Initialise the parameters of a sequence of layers.
@@ -685,6 +763,8 @@ def build(
         Precision.
     metadata : dict, optional
         Saved along.
+    residual : bool
+        Whether the input is added to the output.
     ops : module, optional
         The backend.
 
@@ -714,4 +794,4 @@ def build(
         else:
             make = ops.ones if parameter in ("gain", "variance") else ops.zeros
             params[name] = make(shape, dtype)
-    return Network(layers, params, input_shape, metadata=metadata, ops=ops)
+    return Network(layers, params, input_shape, metadata=metadata, residual=residual, ops=ops)

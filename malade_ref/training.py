@@ -25,7 +25,6 @@ References
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -39,7 +38,7 @@ from .arrays import Array
 from .checkpoint import load_state, save_state
 from .checks import InputError, check_choice, check_count, check_number
 from .layers import Parameters
-from .network import Network
+from .network import LossGradient, Network, fingerprint
 
 History = dict[str, list[float]]
 Progress = Callable[[float, str], None]
@@ -228,6 +227,54 @@ class Denoising(Objective):
         return output, tape, ops.squared_error(output, x)
 
 
+class Judge(Protocol):
+    """What the supervised objective needs of the classifier that is to be protected; a `Network` has it."""
+
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        """Logits of a batch, and what `loss_gradient_of` needs to remember.
+
+        Parameters
+        ----------
+        x : array of shape (n, ...)
+            Reconstructions.
+
+        Returns
+        -------
+        logits : array of shape (n, k)
+            Class scores.
+        tape : object
+            For `loss_gradient_of`.
+        """
+        ...
+
+    def loss_gradient_of(self, logits: Array, tape: Any, y: Array) -> LossGradient:
+        """Cross entropy and its gradient with respect to the input.
+
+        Parameters
+        ----------
+        logits, tape
+            From `forward`.
+        y : array of shape (n,), integer
+            Labels.
+
+        Returns
+        -------
+        LossGradient
+            Of each sample.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Tell one classifier from another.
+
+        Returns
+        -------
+        str
+            Equal for equal classifiers.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class SupervisedDenoising(Denoising):
     """Squared error plus the cross entropy of a frozen classifier at the reconstruction (sDAE).
@@ -238,13 +285,13 @@ class SupervisedDenoising(Denoising):
     ----------
     sigma : float
         Standard deviation of the noise, in pixel units, > 0.
-    classifier : Network
-        The classifier to be protected.
+    classifier : Judge
+        The classifier to be protected: a network, or anything that can be asked the same.
     ce_weight : float
         Factor w of 2 sigma^2 J; 1 is the paper.
     """
 
-    classifier: Network
+    classifier: Judge
     ce_weight: float = 1.0
 
     def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
@@ -289,8 +336,8 @@ def fit(
         Where to start.
     objective : Objective
         What to minimise.
-    images : array of shape (n, c, h, w)
-        Training images, pixels in [0, 1], of the network's dtype.
+    images : array of shape (n, c, h, w) or (n, d)
+        Training images, pixels in [0, 1], or vectors, any finite numbers; of the network's dtype.
     labels : array of shape (n,), integer
         Their classes.
     epochs : int
@@ -332,9 +379,11 @@ def fit(
     check_number("learning_rate", learning_rate, above=0)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("optimizer", optimizer, OPTIMIZERS)
-    num_classes = network.num_classes if len(network.output_shape) == 1 else 1 << 31
+    # A denoiser's outputs are not classes, in one dimension as in three.
+    denoises = isinstance(objective, Denoising) or len(network.output_shape) > 1
+    num_classes = 1 << 31 if denoises else network.num_classes
     for name, (x, y) in {"training": (images, labels), **({"validation": validation} if validation else {})}.items():
-        ops.check_images(f"{name} images", x, network.input_shape)
+        network.check_inputs(f"{name} images" if len(network.input_shape) > 1 else f"{name} vectors", x)
         ops.check_labels(f"{name} labels", y, len(x), num_classes)
         if len(x) == 0:
             raise InputError(f"{name} images: expected at least one, got none")
@@ -342,8 +391,8 @@ def fit(
     settings = {
         "architecture": network.architecture(),
         "objective": _describe(objective),
-        "data": _fingerprint(network, {"images": images, "labels": labels}),
-        "start": _fingerprint(network, network.params),
+        "data": fingerprint(ops, {"images": images, "labels": labels}),
+        "start": network.fingerprint(),
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -549,21 +598,11 @@ def _describe(objective: Objective) -> dict[str, Any]:
     """Return the objective as JSON, for checkpoints and metadata."""
     description: dict[str, Any] = {"name": type(objective).__name__}
     for name, value in vars(objective).items():
-        if isinstance(value, Network):
-            description[name] = _fingerprint(value, value.params)
+        if hasattr(value, "fingerprint"):
+            description[name] = value.fingerprint()
         elif callable(value):
             keywords = getattr(value, "keywords", {})
             description[name] = {"function": getattr(getattr(value, "func", value), "__name__", "?"), **keywords}
         else:
             description[name] = value
     return description
-
-
-def _fingerprint(network: Network, arrays: dict[str, Array]) -> str:
-    """SHA-256 of arrays: tells one training from another."""
-    digest = hashlib.sha256()
-    for name, value in sorted(arrays.items()):
-        host = network.ops.to_host(value)
-        digest.update(f"{name} {host.dtype} {host.shape};".encode())
-        digest.update(host.tobytes())
-    return digest.hexdigest()

@@ -28,15 +28,16 @@ TOP_LEVEL = {
 LAYERS = (
     ("checks", "arrays"),
     ("ops", "storage", "statistics"),
+    ("diagnostics",),
     ("layers",),
     ("network", "density"),
     ("sampling", "mcmc", "minimiser", "datasets", "checkpoint", "bundle"),
     ("defence",),
     ("attacks",),
-    ("training", "evaluation", "audit", "certify", "theorem"),
+    ("training", "evaluation", "audit", "certify"),
     ("interop",),
     ("",),
-    ("experiment", "report", "figures"),
+    ("experiment", "report", "figures", "theorem"),
     ("cli",),
     ("__main__",),
 )

@@ -239,6 +239,41 @@ def check_images(name: str, x: Array, image_shape: Sequence[int]) -> Array:
     return x
 
 
+def check_vectors(name: str, x: Array, shape: Sequence[int]) -> Array:
+    """Check vectors where they enter a driver, metadata and values.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in the complaint.
+    x : array of shape (n, d), float32 or float64
+        Any finite numbers.
+    shape : sequence of int
+        Expected (d,).
+
+    Returns
+    -------
+    array
+        x itself.
+
+    Raises
+    ------
+    InputError
+        If the shape, the dtype or a number is not as expected; the first bad vector is named.
+    """
+    _check_is_array(name, x)
+    check_ndim(name, x, 2, "(n, d)")
+    check_shape(name, x, (len(x), *shape))
+    check_float(name, x)
+    bad = ~device().xp.isfinite(x)
+    if bool(bad.any()):
+        first = int(bad.any(axis=1).argmax())
+        raise InputError(
+            f"{name}: vector {first} has a number that is not finite; {int(bad.sum())} such numbers in all"
+        )
+    return x
+
+
 def check_labels(name: str, y: Array, num_samples: int, num_classes: int) -> Array:
     """Check labels where they enter a driver, metadata and values.
 

@@ -6,10 +6,10 @@ import argparse
 import re
 from typing import Any
 
+from malade_ref import report, theorem
 from malade_ref.bundle import Bundle, verify
 from malade_ref.checks import InputError
 from malade_ref.cli.console import say
-from malade_ref.report import check_report, write_report
 from malade_ref.storage.files import open_regular
 
 
@@ -43,7 +43,7 @@ def _report(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle)
     if not bundle.finished:
         raise InputError(f"{bundle.path}: is not finished; malade run --resume --out {bundle.path} goes on with it")
-    files = write_report(bundle)
+    files = theorem.write_report(bundle) if theorem.is_theorem(bundle) else report.write_report(bundle)
     say(f"wrote {len(files)} files; report: {bundle.path / 'report.md'}")
     for line in headlines(bundle):
         say(line)
@@ -53,7 +53,8 @@ def _report(arguments: argparse.Namespace) -> int:
 def _verify(path: str) -> int:
     problems = verify(path)
     if not problems:
-        problems = check_report(path)
+        bundle = Bundle.open(path)
+        problems = theorem.check_report(bundle) if theorem.is_theorem(bundle) else report.check_report(bundle)
     for problem in problems:
         say(problem)
     if problems:

@@ -46,7 +46,7 @@ def to_torch(network: Network) -> Any:
     Raises
     ------
     InputError
-        If PyTorch is not installed, or a layer has no counterpart.
+        If PyTorch is not installed, a layer has no counterpart, or the network is residual.
 
     Examples
     --------
@@ -58,6 +58,8 @@ def to_torch(network: Network) -> Any:
     )
     """
     torch = _torch()
+    if network.residual:
+        raise InputError("network: a residual network has no counterpart in nn.Sequential; add its input yourself")
     modules: list[Any] = []
     shape = network.input_shape
     for number, layer in enumerate(network.layers):

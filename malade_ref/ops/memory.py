@@ -232,6 +232,42 @@ def check_images(name: str, x: NDArray[Any], image_shape: Sequence[int]) -> NDAr
     return x
 
 
+def check_vectors(name: str, x: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    """Check vectors where they enter a driver, metadata and values.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in the complaint.
+    x : ndarray of shape (n, d), float32 or float64
+        Any finite numbers.
+    shape : sequence of int
+        Expected (d,).
+
+    Returns
+    -------
+    ndarray
+        x itself.
+
+    Raises
+    ------
+    InputError
+        If the shape, the dtype or a number is not as expected; the first bad vector is named.
+    """
+    if not isinstance(x, np.ndarray):
+        raise InputError(f"{name}: expected a NumPy array, got {type(x).__name__}")
+    check_ndim(name, x, 2, "(n, d)")
+    check_shape(name, x, (len(x), *shape))
+    check_float(name, x)
+    bad = ~np.isfinite(x)
+    if bad.any():
+        first = int(bad.any(axis=1).argmax())
+        raise InputError(
+            f"{name}: vector {first} has a number that is not finite; {int(bad.sum())} such numbers in all"
+        )
+    return x
+
+
 def check_labels(name: str, y: NDArray[Any], num_samples: int, num_classes: int) -> NDArray[Any]:
     """Check labels where they enter a driver, metadata and values.
 

@@ -81,6 +81,10 @@ class StrictArray:
         raise AttributeError(f"StrictArray has no {name}; if CuPy has it, add it")
 
     @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"data": self._array.__array_interface__["data"]}
+
+    @property
     def T(self) -> StrictArray:  # noqa: N802
         return StrictArray(self._array.T)
 
@@ -160,11 +164,13 @@ XP = SimpleNamespace(
     ndarray=StrictArray,
     asarray=from_anywhere(np.asarray),
     from_dlpack=from_anywhere(np.from_dlpack),
-    uint32=np.uint32,
-    uint64=np.uint64,
+    **{name: getattr(np, name) for name in ("int64", "uint32", "uint64", "float32", "float64")},
     **{
         name: wrapped(getattr(np, name))
-        for name in ("arange", "argsort", "ascontiguousarray", "concatenate", "empty", "ones", "stack", "zeros")
+        for name in (
+            *("arange", "argsort", "ascontiguousarray", "concatenate", "empty", "ones", "ravel", "stack", "take"),
+            "zeros",
+        )
     },
 )
 

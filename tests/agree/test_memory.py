@@ -99,6 +99,7 @@ Y = np.array([0, 1, 2])
 def test_good_input_passes() -> None:
     for name, array, rest in (
         ("check_images", X, ((1, 4, 4),)),
+        ("check_vectors", 9 * X[:, 0, 0], ((4,),)),
         ("check_labels", Y, (3, 3)),
         ("check_sample_index", Y, (3,)),
     ):
@@ -117,6 +118,9 @@ def test_complaints() -> None:
         complain_alike("check_images", "x", x, shape)
     for x in (bad((1, 0, 2, 2), np.nan), bad((2, 0, 0, 0), 1.5), bad((0, 0, 3, 3), -0.25), bad(np.s_[1:], np.inf)):
         complain_alike("check_images", "x", x, shape)
+    vectors = X[:, 0, 0]
+    for x in (X, vectors[:, :3], vectors[0], vectors.astype("int64"), vectors + np.array([0, np.nan, np.inf, 1])):
+        complain_alike("check_vectors", "x", x, (4,))
     for y in (Y[:2], Y[None], Y.astype("float64"), Y + 1, Y - 1):
         complain_alike("check_labels", "y", y, 3, 3)
     for index in (Y[:2], Y[None], Y.astype("float64"), Y - 1, Y + 2**32 - 1):
@@ -124,5 +128,10 @@ def test_complaints() -> None:
 
 
 def test_lists_are_not_arrays() -> None:
-    for name, rest in (("check_images", ((1, 4, 4),)), ("check_labels", (3, 3)), ("check_sample_index", (3,))):
+    for name, rest in (
+        ("check_images", ((1, 4, 4),)),
+        ("check_vectors", ((3,),)),
+        ("check_labels", (3, 3)),
+        ("check_sample_index", (3,)),
+    ):
         complain_alike(name, "x", [1, 2, 3], *rest)

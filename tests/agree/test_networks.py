@@ -15,7 +15,7 @@ import malade_ref
 from malade_ref.layers import BatchNorm, Flatten, Linear, ReLU
 from malade_ref.network import build
 from malade_ref.sampling import Stream
-from malade_ref.training import Classification, SupervisedDenoising, fit
+from malade_ref.training import Classification, Denoising, SupervisedDenoising, fit
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_planted_caught
 
@@ -44,10 +44,8 @@ def labels(n: int) -> Any:
 def both(name: str, **settings: Any) -> tuple[Any, Any]:
     """A network of the reference, and one of the device with the same parameters."""
     network = NETWORKS[name](malade_ref, **settings)
-    on_device = malade_gpu.Network(
-        network.layers, {key: to_device(value) for key, value in network.params.items()}, network.input_shape
-    )
-    return network, on_device
+    params = {key: to_device(value) for key, value in network.params.items()}
+    return network, malade_gpu.Network(network.layers, params, network.input_shape, residual=network.residual)
 
 
 def defended(network: Callable[[str], Any], **settings: Any) -> Any:
@@ -272,3 +270,31 @@ def test_training(name: str) -> None:
             np.testing.assert_allclose(ours.history[key], values, rtol=1e-9, err_msg=key)
     for key, value in theirs.network.params.items():
         np.testing.assert_allclose(to_host(ours.network.params[key]), value, rtol=1e-6, atol=1e-9, err_msg=key)
+
+
+def test_training_of_vectors() -> None:
+    """A residual denoiser of points that are in no [0, 1], plain and supervised."""
+    rng = np.random.default_rng(0)
+    x, y = 3 * rng.normal(size=(6, 2)), rng.integers(0, 3, 6)
+    denoiser, judge = (
+        [
+            package.Network(
+                network.layers, {key: move(value) for key, value in network.params.items()}, (2,), **options
+            )
+            for package, move in ((malade_ref, np.asarray), (malade_gpu, to_device))
+        ]
+        for network, options in (
+            (malade_ref.mlp((2,), 2, hidden=(5,), dtype="float64"), {"residual": True}),
+            (malade_ref.mlp((2,), 3, hidden=(4,), seed=1, dtype="float64"), {}),
+        )
+    )
+    for supervised in (False, True):
+        fitted = []
+        for i, arrays in enumerate(((x, y), (to_device(x), to_device(y)))):
+            objective = SupervisedDenoising(0.3, judge[i]) if supervised else Denoising(0.3)
+            fitted.append(fit(denoiser[i], objective, *arrays, epochs=2, batch_size=4, learning_rate=1e-2).network)
+        assert fitted[1].ops is gpu
+        assert fitted[1].residual
+        for key, value in fitted[0].params.items():
+            assert np.abs(value - denoiser[0].params[key]).max() > 1e-3
+            np.testing.assert_allclose(to_host(fitted[1].params[key]), value, rtol=1e-6, atol=1e-9, err_msg=key)

@@ -13,7 +13,7 @@ from malade_ref import ops
 from malade_ref.checks import InputError
 from malade_ref.interop import from_torch, to_torch
 from malade_ref.layers import AvgPool2d, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Layer, Linear, ReLU, Reshape, Tanh
-from malade_ref.network import Network, build, cnn, sdae
+from malade_ref.network import Network, build, cnn, mlp, sdae
 from tests.strategies import DTYPES, ConvCase, conv_cases
 from tests.tolerances import assert_close
 
@@ -338,6 +338,11 @@ def test_layers_without_counterpart() -> None:
 
     with pytest.raises(InputError, match="sine: has no counterpart"):
         to_torch(Network([Sine()], {}, (1, 2, 2)))
+
+
+def test_residual_networks_have_no_counterpart() -> None:
+    with pytest.raises(InputError, match="residual"):
+        to_torch(mlp((2,), 2, residual=True))
 
 
 def test_input_shapes_are_checked() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 
 from malade_ref import ops
 from malade_ref.checks import InputError
-from tests.strategies import LogitsAndLabels, images_nchw, logits_nk
+from tests.strategies import DTYPES, LogitsAndLabels, images_nchw, logits_nk
 from tests.tolerances import assert_not_mutated
 
 
@@ -92,6 +92,32 @@ def image_with(value: float, image: int = 1) -> Any:
 def test_bad_images(x: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         ops.check_images("x", x, (1, 2, 2))
+    assert "\n" not in str(caught.value)
+
+
+# Vectors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_good_vectors_pass(dtype: str) -> None:
+    for n in (0, 3):
+        x = np.linspace(-50, 50, 2 * n).reshape(n, 2).astype(dtype)
+        assert ops.check_vectors("x", x, (2,)) is x
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.array([[0, 1], [2, np.nan], [np.inf, 3]]), "x: vector 1 has a number that is not finite; 2 such numbers"),
+        (np.zeros((3, 3)), r"x: expected shape \(3, 2\), got \(3, 3\)"),
+        (np.zeros(2), r"x: expected 2 axes \(n, d\), got \(2,\)"),
+        (np.zeros((3, 2), dtype=int), "x: expected float32 or float64, got int64"),
+        ([[0.0, 1.0]], "x: expected a NumPy array, got list"),
+    ],
+)
+def test_bad_vectors(x: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        ops.check_vectors("x", x, (2,))
     assert "\n" not in str(caught.value)
 
 

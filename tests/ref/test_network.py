@@ -394,6 +394,59 @@ def test_seeds() -> None:
     assert cnn("small", dtype="float64").dtype == "float64"
 
 
+# Vectors, and residual networks -----------------------------------------------------------------------------
+
+
+def test_a_residual_network_adds_its_input() -> None:
+    plain = general(mlp((3,), 3, hidden=(5, 4), dtype="float64"))
+    network = Network(plain.layers, plain.params, (3,), residual=True)
+    x = rng().normal(size=(6, 3))
+    with assert_not_mutated(x):
+        np.testing.assert_allclose(network.apply(x), x + plain.apply(x), rtol=1e-15)
+    assert network.replace_params(plain.params).residual
+    assert network.astype("float32").residual
+    assert mlp((3,), 3, residual=True).residual
+
+    def f(x: Any, *params: Any) -> Any:
+        return network.replace_params(dict(zip(network.params, params, strict=True))).forward(x)[0]
+
+    def vjp(dy: Any, x: Any, *params: Any) -> Any:
+        dx, gradients = network.backward(network.forward(x)[1], dy, need_parameters=True)
+        return [dx, *(gradients[name] for name in network.params)]
+
+    directional_check(f, vjp, [x, *network.params.values()])
+    dy = rng().normal(size=x.shape)
+    with assert_not_mutated(dy):
+        dx, _ = network.backward(network.forward(x)[1], dy)
+    assert dx is not None
+    assert_no_alias(dx, dy)
+
+
+def test_a_residual_network_is_stored_as_one() -> None:
+    network = mlp((2,), 2, residual=True)
+    again = Network.from_architecture(json.loads(json.dumps(network.architecture())), network.params)
+    assert again.residual
+    x = rng().normal(size=(4, 2)).astype("float32")
+    np.testing.assert_array_equal(again.apply(x), network.apply(x))
+    with pytest.raises(InputError, match="residual: expected true or false"):
+        Network.from_architecture({**network.architecture(), "residual": "yes"}, network.params)
+    with pytest.raises(InputError, match=r"residual: expected outputs of shape \(3,\), got \(2,\)"):
+        mlp((3,), 2, residual=True)
+    assert "residual" not in mlp((2,), 2).architecture()
+
+
+def test_vectors_are_any_finite_numbers() -> None:
+    network = mlp((2,), 3, dtype="float64")
+    x = 100 * rng().normal(size=(5, 2))
+    assert network.logits(x).shape == (5, 3)
+    assert network.loss_gradient(x, labels(5, 3)).shape == (5, 2)
+    with pytest.raises(InputError, match="x: vector 4 has a number that is not finite"):
+        network.logits(np.where(np.arange(10).reshape(5, 2) == 9, np.nan, x))
+    # Images keep their range: a network of vectors loosens nothing.
+    with pytest.raises(InputError, match="outside"):
+        mlp((1, 1, 2), 3, dtype="float64").logits(x.reshape(5, 1, 1, 2))
+
+
 # Architectures ----------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,100 @@
+"""Run the laboratory into a bundle, or go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from threadpoolctl import threadpool_limits
+
+from malade_ref.bundle import Bundle
+from malade_ref.figures import require
+from malade_ref.storage import Record
+from malade_ref.theorem.claims import Progress, Settings, record_of
+from malade_ref.theorem.parts import PARTS, Part
+from malade_ref.theorem.report import KIND, TITLE, stage_of, write_report
+
+
+class Watcher(Protocol):
+    """Who is told how it goes."""
+
+    def plan(self, parts: Sequence[Part], out: Path) -> None:
+        """Hear what will be done, before anything is.
+
+        Parameters
+        ----------
+        parts : sequence of Part
+            All of them, in order.
+        out : Path
+            Where the results will be.
+        """
+
+    def begin(self, part: Part) -> Progress:
+        """Hear that a part begins; give back whom to tell its progress. One that was done already tells none."""
+
+    def end(self, part: Part) -> None:
+        """Hear that it ended."""
+
+
+def run_theorem(
+    settings: Settings, out: str | Path, *, resume: bool = False, watcher: Watcher, parts: Sequence[Part] = PARTS
+) -> Bundle:
+    """Check every claim, and report.
+
+    Parameters
+    ----------
+    settings : Settings
+        Scale, seed and backend.
+    out : path
+        The bundle's folder.
+    resume : bool
+        Whether the folder may hold a part of this very run.
+    watcher : Watcher
+        Told how it goes.
+    parts : sequence of Part
+        What to do; everything by default.
+
+    Returns
+    -------
+    Bundle
+        Finished, to be read.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be used, or matplotlib is missing; nothing that was there is overwritten.
+    """
+    require()
+    config = {
+        "kind": KIND,
+        "name": KIND,
+        "title": TITLE,
+        "scale": settings.scale,
+        "seed": settings.seed,
+        "backend": settings.ops.__name__.partition(".")[0],
+        "parts": [part.name for part in parts],
+    }
+    text = f'# malade theorem\nscale = "{settings.scale}"\nseed = {settings.seed}\n'
+    begin = Bundle.resume if resume else Bundle.create
+    with begin(out, text, config, device=settings.ops.describe_device()) as bundle:
+        if not bundle.finished:
+            watcher.plan(parts, bundle.path)
+            for part in parts:
+                progress = watcher.begin(part)
+                _compute(bundle, part, settings, progress)
+                watcher.end(part)
+            write_report(bundle)
+            bundle.finish()
+    return Bundle.open(out)
+
+
+def _compute(bundle: Bundle, part: Part, settings: Settings, progress: Progress) -> Record:
+    def compute() -> Record:
+        progress(0.0, "")
+        folder = bundle.partial(f"{part.name}/state").parent
+        # Many small matrices: on two threads their products and factors take ten times as long as on one.
+        with threadpool_limits(limits=1, user_api="blas"):
+            return record_of(part.compute(settings, folder, progress))
+
+    return bundle.stage(stage_of(part.name), compute, keep=True)
