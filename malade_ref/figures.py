@@ -196,6 +196,71 @@ def accuracy_curves(
         return content.getvalue()
 
 
+def certified_curves(curves: Sequence[Curve], *, sigma: float, num_draws: int, alpha: float, largest: float) -> bytes:
+    """Draw certified accuracy against the radius, one line for each smoothed classifier.
+
+    Parameters
+    ----------
+    curves : sequence of Curve
+        ``eps`` is the L2 radius, in pixel units.
+    sigma : float
+        Standard deviation of the noise, in pixel units.
+    num_draws : int
+        Draws that a certificate rests on.
+    alpha : float
+        Probability of a wrong certificate, at most.
+    largest : float
+        The largest radius that so many draws can certify.
+
+    Returns
+    -------
+    bytes
+        PNG.
+
+    Raises
+    ------
+    InputError
+        If there are no curves, or matplotlib is missing.
+    """
+    if not curves:
+        raise InputError("certified curves: expected at least one curve, got none")
+    with drawing(width=5.6, height=4.0) as (figure, content):
+        ((axes, _),) = _panels(figure, 1, 1, [("", None)])
+        axes.axvline(
+            largest, color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="the most that so many draws can certify"
+        )
+        for number, curve in enumerate(curves):
+            color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+            low, value, high = (100 * np.asarray(part) for part in (curve.low, curve.value, curve.high))
+            axes.fill_between(curve.eps, low, high, color=color, alpha=0.15, linewidth=0)
+            # Markers of different curves stand at different places, where they do not hide each other.
+            spacing = (max(1, len(value) // 40) * (3 * number + 1), max(1, len(value) // 8))
+            axes.plot(
+                curve.eps,
+                value,
+                color=color,
+                marker=marker,
+                markevery=spacing,
+                markersize=5,
+                label=curve.label,
+                clip_on=False,
+                zorder=3,
+            )
+        axes.set_ylim(0, 100)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("certified L2 radius (pixels in [0, 1])")
+        axes.set_ylabel("certified accuracy (%)")
+        axes.set_title(f"sigma {sigma:.4g}, {num_draws:,} draws, alpha {alpha:g}", loc="left")
+        axes.grid(alpha=0.3, linewidth=0.5)
+        handles, labels = axes.get_legend_handles_labels()
+        # The line of the limit comes last.
+        figure.legend(
+            [*handles[1:], handles[0]], [*labels[1:], labels[0]], loc="outside lower center", ncols=2, frameon=False
+        )
+        figure.savefig(content, **png_settings())
+        return content.getvalue()
+
+
 def picture_table(
     images: NDArray[Any],
     predictions: NDArray[Any],

@@ -135,6 +135,59 @@ def clopper_pearson(count: int, total: int, *, confidence: float = CONFIDENCE) -
     return Estimate(count / total, low, high)
 
 
+def lower_quantile(count: Any, total: int, *, alpha: float) -> NDArray[np.float64]:
+    """Standard normal quantile of a proportion's lower limit: the certified radius of smoothing, in units of its sigma.
+
+    Parameters
+    ----------
+    count : int or ndarray of shape (n,), integer
+        Successes, at most ``total``.
+    total : int
+        Trials, > 0.
+    alpha : float
+        Probability that Clopper and Pearson's one-sided limit is too high, at most; in (0, 1).
+
+    Returns
+    -------
+    ndarray of the shape of count
+        Phi^-1 of the limit; minus infinity where there is no success.
+
+    Raises
+    ------
+    InputError
+        If the counts do not fit each other or alpha is out of range.
+
+    Examples
+    --------
+    >>> float(lower_quantile(100, 100, alpha=0.001).round(3))  # of 0.001 ** (1 / 100)
+    1.501
+    """
+    check_number("alpha", alpha, above=0, below=1)
+    successes = np.asarray(count, dtype=np.int64)
+    for extreme in (successes.min(initial=total), successes.max(initial=0)):
+        _check_counts(int(extreme), total)
+    # No success leaves a parameter of the beta distribution at 0, where the limit is 0 by definition.
+    limit = special.betaincinv(np.maximum(successes, 1), total - successes + 1, alpha)
+    return np.asarray(special.ndtri(np.where(successes == 0, 0.0, limit)))
+
+
+def even_split_p_value(first: Any, second: Any) -> NDArray[np.float64]:
+    """Exact two-sided binomial test of whether two outcomes are equally probable.
+
+    Parameters
+    ----------
+    first, second : int or ndarray of shape (n,), integer
+        How often each was seen.
+
+    Returns
+    -------
+    ndarray of that shape
+        How probable so uneven a split is if they are; 1 where nothing was seen.
+    """
+    one, other = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
+    return np.asarray(np.minimum(1.0, 2 * stats.binom.sf(np.maximum(one, other) - 1, one + other, 0.5)))
+
+
 def mean_interval(values: NDArray[Any], *, num_draws: int = 1, confidence: float = CONFIDENCE) -> Estimate:
     """Mean over samples of probabilities, with an interval.
 
@@ -309,9 +362,7 @@ def mcnemar(first: NDArray[Any], second: NDArray[Any]) -> McNemar:
     """
     only_first = int(np.sum(first & ~second))
     only_second = int(np.sum(second & ~first))
-    differing = only_first + only_second
-    p_value = float(stats.binomtest(only_first, differing, 0.5).pvalue) if differing else 1.0
-    return McNemar(only_first, only_second, p_value)
+    return McNemar(only_first, only_second, float(even_split_p_value(only_first, only_second)))
 
 
 def paired_difference(first: NDArray[Any], second: NDArray[Any], *, confidence: float = CONFIDENCE) -> Estimate:

@@ -42,7 +42,7 @@ def add_commands(commands: Any) -> None:
     _add_train(commands)
     attack = commands.add_parser("attack", help="attack a model's images", allow_abbrev=False)
     attack.add_argument("method", metavar="METHOD", help=", ".join(available_attacks()))
-    _add_input(attack)
+    add_input(attack)
     attack.add_argument("--eps", type=float, help="size of the perturbation")
     attack.add_argument(
         "--set",
@@ -58,13 +58,13 @@ def add_commands(commands: Any) -> None:
     attack.set_defaults(command=_attack)
 
     purify = commands.add_parser("purify", help="send images through a Langevin chain", allow_abbrev=False)
-    _add_input(purify)
+    add_input(purify)
     _add_chain(purify, required=True)
     purify.add_argument("--out", required=True, metavar="FILE", help=".npy, .npz or .h5: x (purified), and y")
     purify.set_defaults(command=_purify)
 
     predict = commands.add_parser("predict", help="classify images", allow_abbrev=False)
-    _add_input(predict)
+    add_input(predict)
     predict.add_argument("--num-draws", type=int, default=1, help="draws of the chain whose mean logits decide")
     predict.add_argument("--out", metavar="FILE", help=".npy, .npz or .h5: predictions (and logits)")
     _add_model(predict)
@@ -74,7 +74,7 @@ def add_commands(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a classifier or a denoiser", allow_abbrev=False)
     train.add_argument("kind", choices=tuple(BUILDERS), help="what to train")
-    _add_input(train)
+    add_input(train)
     train.add_argument("--out", required=True, metavar="FILE", help="the network, by custom *.h5")
     train.add_argument("--validation", metavar="INPUT", help="images to look at after each epoch")
     train.add_argument("--preset", choices=PRESETS, default="paper", help="size of the network")
@@ -102,7 +102,14 @@ def _add_train(commands: Any) -> None:
     train.set_defaults(command=_train)
 
 
-def _add_input(command: argparse.ArgumentParser) -> None:
+def add_input(command: argparse.ArgumentParser) -> None:
+    """Add what a command reads, and with which backend it works.
+
+    Parameters
+    ----------
+    command : argparse.ArgumentParser
+        Where to.
+    """
     command.add_argument("input", metavar="INPUT", help=HELP)
     command.add_argument("--labels", metavar="FILE", help="labels, if INPUT holds none")
     command.add_argument("--data-dir", metavar="DIR", help="where to look for data sets first")
@@ -144,19 +151,21 @@ def _train(arguments: argparse.Namespace) -> int:
     ops = backend_ops(arguments.backend)
     networks = {name: load(name, ops=ops) for name in (model.init, model.classifier) if name is not None}
     start = networks[model.init] if model.init else BUILDERS[model.kind](model.preset, seed=arguments.seed, ops=ops)
-    _check_kind(start, model.kind, "--init")
+    check_kind(start, model.kind, "--init")
     if model.classifier is not None:
-        _check_kind(networks[model.classifier], "classifier", "--classifier")
+        check_kind(networks[model.classifier], "classifier", "--classifier")
     classes = start.num_classes if model.kind == "classifier" else 1 << 31
     protected = networks[model.classifier].num_classes if model.classifier else classes
     options = {"shape": start.input_shape, "num_classes": min(classes, protected), "data_dir": arguments.data_dir}
     x, y = read_images(arguments.input, labels=arguments.labels, **options)
-    y = _labels(y, arguments.input, needed=model.kind == "classifier" or model.classifier is not None, count=len(x))
+    y = needed_labels(
+        y, arguments.input, needed=model.kind == "classifier" or model.classifier is not None, count=len(x)
+    )
     validation = None
     if arguments.validation:
         images = read_images(arguments.validation, **options)
         needed = model.kind == "classifier" or model.classifier is not None
-        y_validation = _labels(images.y, arguments.validation, needed=needed, count=len(images.x))
+        y_validation = needed_labels(images.y, arguments.validation, needed=needed, count=len(images.x))
         validation = ops.asarray(images.x), ops.asarray(y_validation)
     say(f"training a {model.kind} ({start.num_parameters:,} parameters) on {len(x):,} images, into {out}")
     began, meter = time.monotonic(), Meter(f"train {out.name}")
@@ -220,7 +229,30 @@ def _model_table(arguments: argparse.Namespace) -> Model:
     )
 
 
-def _labels(y: NDArray[np.int64] | None, source: str, *, needed: bool, count: int) -> NDArray[np.int64]:
+def needed_labels(y: NDArray[np.int64] | None, source: str, *, needed: bool, count: int) -> NDArray[np.int64]:
+    """Labels of images that were read.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,), int64, or None
+        As they were read.
+    source : str
+        Where from, for the complaint.
+    needed : bool
+        Whether there must be any.
+    count : int
+        How many images there are.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        The labels; zeros if there are none and none are needed.
+
+    Raises
+    ------
+    InputError
+        If they are needed and missing.
+    """
     if y is None and needed:
         raise InputError(f"{source}: has no labels; name a file of labels with --labels")
     return np.zeros(count, dtype=np.int64) if y is None else y
@@ -247,7 +279,7 @@ def _attack(arguments: argparse.Namespace) -> int:
         raise InputError(f"--out {out}: an attack has several results; choose .npz or .h5")
     model = _model(arguments)
     x, labels = read_images(arguments.input, **_options(model, arguments))
-    y = _labels(labels, arguments.input, needed=True, count=len(x))
+    y = needed_labels(labels, arguments.input, needed=True, count=len(x))
 
     def work(part: slice, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         asarray = model.ops.asarray
@@ -268,7 +300,7 @@ def _purify(arguments: argparse.Namespace) -> int:
     out = check_new(arguments.out)
     ops = backend_ops(arguments.backend)
     denoiser = load(arguments.denoiser, ops=ops)
-    _check_kind(denoiser, "denoiser", "--denoiser")
+    check_kind(denoiser, "denoiser", "--denoiser")
     settings = ChainSettings(
         check_count("--chain-steps", arguments.chain_steps, minimum=0),
         check_number("--a", arguments.a, above=0),
@@ -325,7 +357,7 @@ def _model(arguments: argparse.Namespace) -> Any:
     """The classifier, behind a chain if there is a denoiser."""
     ops = backend_ops(arguments.backend)
     classifier = load(arguments.model, ops=ops)
-    _check_kind(classifier, "classifier", "--model")
+    check_kind(classifier, "classifier", "--model")
     chain = {"--chain-steps": arguments.chain_steps, "--a": arguments.a, "--delta": arguments.delta}
     given = [name for name, value in chain.items() if value is not None]
     if arguments.denoiser is None:
@@ -336,7 +368,7 @@ def _model(arguments: argparse.Namespace) -> Any:
         missing = [name for name in chain if name not in given]
         raise InputError(f"--denoiser: needs {' and '.join(missing)} too")
     denoiser = load(arguments.denoiser, ops=ops)
-    _check_kind(denoiser, "denoiser", "--denoiser")
+    check_kind(denoiser, "denoiser", "--denoiser")
     return MALADE(
         classifier,
         denoiser,
@@ -348,7 +380,23 @@ def _model(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _check_kind(network: Network, kind: str, where: str) -> None:
+def check_kind(network: Network, kind: str, where: str) -> None:
+    """Raise unless a network is what an option needs.
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    kind : {"classifier", "denoiser"}
+        What it should be.
+    where : str
+        The option, for the complaint.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
     found = "classifier" if len(network.output_shape) == 1 else "denoiser"
     if found != kind or (kind == "denoiser" and network.output_shape != network.input_shape):
         raise InputError(f"{where}: expected a {kind}, got a network {network.input_shape} -> {network.output_shape}")

@@ -309,6 +309,57 @@ class Audit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Smoothed:
+    """``[certify.smoothed.<name>]``: a classifier whose predictions under noise are certified.
+
+    Attributes
+    ----------
+    name : str
+        What reports call it.
+    classifier : str
+        Name of a model.
+    denoiser : str, optional
+        Name of a model that noisy images pass through, once; one that was trained at the noise of ``[certify]``.
+    """
+
+    name: str
+    classifier: str
+    denoiser: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certify:
+    """``[certify]``: certified L2 radii by randomised smoothing, see `malade_ref.certify`.
+
+    Attributes
+    ----------
+    smoothed : dict of str to Smoothed
+        What is certified, all on the same images.
+    sigma2 : float
+        Variance of the noise, pixels in [0, 1].
+    num_images : int
+        Test images, the first of those of ``[evaluation]``.
+    num_selection, num_estimation : int
+        Draws that select the class, and draws that certify it.
+    alpha : float
+        Probability of a wrong certificate, at most.
+    radii : tuple of float
+        L2 norms for the table.
+    shard_size : int
+        Images that are worked on, and stored, together.
+    """
+
+    smoothed: dict[str, Smoothed]
+    sigma2: float = setting(above=0)
+    num_images: int = setting(100, minimum=1)
+    num_selection: int = setting(100, minimum=1)
+    num_estimation: int = setting(1000, minimum=1)
+    alpha: float = setting(0.001, above=0, maximum=0.5)
+    radii: tuple[float, ...] = setting((0.0, 0.25, 0.5, 0.75), minimum=0)
+    shard_size: int = setting(10, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Paths:
     """``[paths]``: adversarial images on their way through two chains, the paper's Figure 2.
 
@@ -412,7 +463,7 @@ class Experiment:
         What is judged.
     attacks : tuple of Attack
         What it is judged by; clean images always come first.
-    evaluation, audit, paths, pictures, report, paper
+    evaluation, audit, certify, paths, pictures, report, paper
         See there.
     """
 
@@ -427,6 +478,7 @@ class Experiment:
     attacks: tuple[Attack, ...] = setting(())
     evaluation: Evaluation
     audit: Audit = Audit()
+    certify: Certify | None = None
     paths: Paths | None = None
     pictures: Pictures | None = None
     report: Report | None = None
@@ -511,6 +563,8 @@ def check_experiment(experiment: Experiment, file: str) -> None:
         if attack.name == CLEAN or names.count(attack.name) > 1:
             raise InputError(f"{where}: expected names that differ from each other and from {CLEAN!r}")
         _check_attack(experiment, attack, where)
+    if experiment.certify is not None:
+        _check_certify(experiment, experiment.certify, f"{file}: certify")
     if experiment.paths is not None:
         _check_paths(experiment, experiment.paths, f"{file}: paths")
     if experiment.pictures is not None:
@@ -592,6 +646,24 @@ def _check_attack(experiment: Experiment, attack: Attack, where: str) -> None:
         raise InputError(
             f"{where}.num_images: expected at most evaluation.num_images = {experiment.evaluation.num_images}"
         )
+
+
+def _check_certify(experiment: Experiment, certify: Certify, where: str) -> None:
+    if not certify.smoothed or not certify.radii:
+        raise InputError(f"{where}: expected at least one table [certify.smoothed.<name>] and one of radii")
+    if certify.num_images > experiment.evaluation.num_images:
+        raise InputError(
+            f"{where}.num_images: expected at most evaluation.num_images = {experiment.evaluation.num_images}"
+        )
+    for name, smoothed in certify.smoothed.items():
+        _refer(smoothed.classifier, _of_kind(experiment, "classifier"), f"{where}.smoothed.{name}.classifier")
+        if smoothed.denoiser is not None:
+            _refer(smoothed.denoiser, _of_kind(experiment, "denoiser"), f"{where}.smoothed.{name}.denoiser")
+            trained = experiment.models[smoothed.denoiser].sigma2
+            if trained != certify.sigma2:
+                raise InputError(
+                    f"{where}.sigma2: expected {trained}, that of {smoothed.denoiser}, got {certify.sigma2}"
+                )
 
 
 def _check_paths(experiment: Experiment, paths: Paths, where: str) -> None:

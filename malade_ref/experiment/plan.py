@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
     Attributes
     ----------
-    kind : {"train", "quality", "search", "attack", "audit", "paths", "pictures", "report"}
+    kind : {"train", "quality", "search", "attack", "audit", "certify", "paths", "pictures", "report"}
         What is done.
     subject : tuple
         With what: the name of a model or defence, or defence, attack and eps.
@@ -88,6 +88,9 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
         yield Step("attack", (name, attack, eps), f"{title} on {defences[name].name}", seconds)
     for name, defence in defences.items():
         yield Step("audit", (name,), f"check gradients of {defence.name}", _audit(experiment, defence))
+    if experiment.certify is not None:
+        for name, smoothed in experiment.certify.smoothed.items():
+            yield Step("certify", (name,), f"certify {smoothed.name}", _certifying(experiment, name))
     if experiment.paths is not None:
         yield Step("paths", (), "follow images through the chains", 1.0)
     if experiment.pictures is not None:
@@ -152,6 +155,15 @@ def _attack(experiment: Experiment, name: str, attack: Attack, target: str | Non
     chain = _num_steps(experiment, defence) * (denoiser[0] if attack.mode == "bpda" else denoiser[0] + denoiser[1])
     judging = 2 * (attack.resolved().get("num_judge_draws", 1) if white_box else 1) * _forward(experiment, defence)
     return _num_images(experiment, attack) * (_evaluations(attack) * (classifier[1] + chain) + judging)
+
+
+def _certifying(experiment: Experiment, name: str) -> float:
+    certify = experiment.certify
+    assert certify is not None
+    smoothed = certify.smoothed[name]
+    names = [smoothed.classifier, *([smoothed.denoiser] if smoothed.denoiser is not None else [])]
+    passes = sum(_passes(experiment.models[model])[0] for model in names)
+    return certify.num_images * (certify.num_selection + certify.num_estimation) * passes
 
 
 def _audit(experiment: Experiment, defence: Defence) -> float:

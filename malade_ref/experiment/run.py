@@ -29,6 +29,7 @@ from malade_ref.experiment.reading import Reading, settings_of
 from malade_ref.experiment.rehearsal import check_sizes, rehearse
 from malade_ref.experiment.stages import (
     Arrays,
+    certified,
     chain_paths,
     clean_outcome,
     judge,
@@ -154,6 +155,7 @@ class _Run:
             "search": self.search,
             "attack": self.attack,
             "audit": self.audit,
+            "certify": self.certify,
             "paths": self.follow_paths,
             "pictures": self.collect_pictures,
             "report": self.report,
@@ -359,6 +361,37 @@ class _Run:
                 own = draws.setdefault(attack.mode, {1, most})
                 own.add(int(attack.resolved().get("num_draws", 1)))
         return {mode: sorted(numbers) for mode, numbers in draws.items()}
+
+    def certify(self, progress: Progress, name: str) -> None:
+        """Certify one smoothed classifier, some images at a time."""
+        settings = self.experiment.certify
+        assert settings is not None
+        smoothed = settings.smoothed[name]
+        classifier = self.networks[smoothed.classifier]
+        denoiser = self.networks[smoothed.denoiser] if smoothed.denoiser is not None else None
+        total = settings.num_images
+
+        def of_shard(first: int, last: int) -> Record:
+            index = self.order[first:last]
+
+            def tell(fraction: float, _: str) -> None:
+                done = first + fraction * (last - first)
+                progress(done / total, f"image {int(done)} of {total}")
+
+            return certified(
+                settings, classifier, denoiser, *self.images(index), sample_index=index, seed=self.seed, progress=tell
+            )
+
+        def whole() -> Record:
+            parts = []
+            for first in range(0, total, settings.shard_size):
+                last = min(first + settings.shard_size, total)
+                parts.append(
+                    self.bundle.stage(f"certify-shard/{name}/{first:09d}", partial(of_shard, first, last)).arrays
+                )
+            return Record({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+
+        self.bundle.stage(f"certify/{name}", whole, keep=True)
 
     def follow_paths(self, progress: Progress) -> None:
         paths = self.experiment.paths

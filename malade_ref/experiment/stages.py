@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from malade_ref.arrays import Array
+from malade_ref.certify import certify
 from malade_ref.datasets import Split
 from malade_ref.defence import MALADE
-from malade_ref.experiment.config import BUILDERS, Method, Model, Search
+from malade_ref.experiment.config import BUILDERS, Certify, Method, Model, Search
 from malade_ref.network import Network
 from malade_ref.sampling import ChainSettings, Stream, run_chain
 from malade_ref.storage import Record
@@ -362,6 +363,60 @@ def _accuracies(
 
 def _bare_accuracy(classifier: Network, x: Array, y: Array) -> float:
     return float((classifier.predict(x) == y).sum()) / len(y)
+
+
+def certified(
+    settings: Certify,
+    classifier: Network,
+    denoiser: Network | None,
+    x: Array,
+    y: Array,
+    *,
+    sample_index: Array,
+    seed: int,
+    progress: Progress | None = None,
+) -> Record:
+    """Certify images.
+
+    Parameters
+    ----------
+    settings : Certify
+        The noise, and how many draws.
+    classifier : Network
+        What is smoothed.
+    denoiser : Network, optional
+        What noisy images pass through.
+    x : array of shape (n, c, h, w)
+        Images.
+    y : array of shape (n,), integer
+        True labels.
+    sample_index : array of shape (n,), integer
+        Numbers of the samples in their data set.
+    seed : int
+        Of the noise.
+    progress : callable, optional
+        Told the fraction done and a line of text.
+
+    Returns
+    -------
+    Record
+        Arrays ``sample_index``, ``label``, ``selection`` and ``counts``, one row an image: all else follows from them.
+    """
+    found = certify(
+        classifier,
+        x,
+        y,
+        denoiser=denoiser,
+        sigma=math.sqrt(settings.sigma2),
+        num_selection=settings.num_selection,
+        num_estimation=settings.num_estimation,
+        alpha=settings.alpha,
+        seed=seed,
+        sample_index=sample_index,
+        progress=progress,
+    )
+    numbers = classifier.ops.to_host(sample_index)
+    return Record({"sample_index": numbers, "label": found.label, "selection": found.selection, "counts": found.counts})
 
 
 def chain_paths(chains: Mapping[str, MALADE], clean: Array, attacked: Array, *, sample_index: Array) -> Arrays:

@@ -34,6 +34,10 @@ def accuracy_tables(results: Result, config: Mapping[str, Any], labels: Labels) 
     draws = max(cell["draws"] for cell in cells.values())
     head = ["attack", *labels.defences.values()]
 
+    if not main["norm"]:
+        text = f"Percent of {count_of(usual, 'test image')} that are classified rightly, with 95% intervals (Wilson)."
+        return [f"{text} No attack was run.", "", *table(head, _attack_rows(cells, labels, "mean", usual))]
+
     fewer = " n is given where it was another." if len(set(sizes)) > 1 else ""
     lines = [
         f"Percent of {count_of(usual, 'test image')} that are classified rightly, with 95% intervals (Wilson). Attacks "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from malade_ref.figures import Curve, accuracy_curves, picture_table, training_curves
+from malade_ref.figures import Curve, accuracy_curves, certified_curves, picture_table, training_curves
 from malade_ref.report.labels import NORMS, Labels
 from malade_ref.report.reading import ReportInput
 from malade_ref.storage import Record
@@ -60,6 +60,8 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
             files[f"figures/convergence-{key.removeprefix('num_')}.png"] = accuracy_curves(
                 panels, norm="", clean={}, effort=effort
             )
+    if "certified" in results:
+        files["figures/certified.png"] = _certified(results["certified"])
     if "paths" in inputs.records:
         files |= _paths(inputs.records["paths"])
     if "pictures" in inputs.records:
@@ -132,6 +134,15 @@ def _curves(results: Mapping[str, Any], labels: Labels, defence: str, norm: str)
 def _curve(label: str, found: list[tuple[float, Mapping[str, float]]]) -> Curve:
     value, low, high = ([estimate[key] for _, estimate in found] for key in ("value", "low", "high"))
     return Curve(label, [eps for eps, _ in found], value, low, high)
+
+
+def _certified(found: Mapping[str, Any]) -> bytes:
+    curves = [
+        Curve(smoothed["title"], *(smoothed["curve"][key] for key in ("radius", "value", "low", "high")))
+        for smoothed in found["smoothed"].values()
+    ]
+    settings = {key: found[key] for key in ("sigma", "alpha")}
+    return certified_curves(curves, num_draws=found["num_estimation"], largest=found["largest_radius"], **settings)
 
 
 def _paths(record: Record) -> dict[str, bytes]:

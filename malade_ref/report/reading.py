@@ -10,6 +10,8 @@ settings
 search/<defence>
     Arrays ``num_steps``, ``a``, ``delta``, ``clean``, ``attacked`` (accuracies), one entry a setting; ``meta``:
     ``chosen``, ``criterion``, ``criterion_met``, ``at_edge_of_grid``, ``num_images``, ``undefended``.
+certify/<smoothed classifier>
+    Arrays ``label`` (n,), ``selection`` and ``counts`` (n, classes), see `malade_ref.certify.Certificates`.
 audit
     ``meta``: ``gradient`` and ``eot``, see `malade_ref.audit.audit`.
 paths
@@ -33,6 +35,7 @@ from malade_ref.storage import Record, RecordReader
 
 RECORDS = ("quality", "settings", "audit", "paths", "pictures")
 SEARCH = "search"
+CERTIFY = "certify"
 ARRAYS = ("sample_index", "correct", "success", "distance", "distance_l2", "num_queries", "num_gradients")
 
 
@@ -104,7 +107,8 @@ def read_bundle(bundle: Bundle | str | Path) -> ReportInput:
         cells = [_cell(reader, name, meta) for name, meta in sorted(outcomes.items())]
     path, config = bundle.path, bundle.config
     names = [name for name in RECORDS if (path / f"{name}.h5").is_file()]
-    names += [f"{SEARCH}/{file.stem}" for file in sorted((path / SEARCH).glob("*.h5"))]
+    for folder in (SEARCH, CERTIFY):
+        names += [f"{folder}/{file.stem}" for file in sorted((path / folder).glob("*.h5"))]
     models = [name for name in config.get("models", {}) if (path / "histories" / f"{name}.h5").is_file()]
     sessions = bundle.log.sessions
     return ReportInput(

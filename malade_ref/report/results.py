@@ -8,6 +8,7 @@ from typing import Any
 from malade_ref.audit import audit
 from malade_ref.checks import InputError
 from malade_ref.evaluation import Cell, derive_results, join, summary
+from malade_ref.report.certified import certified_results
 from malade_ref.report.reading import SEARCH, ReportInput
 from malade_ref.statistics import wilson
 from malade_ref.storage import Record, to_json
@@ -26,8 +27,8 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``,
-        ``convergence``, ``models``, ``settings``, ``search``.
+        JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``, ``convergence``, ``models``,
+        ``settings``, ``search``, and ``certified`` if anything was.
 
     Raises
     ------
@@ -49,6 +50,7 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
                 for name, record in records.items()
                 if name.startswith(f"{SEARCH}/")
             },
+            **certified_results(records, inputs.config),
         }
     except (KeyError, TypeError) as error:
         raise InputError(f"records of the bundle: incomplete ({error!r}); run the experiment again") from error

@@ -19,6 +19,7 @@ from malade_ref.report.accuracy import (
     size_tables,
 )
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
+from malade_ref.report.certified import certified_tables
 from malade_ref.report.labels import Labels, count_of, table
 from malade_ref.report.verdict import verdict
 
@@ -66,6 +67,14 @@ def report_text(
     lines += _section("### Every attack at every size", size_tables(results, config, labels))
     lines += _section("### Nearest wrong images", nearest_table(results, labels))
     lines += _section("## Accuracy against the attacker's effort", _convergence(figures))
+    certified_figure = _figure(
+        "figures/certified.png",
+        "Certified accuracy against the radius: test images that are classified rightly whatever a perturbation of "
+        "that L2 norm does, with 95% intervals over images.",
+        figures,
+    )
+    certified = certified_tables(results)
+    lines += _section("## Certified radii", [*certified, *certified_figure] if certified else [])
     lines += _section("## Audit", _audit(results))
     lines += _section("## Settings of the defences", settings_table(results, labels))
     lines += _section("### Search", search_tables(results, labels))

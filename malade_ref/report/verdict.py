@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from malade_ref.report.certified import certified_verdict
 from malade_ref.report.labels import Labels, count_of, percent, points, threat_label
 
 # A defence that keeps less than this share of its gain over the bare classifier has lost most of it.
@@ -57,9 +58,10 @@ def verdict(results: Mapping[str, Any], labels: Labels) -> list[str]:
     found = [_defended(results, labels, name) for name in defences if judged[name] and defences[name]["base"] in judged]
     if not found:
         found = [_bare(results, labels, name) for name in defences if judged[name]]
+    certain = [certified_verdict(results)] if "certified" in results else []
     if not found:
-        return ["No attack was run, so nothing can be said about robustness."]
-    return [*found, _caution(results)]
+        return certain or ["No attack was run, so nothing can be said about robustness."]
+    return [*found, *certain, _caution(results)]
 
 
 def _defended(results: Mapping[str, Any], labels: Labels, name: str) -> str:

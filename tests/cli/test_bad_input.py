@@ -46,6 +46,8 @@ from tests.cli.conftest import TINY, Malade
         (["attack", "pdg", "x.npz", "--model", "m.h5", "--out", "o.npz"], "did you mean 'pgd'?"),
         (["purify", "x.npz", "--out", "o.npz"], "required: --denoiser, --chain-steps"),
         (["predict", "x.npz"], "required: --model"),
+        (["certify", "x.npz", "--model", "m.h5"], "required: --out"),
+        (["certify", "x.npz", "--model", "m.h5", "--out", "o.npy"], "there are several results; choose .npz or .h5"),
     ],
 )
 def test_usage(malade: Malade, words: list[str], complaint: str) -> None:
@@ -188,6 +190,7 @@ COMMANDS = {
         *["--denoiser", "{files}/sdae.h5", "--chain-steps", "1", "--a", "1", "--delta", "0", "--out", "out.npz"],
     ),
     "predict": ("predict", "{input}", "--model", "{files}/cnn.h5", "--out", "out.npz"),
+    "certify": ("certify", "{input}", "--model", "{files}/cnn.h5", "--sigma", "0.3", "--out", "out.npz"),
 }
 X, Y = np.full((3, 1, 28, 28), 0.5, dtype=np.float32), np.array([0, 1, 2])
 
@@ -228,14 +231,14 @@ def test_images(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npz"]
 
 
-@pytest.mark.parametrize("command", ["train", "attack", "predict"])
+@pytest.mark.parametrize("command", ["train", "attack", "predict", "certify"])
 def test_labels_out_of_range(malade: Malade, files: Path, tmp_path: Path, command: str) -> None:
     np.savez(tmp_path / "in.npz", x=X, y=np.array([0, 10, 2]))
     words = [word.format(input="in.npz", files=files) for word in COMMANDS[command]]
     assert "in.npz: y: expected labels in 0..9, label 1 is 10" in malade.fails(*words)
 
 
-@pytest.mark.parametrize("command", ["train", "attack"])
+@pytest.mark.parametrize("command", ["train", "attack", "certify"])
 def test_labels_missing(malade: Malade, files: Path, command: str) -> None:
     words = [word.format(input=files / "x.npy", files=files) for word in COMMANDS[command]]
     assert "has no labels; name a file of labels with --labels" in malade.fails(*words)

@@ -76,6 +76,12 @@ def test_drawing_again_changes_nothing(bundle: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_certificates_without_their_settings_are_one_line() -> None:
+    record = Record({"label": np.zeros(1, int), "selection": np.ones((1, 2), int), "counts": np.ones((1, 2), int)})
+    with pytest.raises(InputError, match="certify: missing, although there are certificates"):
+        results_of(inputs_of(made_cells(), records={"certify/cnn": record}))
+
+
 def test_images_are_not_read(bundle: Path) -> None:
     assert all("x_adv" not in cell.arrays for cell in read_bundle(bundle).cells)
 
@@ -313,6 +319,13 @@ def path_arguments(channels: int = 1) -> dict[str, Any]:
         lambda: figures.accuracy_curves(
             {"CNN": [figures.Curve("PGD", [0.3], [0.2], [0.1], [0.4])], "Madry": []}, norm="Linf", clean={"CNN": 0.99}
         ),
+        lambda: figures.certified_curves(
+            [figures.Curve("CNN", [0.0, 0.9], [0.9, 0.2], [0.8, 0.1], [1.0, 0.4])],
+            sigma=0.4,
+            num_draws=9,
+            alpha=0.01,
+            largest=1.0,
+        ),
     ],
 )
 def test_figures_depend_on_their_data_only(draw: Callable[[], bytes], tmp_path: Path) -> None:
@@ -331,6 +344,7 @@ def test_figures_depend_on_their_data_only(draw: Callable[[], bytes], tmp_path: 
     [
         lambda: figures.training_curves({}, labels={}),
         lambda: figures.accuracy_curves({"CNN": []}, norm="Linf", clean={}),
+        lambda: figures.certified_curves([], sigma=0.4, num_draws=9, alpha=0.01, largest=1.0),
         lambda: figures.picture_table(**{**path_arguments(), "names": ["one"]}),
         lambda: figures.picture_table(**{**path_arguments(), "predictions": np.zeros((2, 4), dtype=int)}),
         lambda: figures.contact_sheet(np.zeros((3, 2, 8, 8))),
