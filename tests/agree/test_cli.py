@@ -32,7 +32,7 @@ SMALLEST = (
     *("evaluation.num_images=6", "evaluation.num_draws=2", "evaluation.shard_size=4"),
     *(f"models.{name}.batch_size=8" for name in ("cnn", "madry", "dae", "sdae", "sdae-madry")),
     *(f"defences.{name}+malade.search.{key}" for name in ("cnn", "madry") for key in ("num_images=4", "a=[0.5]")),
-    *(f"attacks.{name}.num_images=2" for name in ("bpda-eot", "exact-eot", "exact")),
+    *(f"attacks.{name}.num_images=2" for name in ("noise", "bpda-eot", "exact-eot", "exact")),
 )
 RUN = ("run", "demo", *(word for change in SMALLEST for word in ("--set", change)))
 
