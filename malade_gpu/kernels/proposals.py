@@ -287,7 +287,7 @@ def boundary_along(four_of: Any) -> Any:
     def along(
         i: Any,
         dot: Any,
-        noise: Any,
+        squares: Any,
         distance: Any,
         x: Any,
         centre: Any,
@@ -301,12 +301,12 @@ def boundary_along(four_of: Any) -> Any:
         z = four_of(i, sample_index, num_blocks, step, k0, k1)
         first = i % num_blocks * 4
         row = i // num_blocks * size
-        dot[i], noise[i], distance[i] = 0.0, 0.0, 0.0
+        dot[i], squares[i], distance[i] = 0.0, 0.0, 0.0
         for k in range(4):
             if first + k < size:
                 away = float64(x[row + first + k]) - float64(centre[row + first + k])
                 dot[i] += z[k] * away
-                noise[i] += float64(z[k]) * float64(z[k])
+                squares[i] += float64(z[k]) * float64(z[k])
                 distance[i] += away * away
 
     return along

@@ -52,7 +52,7 @@ ARRAYS = {
     # Sums, and what is known of a sample, in float64 whatever the images are.
     **dict.fromkeys(("parts", "total", "changed", "of_first", "of_both", "of_all", "sum_first", "sum_both"), F64),
     **dict.fromkeys(
-        ("sum_all", "sum_mixed", "dot", "noise", "distance", "remainder", "dots", "noises", "distances"), F64
+        ("sum_all", "sum_mixed", "dot", "squares", "distance", "remainder", "dots", "noises", "distances"), F64
     ),
     **dict.fromkeys(("rests", "new_distances", "spherical_step", "source_step"), F64),
 }

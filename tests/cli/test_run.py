@@ -42,7 +42,7 @@ def test_outcomes_have_all_cells(tiny_run: Path) -> None:
         assert set(outcomes.meta["outcomes"]) == expected
         for cell, meta in outcomes.meta["outcomes"].items():
             random = "+malade" in cell
-            count = 8 if meta["attack"] in ("bpda-eot", "exact-eot", "exact") else 16
+            count = 8 if meta["attack"] in ("noise", "bpda-eot", "exact-eot", "exact") else 16
             assert outcomes.shape(f"outcomes/{cell}/correct") == (count, 3 if random else 1)
             assert meta["source"] == ("classifier" if random and meta["attack"] == "pgd" else "defence")
             distance = outcomes.read(f"outcomes/{cell}/distance")

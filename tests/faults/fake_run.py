@@ -96,7 +96,7 @@ def forked(folder: str, seconds: float) -> int:
 
 def main(folder: str, seconds: str, kills: str, seed: str) -> None:
     """Run and kill; say how many processes died of it."""
-    environment.describe_environment = lambda: {"fake": True}  # quick, so that processes die at work
+    environment.describe_environment = lambda device=None: {"fake": True}  # quick, so that processes die at work
     start = time.monotonic()
     os.waitpid(forked(f"{folder}-undisturbed", float(seconds)), 0)
     duration = time.monotonic() - start

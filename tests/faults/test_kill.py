@@ -70,7 +70,7 @@ def begin_or_resume(folder: Path) -> None:
 @pytest.fixture(autouse=True)
 def quick_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Describing the machine takes longer than the whole fake run, and writes nothing."""
-    monkeypatch.setattr(environment, "describe_environment", lambda: {"fake": True})
+    monkeypatch.setattr(environment, "describe_environment", lambda device=None: {"fake": True})
 
 
 @pytest.fixture(scope="module")
