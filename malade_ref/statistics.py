@@ -159,8 +159,8 @@ def lower_quantile(count: Any, total: int, *, alpha: float) -> NDArray[np.float6
 
     Examples
     --------
-    >>> float(lower_quantile(100, 100, alpha=0.001).round(3))  # of 0.001 ** (1 / 100)
-    1.501
+    >>> float(lower_quantile(100, 100, alpha=0.001).round(2))  # of 0.001 ** (1 / 100)
+    1.5
     """
     check_number("alpha", alpha, above=0, below=1)
     successes = np.asarray(count, dtype=np.int64)
