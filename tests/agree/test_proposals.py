@@ -101,6 +101,16 @@ def test_boundary(case: dict[str, Any], a: float, b: float) -> None:
     assert all(((result >= 0) & (result <= 1)).all() for result in results)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_boundary_makes_up_for_clipping(dtype: str) -> None:
+    """In the corners of [0, 1] a step on the sphere loses length, and the step to the clean image must be shorter."""
+    x = (np.indices((2, 1, 4, 4)).sum(axis=0) % 2).astype(dtype)
+    centre = np.full_like(x, 0.5)
+    steps = np.full(2, 0.5), np.full(2, 0.3)
+    proposal, *_ = agree("boundary_proposal", x, centre, *steps, key=(5, 6), sample_index=np.arange(2), scale=1 + 0 * x)
+    assert (np.sqrt(((proposal - centre) ** 2).sum(axis=(1, 2, 3))) < 1.99).all()
+
+
 @settings(max_examples=25)
 @given(cases(), st.sampled_from([1e-3, 0.1]), st.sampled_from([0.0, 1.0, -3.0, np.nan, np.inf]))
 def test_spsa(case: dict[str, Any], width: float, rise: float) -> None:
