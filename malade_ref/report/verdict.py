@@ -93,7 +93,8 @@ def _summary(results: Mapping[str, Any], labels: Labels, names: Sequence[str]) -
             text += f" (an attacker who ignores the defence leaves {percent(strongest['transfer'].mean)})"
         numbers.append(text)
     size = f"{threat_label(main['norm'], main['eps'])}{_MEANING.get(main['norm'], '').format(main['eps'])}"
-    return f"{' '.join(judgements)} In numbers (95% intervals in brackets), for perturbations of at most {size}: {'; '.join(numbers)}."
+    numbers[0] = f"In numbers (95% intervals in brackets), for perturbations of at most {size}: {numbers[0]}"
+    return f"{' '.join(judgements)} {'; '.join(numbers)}."
 
 
 def _details(results: Mapping[str, Any], labels: Labels, name: str) -> str:
