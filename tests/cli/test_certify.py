@@ -183,6 +183,7 @@ def test_experiment(bundle: Path) -> None:
         assert [share["radius"] for share in found["radii"]] == list(experiment.certify.radii)
         values = [share["value"] for share in found["radii"]]
         assert values == sorted(values, reverse=True)
+        assert found["no_majority"] == np.mean(2 * counts.max(axis=1) <= counts.sum(axis=1)) <= found["abstained"]
         assert found["curve"]["value"][0] == values[0] <= found["accuracy"]["value"]
         assert found["curve"]["value"][-1] == 0  # nothing is certified beyond the largest radius
     text = (bundle / "report.md").read_text()
