@@ -120,7 +120,7 @@ def drift_pgd(
     eps: float = 0.3,
     step_size: float = 0.01,
     num_steps: int = 100,
-    weight: float = 0.1,
+    weight: float = 0.001,
     norm: str = "linf",
     num_restarts: int = 1,
     random_start: bool = True,
@@ -137,8 +137,8 @@ def drift_pgd(
     model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start
         As in `pgd`. A model without a chain of at least one step has no drift: on it this is `pgd`.
     weight : float
-        Of the mean squared drift (a sum over pixels, a mean over steps) against the cross entropy, >= 0. With 0 this is
-        `eot`.
+        Of the squared drift (a sum over pixels, a mean over steps) against the cross entropy, >= 0. With 0 this is
+        `eot`. The default is about one over the number of MNIST's pixels: there it is the mean over pixels that counts.
     num_draws, num_judge_draws, seed, sample_index, record
         As in `pgd`.
 
@@ -159,7 +159,7 @@ def drift_pgd(
     steps of a diffusion, an image on its way back with what it was on its way there, weighted by the step. This chain
     goes one way only. Its positions, at all steps alike, are compared with those of the clean image under the same
     noise, so that they differ by nothing but what the attacker did. The gradient goes through all steps; the noise is
-    replayed. Iterates are kept by the cross entropy alone.
+    replayed. Iterates are kept by the cross entropy alone. The square has no gradient at the clean image.
 
     References
     ----------
