@@ -299,7 +299,7 @@ def test_expected_gradients_in_closed_form() -> None:
     and with p the logistic function the gradient of the expected loss is E[p(m + s e)] q^N u, e standard normal. BPDA
     has 1, and through the denoiser 1/2, in the place of q^N; the loss of the mean logits of D draws has s / D^(1/2).
     """
-    u, b, n = np.array([4.0, -6.0, 2.0, 3.0]), 0.7, 300
+    u, b, n = np.array([4.0, -6.0, 2.0, 3.0]), 0.7, 600
     a, delta, num_steps = 0.4, 0.3, 4
     half = {"1.weight": np.eye(4) / 2, "1.bias": np.zeros(4)}
     denoiser = Network([Flatten(), Linear(4, 4), Reshape((1, 2, 2))], half, (1, 2, 2))
@@ -319,14 +319,14 @@ def test_expected_gradients_in_closed_form() -> None:
     def check(expected: Any, **settings: Any) -> None:
         gradients = model.loss_gradient(x, y, stream=ATTACKER, **settings).reshape(n, 4)
         error = gradients.std(axis=0) / np.sqrt(n)
-        assert (error < 0.01 * np.abs(expected)).all()
+        assert (error < 0.02 * np.abs(expected)).all()
         assert (np.abs(gradients.mean(axis=0) - expected) < 4 * error).all()
 
     for mode, slope in (("exact", q**num_steps), ("bpda", 1.0), ("bpda-denoiser", 0.5)):
-        check(expected_p(s) * slope * u, mode=mode, num_draws=16)
-    # The mean logits of 4 draws have half the spread.
-    assert abs(expected_p(s / 2) - expected_p(s)) > 0.06 * expected_p(s), "planned so: they differ"
-    check(expected_p(s / 2) * q**num_steps * u, expectation="logits", num_draws=4)
+        check(expected_p(s) * slope * u, mode=mode, num_draws=8)
+    few = expected_p(s / np.sqrt(8))
+    assert few - expected_p(s) > 0.1 * few, "planned so: the two expectations differ"
+    check(few * q**num_steps * u, expectation="logits", num_draws=8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
