@@ -24,7 +24,6 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_number
@@ -281,7 +280,8 @@ class MALADE:
             its gradient with respect to the purified image are those of the chain itself. A chain without steps is the
             identity in any mode.
         expectation : {"loss", "logits"}
-            The mean of the draws' losses, or the loss of their mean logits.
+            The mean of the draws' losses, or the loss of their mean logits, which takes a second pass forward through
+            the classifier for each draw.
         num_draws, first_draw : int
             How many repetitions, and the number of the first.
         sample_index, stream
@@ -343,30 +343,35 @@ class MALADE:
         """
         stream = self.stream if stream is None else stream
         index = self.ops.arange(len(x)) if sample_index is None else sample_index
-
         classifier, draws = self.classifier, range(first_draw, first_draw + num_draws)
 
         def of_slice(part: slice) -> LossGradient:
             labels, aims = y[part], None if targets is None else targets[part]
 
-            def forward(draw: int) -> tuple[Array, list[Any], Callable[[Array], Array]]:
-                """Logits of one draw, the classifier's tape, and the way back through the chain."""
+            def chain(draw: int) -> tuple[Array, Callable[[Array], Array]]:
+                """Purified images of one draw, and the way back."""
                 key = self.ops.derive_key(stream.seed, stream.name, draw)
                 noise = {"key": key, "sample_index": index[part]}
                 purified, vjp = last_position_with_vjp(x[part], self.denoiser, self.chain, **noise)
-                return *classifier.forward(purified), vjp if mode == "exact" else lambda dy: dy
+                return purified, vjp if mode == "exact" else lambda dy: dy
 
             def of_draw(draw: int) -> LossGradient:
-                logits, tape, vjp = forward(draw)
-                result = classifier.loss_gradient_of(logits, tape, labels, loss=loss, targets=aims)
+                purified, vjp = chain(draw)
+                result = classifier.loss_gradient_of(*classifier.forward(purified), labels, loss=loss, targets=aims)
                 return result._replace(gradient=vjp(result.gradient))
 
             def of_mean_logits() -> LossGradient:
-                passes = [forward(draw) for draw in draws]
-                logits = _mean_of([of_pass[0] for of_pass in passes])
+                passes = [chain(draw) for draw in draws]
+                logits = _mean_of([classifier.forward(purified)[0] for purified, _ in passes])
                 value_of, loss_vjp = loss_ops(self.ops, loss)
                 dlogits = loss_vjp(self.ops.ones(labels.shape, self.dtype), logits, labels, aims)
-                gradient = _mean_of([vjp(classifier.backward(tape, dlogits)[0]) for _, tape, vjp in passes])
+
+                def back(purified: Array, vjp: Callable[[Array], Array]) -> Array:
+                    # Only now is the gradient known that goes back; activations of all draws would take much memory.
+                    _, tape = classifier.forward(purified)
+                    return vjp(classifier.backward(tape, dlogits)[0])
+
+                gradient = _mean_of([back(*of_pass) for of_pass in passes])
                 return LossGradient(value_of(logits, labels, aims), logits, gradient)
 
             if expectation == "logits":
@@ -378,9 +383,7 @@ class MALADE:
                 result = result._replace(gradient=self.denoiser.backward(tape, result.gradient)[0])
             return result
 
-        # For the loss of the mean logits, the tapes of all draws are alive at once.
-        together = num_draws if expectation == "logits" else 1
-        slice_size = max(1, min(classifier.slice_size, self.denoiser.slice_size) // together)
+        slice_size = min(classifier.slice_size, self.denoiser.slice_size)
         return join(self.ops, self.ops.map_slices(of_slice, len(x), slice_size=slice_size))
 
     def _noise(
