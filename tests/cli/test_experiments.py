@@ -168,6 +168,12 @@ def test_bad_settings_of_tables(change: str, complaint: str) -> None:
         read_experiment("mnist-table1", [change])
 
 
+@pytest.mark.parametrize("original", ["cnn+malade", "cnn-1"])
+def test_replicas_repeat_a_defence_of_their_kind(original: str) -> None:
+    with pytest.raises(InputError, match=r"defences\.cnn-2\.replica_of: nothing is called '.*'; .* cnn$"):
+        read_experiment("mnist-seeds", [f"defences.cnn-2.replica_of={original}"])
+
+
 def test_who_is_attacked() -> None:
     experiment = read_experiment("mnist-table2").experiment
     bare, chain = experiment.defences["cnn"], experiment.defences["cnn+malade"]
@@ -180,7 +186,9 @@ def test_who_is_attacked() -> None:
     assert by_name["transfer"].carried_over(bare)
 
 
-@pytest.mark.parametrize("name", ["mnist-table1", "mnist-table2", "honest", "mnist-figure5", "mnist-figure6"])
+@pytest.mark.parametrize(
+    "name", ["mnist-table1", "mnist-table2", "honest", "mnist-figure5", "mnist-figure6", "mnist-seeds"]
+)
 def test_experiments_fit_two_cores(name: str) -> None:
     """By the plan's estimates; the sizes of MNIST's splits are all that it takes of the data."""
 

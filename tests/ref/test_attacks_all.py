@@ -102,7 +102,7 @@ def check(result: AttackResult, x: Any, norm: str | None, eps: float) -> None:
     st.sampled_from([0.0, 1e-8, 0.1, 0.3, 1.0]) | st.floats(0, 1),
     st.integers(0, 2**32),
 )
-@settings(max_examples=120)
+@settings(max_examples=100)
 def test_balls(case: tuple[str, str | None], dtype: str, eps: float, seed: int) -> None:
     name, norm = case
     n = seed % 4
@@ -114,7 +114,7 @@ def test_balls(case: tuple[str, str | None], dtype: str, eps: float, seed: int) 
     assert (result.success == (model.predict(result.x_adv) != y)).all()
     # Rounding depends on how many images there are, and the ensemble's members do not get all.
     expected = model.loss_and_gradient(result.x_adv, y).loss
-    np.testing.assert_allclose(result.loss, expected, rtol={"float32": 1e-6, "float64": 1e-14}[dtype])
+    np.testing.assert_allclose(result.loss, expected, rtol={"float32": 1e-6, "float64": 1e-12}[dtype])
     wrong = model.predict(x) != y
     assert result.success[wrong].all()
     assert (result.x_adv[wrong] == x[wrong]).all()
