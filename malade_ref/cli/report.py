@@ -75,9 +75,10 @@ def headlines(bundle: Bundle) -> list[str]:
     Returns
     -------
     list of str
-        What stands in bold before the first table.
+        What stands in bold at the beginning of paragraphs before the first table.
     """
     with open_regular(bundle.path / "report.md") as file:
         text = file.read().decode(errors="replace")
     verdict = text.partition("\n## ")[0]
-    return [match[1] for match in re.finditer(r"^\*\*(.+?)\*\*", verdict, flags=re.MULTILINE)]
+    beginnings = re.findall(r"^(?:\*\*.+?\*\* ?)+", verdict, flags=re.MULTILINE)
+    return [headline for beginning in beginnings for headline in re.findall(r"\*\*(.+?)\*\*", beginning)]

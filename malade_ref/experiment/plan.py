@@ -78,7 +78,8 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
             yield Step("search", (name,), f"search settings of {defence.name}", seconds)
     attacked = set()
     for name, attack, eps in experiment.cells():
-        title = f"{attack.title or attack.name}, eps {eps:g}," if attack else f"{CLEAN} images"
+        title = (attack.title or attack.name) if attack else f"{CLEAN} images"
+        title += f", eps {eps:g}," if attack and attack.eps else ""
         seconds = _judging(experiment, name, attack)
         victim = attack.target(defences[name]) if attack is not None else None
         target = (victim or name, attack and attack.name, eps)

@@ -1,14 +1,15 @@
 """The first paragraphs of a report: what the defence is worth, in plain words.
 
-For every classifier behind a chain: what is left under the worst attack for each image comes first, whatever it is;
-then each kind of attack, the bare classifier, and how much of the gain against an attacker who ignores the defence
-remains against one who does not. All are on the same images, those that every attack was given. A difference is named
-only if its interval excludes zero.
+The first one speaks of every classifier behind a chain: a sentence of judgement on each, then what is left of it under
+the worst attack for each image, whatever that is, beside the bare classifier and beside what an attacker who ignores
+the defence leaves. A paragraph for each follows: kinds of attack, and how much of the gain against an attacker who
+ignores the defence remains against one who does not. All are on the same images, those that every attack was given. A
+difference is named only if its interval excludes zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from malade_ref.report.certified import certified_verdict
@@ -21,6 +22,12 @@ KINDS = {
     "transfer": "an attacker who ignores the defence leaves {}",
     "bpda": "one who replaces the chain by the identity on the way back (BPDA{}) leaves {}",
     "exact": "one who takes the exact gradient through the chain{} leaves {}",
+}
+
+# What a size means, for those who do not know the norms.
+_MEANING = {
+    "linf": " (each pixel, between 0 and 1, may change by {:g})",
+    "l0": " (that share of the pixels may change)",
 }
 
 
@@ -55,8 +62,10 @@ def verdict(results: Mapping[str, Any], labels: Labels) -> list[str]:
     """
     main, defences = results["main"], results["defences"]
     judged = {name: defence["worst"].get(main["threat"]) for name, defence in defences.items()}
-    found = [_defended(results, labels, name) for name in defences if judged[name] and defences[name]["base"] in judged]
-    if not found:
+    defended = [name for name in defences if judged[name] and defences[name]["base"] in judged]
+    if defended:
+        found = [_summary(results, labels, defended), *(_details(results, labels, name) for name in defended)]
+    else:
         found = [_bare(results, labels, name) for name in defences if judged[name]]
     certain = [certified_verdict(results)] if "certified" in results else []
     if not found:
@@ -64,25 +73,43 @@ def verdict(results: Mapping[str, Any], labels: Labels) -> list[str]:
     return [*found, *certain, _caution(results)]
 
 
-def _defended(results: Mapping[str, Any], labels: Labels, name: str) -> str:
-    """The verdict on one classifier behind a chain."""
+def _summary(results: Mapping[str, Any], labels: Labels, names: Sequence[str]) -> str:
+    """The verdict on all classifiers behind a chain: judgements first, then the numbers that they rest on."""
     main = results["main"]
+    judgements, numbers = [], []
+    for name in names:
+        defence = results["defences"][name]
+        label, base = labels.defences[name], labels.defences[defence["base"]]
+        worst = defence["worst"][main["threat"]]
+        honest, strongest, pair = worst["honest"], _strongest_by_kind(results, name), _pair(results, name)
+        judgements.append(f"**{_headline(label, base, honest, strongest, pair)}**")
+        text = (
+            f"{label} is still right on {percent(honest['mean'])} of {count_of(honest['n'], 'test image')} under the "
+            f"worst of {count_of(len(worst['attacks']), 'attack')} for each image"
+        )
+        if pair:
+            text += f", {base} alone on {percent(pair.base)}: a difference of {points(pair.difference)}"
+        if "transfer" in strongest:
+            text += f" (an attacker who ignores the defence leaves {percent(strongest['transfer'].mean)})"
+        numbers.append(text)
+    size = f"{threat_label(main['norm'], main['eps'])}{_MEANING.get(main['norm'], '').format(main['eps'])}"
+    return f"{' '.join(judgements)} In numbers (95% intervals in brackets), for perturbations of at most {size}: {'; '.join(numbers)}."
+
+
+def _details(results: Mapping[str, Any], labels: Labels, name: str) -> str:
+    """More on one classifier behind a chain."""
     defence = results["defences"][name]
     base = defence["base"]
     label, base_label = labels.defences[name], labels.defences[base]
-    worst = defence["worst"][main["threat"]]
+    worst = defence["worst"][results["main"]["threat"]]
     honest = worst["honest"]
     strongest = _strongest_by_kind(results, name)
-    pair = _pair(results, name, base)
-    threat = threat_label(main["norm"], main["eps"])
+    pair = _pair(results, name)
 
-    draws = f", mean over {count_of(honest['draws'], 'draw')} of its noise" if honest["draws"] > 1 else ""
-    text = [
-        f"**{_headline(label, base_label, honest, strongest, pair)}**",
-        f"Under the worst of {count_of(len(worst['attacks']), 'attack')} for each image ({threat}), {label} is right "
-        f"on {percent(honest['mean'])} of {count_of(honest['n'], 'test image')}{draws}; "
-        f"the single strongest attack is {labels.attacks[worst['strongest']]}.",
-    ]
+    draws = (
+        f" Its numbers are means over {count_of(honest['draws'], 'draw')} of its noise." if honest["draws"] > 1 else ""
+    )
+    text = [f"{label} in detail: the single strongest attack is {labels.attacks[worst['strongest']]}.{draws}"]
     told = []
     for kind, sentence in KINDS.items():
         if kind in strongest:
@@ -99,13 +126,8 @@ def _defended(results: Mapping[str, Any], labels: Labels, name: str) -> str:
             "exact": "by the exact gradient",
         }
         text.append(f"There is no attack {' and none '.join(words[kind] for kind in missing)}.")
-    if pair:
-        text.append(
-            f"{base_label} alone keeps {percent(pair.base)} of the same images: "
-            f"a difference of {points(pair.difference)}."
-        )
-        if "transfer" in strongest:
-            text.append(_kept(honest, pair, strongest["transfer"]))
+    if pair and "transfer" in strongest:
+        text.append(_kept(honest, pair, strongest["transfer"]))
     clean = [results["cells"].get(results["defences"][other]["clean"]) for other in (name, base)]
     if all(clean):
         kept = [percent(cell["mean"]) for cell in clean]
@@ -187,8 +209,9 @@ def _strongest_by_kind(results: Mapping[str, Any], name: str) -> dict[str, _Atta
     return found
 
 
-def _pair(results: Mapping[str, Any], name: str, base: str) -> _Pair | None:
+def _pair(results: Mapping[str, Any], name: str) -> _Pair | None:
     """A defence and the bare classifier in their worst cases."""
+    base = results["defences"][name]["base"]
     for row in results["comparisons"]:
         if row["on"] == results["main"]["threat"] and {row["first"], row["second"]} == {name, base}:
             difference = row["difference"]

@@ -172,11 +172,17 @@ def test_verdict_leads_with_the_strongest_attack() -> None:
     assert first.startswith("**CNN+MALADE is more robust than CNN alone, but most of what it restores is lost")
     assert first.index("%") == first.index(shown) + shown.index("%")
     assert first.index(shown) < first.index("an attacker who ignores the defence leaves")
+    assert "CNN alone on 0.0% [" in first
+    assert "(each pixel, between 0 and 1, may change by 0.3)" in first
+    # Of every defence, before details of any.
+    other = results["defences"]["madry+malade"]["worst"]["linf 0.3"]["honest"]["mean"]["value"]
+    assert f"Madry+MALADE is still right on {100 * other:.1f}% [" in first
+    details = text.split("\n\n")[2]
+    assert details.startswith("CNN+MALADE in detail: ")
     kinds = [results["cells"][f"cnn+malade/{name}/0.3"]["mean"]["value"] for name in ("transfer", "bpda", "exact")]
-    positions = [first.index(f"{100 * value:.1f}% [", first.index("Kind by kind")) for value in kinds]
+    positions = [details.index(f"{100 * value:.1f}% [", details.index("Kind by kind")) for value in kinds]
     assert positions == sorted(positions)
-    assert "CNN alone keeps 0.0%" in first
-    assert "submit each image 10 times" in first
+    assert "submit each image 10 times" in details
 
 
 def verdict_of(radius: float, transfer: float = 0.45) -> str:
