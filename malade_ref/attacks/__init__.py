@@ -8,6 +8,7 @@ defender's.
 """
 
 from .apgd import apgd
+from .auto import auto_attack
 from .boundary import boundary
 from .expectation import bpda, bpda_eot, eot
 from .fab import fab
@@ -30,6 +31,7 @@ __all__ = [
     "Verdict",
     "apgd",
     "ascent",
+    "auto_attack",
     "boundary",
     "bpda",
     "bpda_eot",

@@ -21,6 +21,7 @@ from malade_ref.report.accuracy import (
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
 from malade_ref.report.certified import certified_tables
 from malade_ref.report.labels import Labels, count_of, table
+from malade_ref.report.seeds import seed_table
 from malade_ref.report.verdict import verdict
 
 MARKS = {"ok": "ok", "warning": "**WARNING**", "not run": "not run"}
@@ -57,6 +58,7 @@ def report_text(
     lines += ["## Accuracy", "", *accuracy_tables(results, config, labels)]
     lines += _section("### Several draws", draws_table(results, labels))
     lines += _section("### Two defences on the same images", comparison_table(results, labels))
+    lines += _section("### Several trainings", seed_table(results, labels))
     accuracy_figure = _figure(
         "figures/accuracy.png",
         "Accuracy against the size of the perturbation: mean over draws, with 95% intervals. The black line takes the "

@@ -211,6 +211,7 @@ def test_attacks_on_the_defence(mode: str) -> None:
         ("ead", {"num_steps": 6, "num_search_steps": 3, "initial_weight": 1.0, "step_size": 0.1, "rule": "l1"}),
         ("fab", {"eps": 1.0, "num_steps": 3, "num_restarts": 2}),
         ("fab", {"eps": 5.0, "num_steps": 3, "norm": "l2", "num_targets": 1}),
+        ("auto_attack", {"eps": 0.003, "num_steps": 3, "num_targets": 2, "num_square_steps": 4}),
     ],
 )
 def test_other_attacks(name: str, settings: dict[str, Any]) -> None:

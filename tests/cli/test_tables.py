@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from malade_ref import load
 from malade_ref.bundle import Bundle
 from malade_ref.checks import InputError
 from malade_ref.experiment import read_experiment
@@ -18,6 +19,7 @@ SECTIONS = {
     "mnist-table2": ("### Nearest wrong images", "PGD on a substitute", "*71.40*"),
     "honest": ("### Several draws", "all of 10 draws", "82.48"),
     "mnist-figure5": ("CNN + MALADE less CNN + marginal MALA", "### Every attack at every size"),
+    "mnist-seeds": ("### Several trainings", "mean ± deviation", "CNN + MALADE, seed 2"),
     "mnist-figure6": ("figures/convergence-steps.png", "figures/convergence-draws.png"),
 }
 
@@ -73,3 +75,6 @@ def test_an_experiment_runs_and_reports(
         assert stored.shape == (number, 1, 28, 28)
     figures = [f"figures/pictures-{i + 1}.png" for i in range(number)]
     assert all((Path("bundle") / figure).is_file() and figure in report for figure in figures) == (name in DRAWN)
+    if name == "mnist-seeds":
+        trained = [load(f"bundle/models/cnn{of}.h5").params["0.weight"] for of in ("", "-1", "-2")]
+        assert len({array.tobytes() for array in trained}) == 3

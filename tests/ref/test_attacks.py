@@ -171,7 +171,6 @@ ATTACKS: dict[str, Callable[..., attacks.AttackResult]] = {
     "bpda denoiser": partial(bpda_eot, **SHORT, num_draws=2, mode="bpda-denoiser", num_restarts=2, transfer_start=True),
     "drift_pgd": partial(drift_pgd, **SHORT, num_draws=2),
 }
-NORMS = {name: "l2" for name in ("fgm", "pgd l2", "bpda_eot", "mim l2")}
 
 
 def distances(x_adv: Any, x: Any, norm: str) -> Any:
@@ -240,9 +239,10 @@ def check_closed_forms(backend: Any = ops) -> None:
             result = pgd(safe, start, y, eps=eps, norm=norm, step_size=eps / k, num_steps=num_steps)
             best = optimum(start, eps)
             short = (best - result.x_adv).reshape(6, D) @ U
-            assert (short <= gap).all(), f"{norm}: short of the optimum by {short.max()}"
-            assert (short >= -1e-9).all(), f"{norm}: beyond the optimum by {-short.min()}"
-            assert (np.abs(result.loss - safe.loss_and_gradient(best, y).loss) <= 1e-3).all()
+            short = short / ((best - start).reshape(6, D) @ U)
+            assert (short <= gap).all(), f"{norm}: short of the optimum by {short.max()} of the way"
+            assert (short >= -1e-9).all(), f"{norm}: beyond the optimum by {-short.min()} of the way"
+            assert (np.abs(result.loss / safe.loss_and_gradient(best, y).loss - 1) <= 1e-3).all()
             check_result(result, start, eps, norm)
 
 
@@ -317,16 +317,6 @@ def test_result(
     assert (result.distance[wrong] == 0).all()
     assert (result.x_adv[wrong] == x[wrong]).all()
     assert ((result.loss >= clean.loss) | result.success).all()
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("make", [lambda: mlp((1, 4, 4), 3, dtype="float32"), lambda: small_malade(dtype="float32")])
-@pytest.mark.parametrize("n", [0, 5])
-def test_every_attack_keeps_the_invariants(name: str, make: Any, n: int) -> None:
-    x, y = images(n, (1, 4, 4), dtype="float32"), np.arange(n) % 3
-    with assert_not_mutated(x, y):
-        result = ATTACKS[name](make(), x, y, eps=0.2)
-    check_result(result, x, 0.2, NORMS.get(name, "linf"))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
