@@ -17,7 +17,7 @@ from .mim import mim
 from .noise import salt_and_pepper, uniform_noise
 from .oracle import AttackResult, Model, Oracle, Verdict
 from .penalty import cw, ead
-from .reconstruction import r_pgd
+from .reconstruction import drift_pgd, r_pgd
 from .spsa import spsa
 from .square import square
 from .transfer import transfer
@@ -36,6 +36,7 @@ __all__ = [
     "bpda",
     "bpda_eot",
     "cw",
+    "drift_pgd",
     "ead",
     "eot",
     "fab",

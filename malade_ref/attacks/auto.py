@@ -99,7 +99,7 @@ def auto_attack(
     .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
        attacks", ICML 2020.
     """
-    noise = {"num_draws": num_draws, "num_judge_draws": num_judge_draws, "seed": seed}
+    noise: dict[str, Any] = {"num_draws": num_draws, "num_judge_draws": num_judge_draws, "seed": seed}
     oracle = Oracle(model, x, y, mode=mode, sample_index=sample_index, **noise)
     ball = Ball(model.ops, x, eps=eps, norm=norm)
     check_choice("version", version, tuple(VERSIONS))

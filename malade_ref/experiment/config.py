@@ -89,7 +89,7 @@ class Method:
 
     @property
     def mode(self) -> str:
-        """Which gradient it takes of a random defence: "exact", or "bpda"."""
+        """Which gradient it takes of a random defence: "exact", "bpda" or "bpda-denoiser"."""
         return str(self.resolved().get("mode", "bpda" if self.method.startswith("bpda") else "exact"))
 
     @property

@@ -157,7 +157,10 @@ def _attack(experiment: Experiment, name: str, attack: Attack, target: str | Non
     white_box = target is None
     defence = experiment.defences[name] if target is None else Defence(name="", classifier=target)
     classifier, denoiser = _parts(experiment, defence)
-    chain = _num_steps(experiment, defence) * (denoiser[0] if attack.mode == "bpda" else denoiser[0] + denoiser[1])
+    # A denoiser's gradient includes a pass forward. Of drift, there is a second chain, and a gradient of its own.
+    chain = _num_steps(experiment, defence) * (denoiser[0] if attack.mode != "exact" else denoiser[0] + denoiser[1])
+    if attack.method == "drift_pgd":
+        chain = 2 * chain + _num_steps(experiment, defence) * denoiser[0]
     judging = 2 * (attack.resolved().get("num_judge_draws", 1) if white_box else 1) * _forward(experiment, defence)
     draws = attack.resolved().get("num_draws", 1) if defence.denoiser is None else 1  # that need not be made
     return _num_images(experiment, attack) * (_evaluations(attack) / draws * (classifier[1] + chain) + judging)

@@ -26,6 +26,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "bpda": SHORT,
     "bpda_eot": EOT,
     "cw": DESCENT,
+    "drift_pgd": {**EOT, "weight": 0.1},
     "ead": DESCENT,
     "eot": EOT,
     "fab": {"num_steps": 3},
