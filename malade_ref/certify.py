@@ -292,6 +292,26 @@ def predictions_of(counts: Array, *, alpha: float) -> Predictions:
     return Predictions(predicted, abstained, counts)
 
 
+def majority_accuracy(certificates: Certificates) -> Estimate:
+    """Share of images that most of the draws have right: the smoothed classifier's accuracy, without abstentions.
+
+    What certified accuracy at radius 0 falls short of this is uncertain for want of draws, or has no class with more
+    than half of the probability.
+
+    Parameters
+    ----------
+    certificates : Certificates
+        Of n >= 1 images; the draws are those that estimate.
+
+    Returns
+    -------
+    Estimate
+        With Wilson's interval over images.
+    """
+    right = certificates.counts.argmax(axis=1) == certificates.label
+    return wilson(int(right.sum()), len(right))
+
+
 def certified_accuracy(certificates: Certificates, radii: Sequence[float]) -> list[Estimate]:
     """Share of images that are classified rightly whatever a perturbation of a size does.
 

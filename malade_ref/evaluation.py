@@ -206,12 +206,13 @@ def cut_cells(cells: Sequence[Cell]) -> list[Cell]:
     Parameters
     ----------
     cells : sequence of Cell
-        Those of which ``meta["cuts"]`` lists Euclidean distances are used, and the clean images.
+        Those of which ``meta["cuts"]`` lists distances are used, and the clean images. ``meta["cut_norm"]`` is the
+        norm of these distances: ``"l2"``, or the attack's own.
 
     Returns
     -------
     list of Cell
-        One for each distance, in the norm ``"l2"``. ``success`` is that of the find or, beyond the distance, false,
+        One for each distance, in its norm. ``success`` is that of the find or, beyond the distance, false,
         unless no draw was right about the clean image.
 
     Raises
@@ -229,15 +230,17 @@ def cut_cells(cells: Sequence[Cell]) -> list[Cell]:
         own, other = common_rows([cell.sample_index, clean[cell.defence].sample_index])
         arrays = {name: array[own] for name, array in cell.arrays.items() if name != "distance_l2"}
         without = clean[cell.defence].correct[other]
+        norm = str(cell.meta.get("cut_norm", "l2"))
+        distances = cell.arrays["distance_l2" if norm == "l2" else "distance"][own]
         for cut in cell.meta["cuts"]:
-            within = cell.arrays["distance_l2"][own] <= cut
+            within = distances <= cut
             correct = without.copy()
             correct[within] = arrays["correct"][within]
             wrong = ~without.any(axis=1)
             if "success" in arrays:
                 wrong[within] = arrays["success"][within]
-            distance = within * cell.arrays["distance_l2"][own]
-            meta = {**{key: value for key, value in cell.meta.items() if key != "cuts"}, "eps": cut, "norm": "l2"}
+            distance = distances * within
+            meta = {**{key: value for key, value in cell.meta.items() if key != "cuts"}, "eps": cut, "norm": norm}
             changed = {**arrays, "correct": correct, "success": wrong, "distance": distance}
             found.append(Cell(cell.defence, cell.attack, float(cut), meta, changed))
     return found

@@ -119,20 +119,18 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, l
 
 
 def accuracy_curves(
-    panels: Mapping[str, Sequence[Curve]], *, norm: str, clean: Mapping[str, float], effort: str = ""
+    panels: Mapping[str, Sequence[Curve]], *, xlabel: str | Mapping[str, str], clean: Mapping[str, float]
 ) -> bytes:
-    """Draw accuracy against eps, or against the attacker's effort: a panel for each defence, a line for each attack.
+    """Draw accuracy against what the attacker may do: a panel for each defence, or each norm, with its lines.
 
     Parameters
     ----------
     panels : mapping of str to sequence of Curve
-        By the defences' labels. Attacks of the same label have the same colour in all panels.
-    norm : str
-        Of eps, for the axis.
+        By title. Curves of the same label have the same colour in all panels.
+    xlabel : str, or mapping of str to str
+        What accuracy is drawn against; by title, if the panels differ in it.
     clean : mapping of str to float
-        Accuracy of each defence on clean images, as a share.
-    effort : str
-        What takes the place of eps, such as ``"steps"``.
+        Accuracy on clean images, as a share, by title.
 
     Returns
     -------
@@ -150,17 +148,20 @@ def accuracy_curves(
     names = list(dict.fromkeys(curve.label for curves in panels.values() for curve in curves if not curve.emphasized))
     if not any(panels.values()):
         raise InputError("accuracy curves: expected at least one curve, got none")
-    columns = min(2, len(panels))
+    columns = 3 if len(panels) == 3 else min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     handles: dict[str, Any] = {}
-    with drawing(width=4.0 * columns + 2.4, height=2.6 * rows + 0.5) as (figure, content):
-        for axes, (defence, curves) in _panels(figure, rows, columns, list(panels.items()), share=True):
-            if defence in clean:
+    with drawing(width=(3.2 if columns == 3 else 4.0) * columns + 2.4, height=2.6 * rows + 0.5) as (figure, content):
+        share = isinstance(xlabel, str)
+        for axes, (title, curves) in _panels(figure, rows, columns, list(panels.items()), share=share):
+            if title in clean:
                 handles["clean images"] = axes.axhline(
-                    100 * clean[defence], color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="clean images"
+                    100 * clean[title], color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="clean images"
                 )
             for curve in sorted(curves, key=lambda curve: curve.emphasized):
                 number = 0 if curve.emphasized else names.index(curve.label)
+                # Beyond the last colour they come again, dashed and hollow.
+                again = not curve.emphasized and number >= len(COLORS)
                 color = BLACK if curve.emphasized else COLORS[number % len(COLORS)]
                 marker = "o" if curve.emphasized else MARKERS[number % len(MARKERS)]
                 low, value, high = (100 * np.asarray(part) for part in (curve.low, curve.value, curve.high))
@@ -174,19 +175,19 @@ def accuracy_curves(
                     marker=marker,
                     # A ring and dashes, through which the attack below can be seen.
                     markersize=12 if curve.emphasized else 5,
-                    markerfacecolor="none" if curve.emphasized else color,
+                    markerfacecolor="none" if curve.emphasized else "white" if again else color,
                     markeredgewidth=1.5 if curve.emphasized else 1,
                     linewidth=2 if curve.emphasized else 1.2,
-                    linestyle=(0, (3, 3)) if curve.emphasized else "-",
+                    linestyle=(0, (3, 3)) if curve.emphasized else (0, (6, 2)) if again else "-",
                     label=curve.label,
                     clip_on=False,
                     zorder=3 if curve.emphasized else 2,
                 )
-            axes.set_title(defence, loc="left")
+            axes.set_title(title, loc="left")
             axes.set_ylim(0, 100)
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-            axes.set_xlabel(effort or f"eps ({norm}, pixels in [0, 1])")
+            axes.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel[title])
             axes.set_ylabel("accuracy (%)")
             axes.grid(alpha=0.3, linewidth=0.5)
         order = [name for name in ("clean images", *names) if name in handles]
@@ -303,26 +304,28 @@ def picture_table(
     check_shape("probabilities", probabilities, (rows, columns))
     if not rows * columns or (len(names), len(titles)) != (rows, columns):
         raise InputError(f"names and titles: expected {rows} and {columns}, got {len(names)} and {len(titles)}")
-    with drawing(width=1.15 * columns + 0.5, height=1.5 * rows + 0.55) as (figure, content):
+    with drawing(width=1.15 * columns + 1.4, height=1.45 * rows + 0.6) as (figure, content):
         grid = figure.subplots(rows, columns, squeeze=False)
         for row in range(rows):
             for column in range(columns):
                 axes = grid[row, column]
                 if row == 0:
                     axes.set_title(titles[column], fontsize=10)
-                if np.isnan(probabilities[row, column]):
-                    axes.axis("off")
-                    continue
-                axes.imshow(_pixels(images[row, column]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 axes.set_xticks([])
                 axes.set_yticks([])
+                if np.isnan(probabilities[row, column]):
+                    # As large as an image, so that its title and its row's name stand where the others do.
+                    axes.set_box_aspect(images.shape[3] / images.shape[4])
+                    axes.spines[:].set_visible(False)
+                    continue
+                axes.imshow(_pixels(images[row, column]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 prediction = int(predictions[row, column])
                 color, sign = (BLUE, "✓") if prediction == label else (ORANGE, "✗")
                 for spine in axes.spines.values():
                     spine.set(color=color, linewidth=2)
                 text = f"{sign} {prediction} ({_share(float(probabilities[row, column]))})"
                 axes.set_xlabel(text, color=color, fontsize=10, fontweight="bold", labelpad=3)
-            grid[row, 0].set_ylabel(names[row], fontsize=9)
+            grid[row, 0].set_ylabel(names[row], fontsize=10, rotation=0, ha="right", va="center", labelpad=6)
         figure.suptitle(f"True class {label}. Below each image: predicted class (its probability)", fontsize=10)
         figure.savefig(content, **png_settings())
         return content.getvalue()

@@ -25,13 +25,14 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from .checks import InputError, check_count, check_number
 
@@ -185,7 +186,7 @@ def even_split_p_value(first: Any, second: Any) -> NDArray[np.float64]:
         How probable so uneven a split is if they are; 1 where nothing was seen.
     """
     one, other = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
-    return np.asarray(np.minimum(1.0, 2 * stats.binom.sf(np.maximum(one, other) - 1, one + other, 0.5)))
+    return np.asarray(np.minimum(1.0, 2 * special.bdtrc(np.maximum(one, other) - 1, one + other, 0.5)))
 
 
 def mean_interval(values: NDArray[Any], *, num_draws: int = 1, confidence: float = CONFIDENCE) -> Estimate:
@@ -276,8 +277,20 @@ def majority(num_correct: NDArray[Any], num_draws: int, num_votes: int) -> NDArr
         If K is not in 1..M.
     """
     _check_subset("num_votes", num_votes, num_draws)
-    of_count = stats.hypergeom.sf(num_votes // 2, num_draws, np.arange(num_draws + 1), num_votes)
-    return np.asarray(np.clip(of_count, 0, 1)[np.asarray(num_correct, dtype=np.int64)])
+    return np.array(_won(num_draws, num_votes))[np.asarray(num_correct, dtype=np.int64)]
+
+
+@cache
+def _won(num_draws: int, num_votes: int) -> list[float]:
+    """For 0, 1, ..., M right draws of M: the share of all sets of K draws of which more than half are right."""
+    return [
+        sum(
+            math.comb(right, won) * math.comb(num_draws - right, num_votes - won)
+            for won in range(num_votes // 2 + 1, num_votes + 1)
+        )
+        / math.comb(num_draws, num_votes)
+        for right in range(num_draws + 1)
+    ]
 
 
 def worst_case(draws: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ from malade_ref.certify import (
     certified_accuracy,
     certify,
     largest_radius,
+    majority_accuracy,
     resolve_sigma,
 )
 from malade_ref.checkpoint import load, load_state, save_state
@@ -204,6 +205,10 @@ def _summarise(certificates: Certificates, settings: Mapping[str, Any]) -> None:
         f"{100 * found.value:.1f}% [{100 * found.low:.1f}, {100 * found.high:.1f}] beyond {radius:.3g}"
         for radius, found in zip(radii, certified_accuracy(certificates, radii), strict=True)
     ]
+    right = majority_accuracy(certificates)
+    say(
+        f"right by most draws, certain or not: {100 * right.value:.1f}% [{100 * right.low:.1f}, {100 * right.high:.1f}]"
+    )
     say(f"certified and right (L2, pixels in [0, 1]): {', '.join(shares)}")
     correct = certificates.correct
     median = f"median radius of these {np.median(certificates.radius[correct]):.3g}; " if correct.any() else ""

@@ -26,7 +26,7 @@ OWN_SOURCES = ("defence", "classifier")
 # Attacks that look for the nearest wrong image.
 NEAREST = ("cw", "ead", "fab", "boundary")
 # Norms of attacks that have no such setting.
-_NORMS = {"fgm": "l2", "cw": "l2", "ead": "l1", "boundary": "l2", "salt_and_pepper": "l0"}
+_NORMS = {"fgm": "l2", "cw": "l2", "boundary": "l2", "salt_and_pepper": "l0"}
 # Parameters of an attack that the experiment sets itself.
 _GIVEN = ("seed", "sample_index")
 
@@ -94,7 +94,9 @@ class Method:
 
     @property
     def norm(self) -> str:
-        """Norm of the attack's ball."""
+        """Norm of the attack's ball, or of the distances that it compares."""
+        if self.method == "ead":
+            return {"en": "elastic net", "l1": "l1"}.get(self.resolved()["rule"], "")
         return str(self.resolved().get("norm", _NORMS.get(self.method, "linf")))
 
 
@@ -126,6 +128,8 @@ class Model:
         For a classifier: train on the images this attack finds.
     ramp : int
         For adversarial training: epochs over which the attack's eps and step size grow to what it says.
+    teacher : str, optional
+        For a classifier: learn the answers of this one in place of the labels, as a surrogate of it.
     sigma2 : float, optional
         For a denoiser: variance of the training noise, pixels in [0, 1].
     classifier : str, optional
@@ -149,6 +153,7 @@ class Model:
     init: str | None = None
     adversarial: Method | None = None
     ramp: int = setting(0, minimum=0)
+    teacher: str | None = None
     sigma2: float | None = setting(None, above=0)
     classifier: str | None = None
     ce_weight: float = setting(1.0, minimum=0)
@@ -244,8 +249,10 @@ class Attack(Method):
         What the attacker works with: ``"defence"``, all of it; ``"classifier"``, the bare classifier, ignoring the
         chain; or the name of a classifier among the models, a substitute, whose images are carried over to all.
     cuts : tuple of float
-        For an attack that looks for the nearest wrong image: Euclidean distances up to which its finds count; one cell
-        each is derived from its outcomes. Such an attack is reported by its median distance.
+        For an attack that looks for the nearest wrong image: distances up to which its finds count; one cell each is
+        derived from its outcomes. Such an attack is reported by its median distance.
+    cut_norm : {"l2", "l1"}
+        Norm of these distances: Euclidean, or the attack's own.
     num_images : int, optional
         How many images; ``evaluation.num_images`` by default.
     """
@@ -256,6 +263,7 @@ class Attack(Method):
     eps: tuple[float, ...] = setting((), minimum=0)
     source: str = "defence"
     cuts: tuple[float, ...] = setting((), above=0)
+    cut_norm: str = setting("l2", choices=("l2", "l1"))
     num_images: int | None = setting(None, minimum=1)
 
     @property
@@ -507,9 +515,15 @@ class Experiment:
         order: list[str] = []
         waiting = dict(self.models)
         while waiting:
-            ready = [name for name, model in waiting.items() if not {model.init, model.classifier} & waiting.keys()]
+            ready = [
+                name
+                for name, model in waiting.items()
+                if not {model.init, model.classifier, model.teacher} & waiting.keys()
+            ]
             if not ready:
-                raise InputError(f"models: {', '.join(sorted(waiting))} need each other; change init or classifier")
+                raise InputError(
+                    f"models: {', '.join(sorted(waiting))} need each other; change init, classifier or teacher"
+                )
             order += ready
             for name in ready:
                 del waiting[name]
@@ -599,13 +613,19 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
         for key in ("sigma2", "classifier"):
             if getattr(model, key) is not None:
                 raise InputError(f'{where}.{key}: a classifier has none; remove it or set kind = "denoiser"')
+        if model.teacher is not None:
+            _refer(model.teacher, _of_kind(experiment, "classifier"), f"{where}.teacher")
         if model.adversarial is not None:
+            if model.teacher is not None:
+                raise InputError(f"{where}.teacher: not together with adversarial; remove one of them")
             check_method(model.adversarial, f"{where}.adversarial", training=True)
         return
     if model.sigma2 is None:
         raise InputError(f"{where}.sigma2: missing; expected the variance of the noise that the denoiser is to remove")
     if model.adversarial is not None:
         raise InputError(f"{where}.adversarial: only classifiers can be trained on attacks; remove it")
+    if model.teacher is not None:
+        raise InputError(f"{where}.teacher: only classifiers can learn from another's answers; remove it")
     if model.classifier is not None:
         _refer(model.classifier, _of_kind(experiment, "classifier"), f"{where}.classifier")
 
@@ -655,6 +675,8 @@ def _check_attack(experiment: Experiment, attack: Attack, where: str) -> None:
         _refer(attack.source, {**dict.fromkeys(OWN_SOURCES), **_of_kind(experiment, "classifier")}, f"{where}.source")
     if attack.cuts and attack.method not in NEAREST:
         raise InputError(f"{where}.cuts: only for {', '.join(NEAREST)}, which look for the nearest wrong image; remove")
+    if attack.cut_norm not in ("l2", attack.norm):
+        raise InputError(f"{where}.cut_norm: expected l2 or {attack.method}'s own norm, {attack.norm}; change it")
     if len({f"{cut:g}" for cut in attack.cuts}) < len(attack.cuts):
         raise InputError(f"{where}.cuts: expected no distance twice")
     if attack.num_images is not None and attack.num_images > experiment.evaluation.num_images:
@@ -717,7 +739,7 @@ def check_method(method: Method, where: str, *, training: bool = False) -> None:
     for key, value in method.settings.items():
         if key not in parameters:
             own = (
-                ["name", "title", "against", "eps", "source", "cuts", "num_images"]
+                ["name", "title", "against", "eps", "source", "cuts", "cut_norm", "num_images"]
                 if isinstance(method, Attack)
                 else []
             )

@@ -107,6 +107,8 @@ def _training(experiment: Experiment, model: Model) -> float:
     seconds = _passes(model)[2]
     if model.adversarial is not None:
         seconds += model.adversarial.resolved().get("num_steps", 1) * _passes(model)[1]
+    if model.teacher is not None:
+        seconds += _passes(experiment.models[model.teacher])[0]
     if model.classifier is not None:
         seconds += _passes(experiment.models[model.classifier])[1]
     return seconds

@@ -479,7 +479,7 @@ def _description(name: str, defence: Defence, attack: Attack | None, eps: float)
         "norm": attack.norm,
         "settings": {key: value for key, value in attack.resolved().items() if key not in ("eps", "seed")},
         "source": "classifier" if attack.carried_over(defence) else "defence",
-        **({"cuts": list(attack.cuts)} if attack.nearest else {}),
+        **({"cuts": list(attack.cuts), "cut_norm": attack.cut_norm} if attack.nearest else {}),
     }
 
 

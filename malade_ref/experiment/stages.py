@@ -28,6 +28,7 @@ from malade_ref.training import (
     Adversarial,
     Classification,
     Denoising,
+    Distillation,
     Fitted,
     Objective,
     Progress,
@@ -61,6 +62,8 @@ def objective_of(model: Model, networks: Mapping[str, Network]) -> Objective:
         For `malade_ref.training.fit`.
     """
     if model.kind == "classifier":
+        if model.teacher is not None:
+            return Distillation(networks[model.teacher])
         if model.adversarial is None:
             return Classification()
         settings = model.adversarial.resolved()

@@ -168,8 +168,8 @@ def nearest_table(results: Result, labels: Labels) -> list[str]:
             rows.append([labels.defences[cell["defence"]], attack, ", ".join(medians), found, str(cell["n"])])
     text = (
         "These attacks look for the nearest wrong image, however far. An image without a find counts as infinitely "
-        "far, one that is wrong to begin with as distance 0. Accuracies at an L2 distance count their finds up to it, "
-        "and beyond it the answer to the clean image."
+        "far, one that is wrong to begin with as distance 0. Accuracies at a distance count their finds up to it, and "
+        "beyond it the answer to the clean image."
     )
     head = ["defence", "attack", "median distance", "found, percent", "n"]
     return [text, "", *table(head, rows)] if rows else []
@@ -251,7 +251,7 @@ def comparison_table(results: Result, labels: Labels) -> list[str]:
 
 
 def eps_table(results: Result, labels: Labels) -> list[str]:
-    """Worst cases at every eps of the main norm.
+    """Worst cases at every size, the main norm first.
 
     Parameters
     ----------
@@ -263,10 +263,12 @@ def eps_table(results: Result, labels: Labels) -> list[str]:
     list of str
         Lines; none if there was no attack.
     """
-    norm = results["main"]["norm"]
-    sizes = sorted({cell["eps"] for cell in results["cells"].values() if cell["threat"].startswith(f"{norm} ")})
+    threats = {threat for defence in results["defences"].values() for threat in defence["worst"]}
+    parts = [threat.rpartition(" ") for threat in threats]
     rows = []
-    for eps in sizes:
+    for norm, eps in sorted(
+        ((norm, float(eps)) for norm, _, eps in parts), key=lambda pair: (pair[0] != results["main"]["norm"], pair)
+    ):
         found = [results["defences"][name]["worst"].get(f"{norm} {eps:g}") for name in labels.defences]
         texts = [f"{percent(one['honest']['mean'], '')} ({len(one['attacks'])})" if one else NONE for one in found]
         rows.append([threat_label(norm, eps), *texts])

@@ -120,6 +120,8 @@ def _recipe(model: Mapping[str, Any], num_images: int | None, labels: Labels) ->
     )
     if model.get("init"):
         parts.append(f"starting from {labels.models.get(model['init'], model['init'])}")
+    if model.get("teacher"):
+        parts.append(f"on the answers of {labels.models.get(model['teacher'], model['teacher'])}")
     attack = model.get("adversarial")
     if attack:
         settings = [f"{key} {value}" for key, value in sorted(attack["settings"].items())]

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from malade_ref.certify import certificates_of, certified_accuracy, largest_radius, predictions_of
+from malade_ref.certify import certificates_of, certified_accuracy, largest_radius, majority_accuracy
 from malade_ref.checks import InputError
 from malade_ref.report.labels import count_of, percent, table
 from malade_ref.report.reading import CERTIFY
-from malade_ref.statistics import wilson
 from malade_ref.storage import Record
 
 # Points of a curve.
@@ -32,8 +31,8 @@ def certified_results(records: Mapping[str, Record], config: Mapping[str, Any]) 
     Returns
     -------
     dict
-        ``certified``: settings, and for each smoothed classifier its ``title``, the ``accuracy`` of its answers
-        (`malade_ref.certify.predict`, from the draws that estimate), shares of abstentions, certified accuracy at the
+        ``certified``: settings, and for each smoothed classifier its ``title``, the ``accuracy`` (by what
+        most of the draws that estimate say), share of images without a certificate, certified accuracy at the
         ``radii`` of the experiment and as a ``curve``; without certificates an empty dictionary.
 
     Raises
@@ -69,13 +68,11 @@ def certified_results(records: Mapping[str, Record], config: Mapping[str, Any]) 
 def _derived(record: Record, radii: list[float], sigma: float, alpha: float, most: float) -> dict[str, Any]:
     label, selection, counts = (record.arrays[key] for key in ("label", "selection", "counts"))
     certificates = certificates_of(selection, counts, label, sigma=sigma, alpha=alpha)
-    answers = predictions_of(counts, alpha=alpha)
     grid = [most * i / (NUM_POINTS - 1) for i in range(NUM_POINTS)]
     curve = certified_accuracy(certificates, grid)
     return {
         "n": len(label),
-        "accuracy": wilson(int((answers.predicted == label).sum()), len(label))._asdict(),
-        "no_answer": float(answers.abstained.mean()),
+        "accuracy": majority_accuracy(certificates)._asdict(),
         "abstained": float(certificates.abstained.mean()),
         "radii": [
             {"radius": radius, **share._asdict()}
@@ -138,9 +135,9 @@ def certified_tables(results: Result) -> list[str]:
     text = (
         "A smoothed classifier answers with the class that comes up most often when Gaussian noise of sigma "
         f"{found['sigma']:.4g} is added to the image (never clipped) and the noisy image passes through the denoiser, "
-        "if any, and the classifier. Of n test images, in percent, with 95% intervals over images: those that it has "
-        "right (where its first class can be told from the second), those without a certificate, and those that it "
-        "has right with a certified L2 radius beyond r. A certificate rests on "
+        "if any, and the classifier. Of n test images, in percent, with 95% intervals over images: those that most "
+        "of its draws have right, certain or not, those without a certificate, and those that it has right with a "
+        "certified L2 radius beyond r. A certificate rests on "
         f"{found['num_estimation']:,} draws, which can certify a radius of at most {found['largest_radius']:.3g}, and "
         f"is wrong with a probability of at most {found['alpha']:g}."
     )
@@ -148,7 +145,13 @@ def certified_tables(results: Result) -> list[str]:
         text,
         "",
         *table(
-            ["smoothed classifier", "n", "right", "no certificate", *(f"r = {radius:g}" for radius in radii)],
+            [
+                "smoothed classifier",
+                "n",
+                "most draws right",
+                "no certificate",
+                *(f"r = {radius:g}" for radius in radii),
+            ],
             _rows(smoothed),
         ),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,14 @@ from malade_ref.storage import Record
 WORST = "worst attack\nfor each image"
 LABEL_WIDTH = 26
 NAME_WIDTH = 16
+TITLE_WIDTH = 12
+# What the sizes of a norm are called on an axis.
+_SIZES = {
+    "linf": "eps (L-infinity, pixels in [0, 1])",
+    "l2": "eps (L2, pixels in [0, 1])",
+    "l1": "eps (L1, pixels in [0, 1])",
+    "l0": "share of the pixels",
+}
 EFFORTS = {"num_steps": "steps of the attack", "num_draws": "draws a gradient"}
 
 
@@ -36,17 +45,26 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
     """
     labels = Labels(inputs.config, results)
     files = {}
-    norm = results["main"]["norm"]
-    panels = {
-        title: curves for name, title in labels.defences.items() if (curves := _curves(results, labels, name, norm))
+    clean = {
+        labels.defences[name]: results["cells"][defence["clean"]]["mean"]
+        for name, defence in results["defences"].items()
+        if defence["clean"] is not None
     }
-    if panels:
-        clean = {
-            title: results["cells"][cell]["mean"]["value"]
-            for name, title in labels.defences.items()
-            if (cell := results["defences"][name]["clean"]) is not None
-        }
-        files["figures/accuracy.png"] = accuracy_curves(panels, norm=NORMS.get(norm, norm), clean=clean)
+    main, curved = results["main"]["norm"], curved_norms(results)
+    if len(curved) > 1:
+        titles = {f"({letter}) {NORMS[norm]}": norm for letter, norm in zip(ascii_lowercase, curved, strict=False)}
+        files["figures/norms.png"] = accuracy_curves(
+            {title: _worst_curves(results, labels, norm, clean) for title, norm in titles.items()},
+            xlabel={title: _SIZES[norm] for title, norm in titles.items()},
+            clean={},
+        )
+    for norm in dict.fromkeys([*([main] if main else []), *curved]):
+        lines = {title: _curves(results, labels, name, norm) for name, title in labels.defences.items()}
+        lines = {title: curves for title, curves in lines.items() if curves}
+        if lines:
+            files[f"figures/accuracy{'' if norm == main else f'-{norm}'}.png"] = accuracy_curves(
+                lines, xlabel=_SIZES.get(norm, norm), clean={title: share["value"] for title, share in clean.items()}
+            )
     if inputs.histories:
         files["figures/training.png"] = training_curves(inputs.histories, labels=labels.models)
     for key, effort in EFFORTS.items():
@@ -58,7 +76,7 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
                 panels[title] = [_ladder(ladder) for ladder in own]
         if panels:
             files[f"figures/convergence-{key.removeprefix('num_')}.png"] = accuracy_curves(
-                panels, norm="", clean={}, effort=effort
+                panels, xlabel=effort, clean={}
             )
     if "certified" in results:
         files["figures/certified.png"] = _certified(results["certified"])
@@ -67,6 +85,41 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
     if "pictures" in inputs.records:
         files |= _pictures(inputs.records["pictures"], inputs, results, labels)
     return files
+
+
+def curved_norms(results: Mapping[str, Any]) -> list[str]:
+    """Norms in which there are attacks of several sizes: accuracy can be drawn against the size.
+
+    Parameters
+    ----------
+    results : mapping
+        From `malade_ref.report.results.results_of`.
+
+    Returns
+    -------
+    list of str
+        The main one first.
+    """
+    sizes: dict[str, set[float]] = {}
+    for cell in results["cells"].values():
+        norm = cell["threat"].partition(" ")[0]
+        if norm in _SIZES:
+            sizes.setdefault(norm, set()).add(cell["eps"])
+    order = dict.fromkeys([results["main"]["norm"], *_SIZES])
+    return [norm for norm in order if len(sizes.get(norm, ())) > 1]
+
+
+def _worst_curves(
+    results: Mapping[str, Any], labels: Labels, norm: str, clean: Mapping[str, Mapping[str, float]]
+) -> list[Curve]:
+    """Accuracy of each defence under the worst attack for each image, from the clean images on."""
+    curves = []
+    for name, title in labels.defences.items():
+        found = _worst(results, name, norm)
+        if found:
+            start = [(0.0, clean[title])] if title in clean else []
+            curves.append(_curve("\n".join(textwrap.wrap(title, LABEL_WIDTH)), [*start, *found]))
+    return curves
 
 
 def _ladder(ladder: Mapping[str, Any]) -> Curve:
@@ -80,11 +133,12 @@ def _pictures(record: Record, inputs: ReportInput, results: Mapping[str, Any], l
     threats = ("clean", results["main"]["threat"])
     shown = [cell for cell in inputs.cells if cell.nearest or cell.threat in threats]
     attacks = [name for name in labels.attacks if any(cell.attack == name for cell in shown)]
+    titles = {**labels.attacks, "clean": "clean image"}
     by_name = {(cell.defence, cell.attack): cell.name for cell in shown}
     files = {}
     for number, label in enumerate(record.arrays["label"].tolist()):
         images, predictions, probabilities = [], [], []
-        for key in ((defence, attack) for defence in labels.defences for attack in attacks):
+        for key in ((defence, attack) for attack in attacks for defence in labels.defences):
             stored = record.arrays.get(f"{by_name.get(key, '')}/x_adv")
             if stored is None:
                 images.append(np.zeros(record.arrays[f"{shown[0].name}/x_adv"].shape[1:]))
@@ -95,14 +149,14 @@ def _pictures(record: Record, inputs: ReportInput, results: Mapping[str, Any], l
                 images.append(stored[number])
                 predictions.append(int(probability.argmax()))
                 probabilities.append(float(probability.max()))
-        shape = (len(labels.defences), len(attacks))
+        shape = (len(attacks), len(labels.defences))
         files[f"figures/pictures-{number + 1}.png"] = picture_table(
             np.array(images).reshape(*shape, *images[0].shape),
             np.array(predictions).reshape(shape),
             np.array(probabilities).reshape(shape),
             label=label,
-            titles=["\n".join(textwrap.wrap(labels.attacks[name], NAME_WIDTH)) for name in attacks],
-            names=["\n".join(textwrap.wrap(name, NAME_WIDTH)) for name in labels.defences.values()],
+            titles=["\n".join(textwrap.wrap(name, TITLE_WIDTH)) for name in labels.defences.values()],
+            names=["\n".join(textwrap.wrap(name, NAME_WIDTH)) for name in (titles[name] for name in attacks)],
         )
     return files
 
@@ -119,16 +173,17 @@ def _curves(results: Mapping[str, Any], labels: Labels, defence: str, norm: str)
         if cells:
             found = sorted(((cell["eps"], cell["mean"]) for cell in cells), key=lambda pair: pair[0])
             curves.append(_curve("\n".join(textwrap.wrap(title, LABEL_WIDTH)), found))
+    return [*curves, _curve(WORST, _worst(results, defence, norm))._replace(emphasized=True)] if curves else []
+
+
+def _worst(results: Mapping[str, Any], defence: str, norm: str) -> list[tuple[float, Mapping[str, float]]]:
+    """Sizes in a norm, and what a defence keeps under the worst attack of each for each image."""
     worst = {
         float(threat.removeprefix(f"{norm} ")): found["honest"]["mean"]
         for threat, found in results["defences"][defence]["worst"].items()
         if threat.startswith(f"{norm} ")
     }
-    return (
-        [*curves, _curve(WORST, sorted(worst.items(), key=lambda pair: pair[0]))._replace(emphasized=True)]
-        if curves
-        else []
-    )
+    return sorted(worst.items(), key=lambda pair: pair[0])
 
 
 def _curve(label: str, found: list[tuple[float, Mapping[str, float]]]) -> Curve:

@@ -20,11 +20,12 @@ from malade_ref.report.accuracy import (
 )
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
 from malade_ref.report.certified import certified_tables
-from malade_ref.report.labels import Labels, count_of, table
+from malade_ref.report.labels import NORMS, Labels, count_of, table
 from malade_ref.report.seeds import seed_table
 from malade_ref.report.verdict import verdict
 
 MARKS = {"ok": "ok", "warning": "**WARNING**", "not run": "not run"}
+ACCURACY = "figures/accuracy-"
 PATHS = "figures/path-"
 PICTURES = "figures/pictures-"
 
@@ -59,13 +60,7 @@ def report_text(
     lines += _section("### Several draws", draws_table(results, labels))
     lines += _section("### Two defences on the same images", comparison_table(results, labels))
     lines += _section("### Several trainings", seed_table(results, labels))
-    accuracy_figure = _figure(
-        "figures/accuracy.png",
-        "Accuracy against the size of the perturbation: mean over draws, with 95% intervals. The black line takes the "
-        "worst attack for each image.",
-        figures,
-    )
-    lines += _section("## Accuracy against eps", [*accuracy_figure, *eps_table(results, labels)])
+    lines += _section("## Accuracy against eps", [*_accuracy_figures(results, figures), *eps_table(results, labels)])
     lines += _section("### Every attack at every size", size_tables(results, config, labels))
     lines += _section("### Nearest wrong images", nearest_table(results, labels))
     lines += _section("## Accuracy against the attacker's effort", _convergence(figures))
@@ -89,6 +84,26 @@ def report_text(
     lines += _section("## Compute", compute_table(results, labels))
     lines += _section("## Provenance", provenance(config, environment))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _accuracy_figures(results: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
+    """Every defence in one panel a norm, then every attack in one panel a defence, norm by norm."""
+    lines = _figure(
+        "figures/norms.png",
+        "Accuracy against the size of the perturbation, in each norm: mean over draws under the worst attack for each "
+        "image, with 95% intervals; at 0 the clean images.",
+        figures,
+    )
+    main = results["main"]["norm"]
+    for name in ["figures/accuracy.png", *sorted(name for name in figures if name.startswith(ACCURACY))]:
+        norm = name.removeprefix(ACCURACY).removesuffix(".png") if name.startswith(ACCURACY) else main
+        lines += _figure(
+            name,
+            f"Accuracy against the size of the perturbation ({NORMS.get(norm, norm)}): mean over draws, with 95% "
+            "intervals. The black line takes the worst attack for each image.",
+            figures,
+        )
+    return lines
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

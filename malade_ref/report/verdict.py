@@ -93,7 +93,8 @@ def _summary(results: Mapping[str, Any], labels: Labels, names: Sequence[str]) -
             text += f" (an attacker who ignores the defence leaves {percent(strongest['transfer'].mean)})"
         numbers.append(text)
     size = f"{threat_label(main['norm'], main['eps'])}{_MEANING.get(main['norm'], '').format(main['eps'])}"
-    return f"{' '.join(judgements)} In numbers (95% intervals in brackets), for perturbations of at most {size}: {'; '.join(numbers)}."
+    numbers[0] = f"In numbers, for perturbations of at most {size}: {numbers[0]}"
+    return f"{' '.join(judgements)} {'; '.join(numbers)}. Brackets hold 95% intervals."
 
 
 def _details(results: Mapping[str, Any], labels: Labels, name: str) -> str:
@@ -184,9 +185,7 @@ def _bare(results: Mapping[str, Any], labels: Labels, name: str) -> str:
 
 
 def _caution(results: Mapping[str, Any]) -> str:
-    text = (
-        "These are upper bounds: a stronger attack may exist, and brackets hold only what chance did (95% intervals)."
-    )
+    text = "These are upper bounds: a stronger attack may exist, and the intervals hold only what chance did."
     warnings = [finding["name"] for finding in results["audit"] if finding["status"] == "warning"]
     missing = sum(finding["status"] == "not run" for finding in results["audit"])
     if warnings:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from malade_ref.density import GaussianMixture
 from malade_ref.diagnostics import loglog_slope
@@ -244,8 +244,8 @@ def clipped_posterior_mean(u: Floats, mixture: GaussianMixture, sigma: float) ->
     x = np.linspace(0, 1, 4001)
     prior = np.exp(Host(mixture).log_density(x[:, None]))
     likelihood = np.exp(-0.5 * ((u[:, None] - x) / sigma) ** 2)
-    likelihood[u <= 0] = stats.norm.cdf(-x / sigma)
-    likelihood[u >= 1] = stats.norm.sf((1 - x) / sigma)
+    likelihood[u <= 0] = special.ndtr(-x / sigma)
+    likelihood[u >= 1] = special.ndtr((x - 1) / sigma)
     weights = prior * likelihood
     return np.asarray(weights @ x / weights.sum(axis=1))
 

@@ -473,7 +473,8 @@ def acceptance(arrays: Arrays) -> bytes:
             axis.set_xlabel("acceptance rate")
             axis.set_ylabel("expected squared jump, relative to the best")
             axis.set_title(targets[key], loc="left")
-            axis.legend(frameon=False, loc="lower center")
+            # Under the curves, beside the dotted line.
+            axis.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.36, 0))
         for number, (key, name) in enumerate(targets.items()):
             mean = arrays[f"{key}-variance"].mean(axis=0)
             slope = np.polyfit(np.log(dimensions), np.log(mean), 1)[0]
@@ -484,7 +485,7 @@ def acceptance(arrays: Arrays) -> bytes:
                 marker=MARKERS[number],
                 markersize=5,
                 linewidth=1,
-                label=f"{name}: slope {slope:.2f}",
+                label=f"{name.removeprefix('product of ')}: slope {slope:.2f}",
             )
             axes[2].loglog(
                 dimensions,

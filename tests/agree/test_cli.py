@@ -28,11 +28,15 @@ __all__ = ["files", "malade"]
 
 # The smallest demo that does everything once.
 SMALLEST = (
-    *("scale=tiny", "data.train=40", "data.validation=12", "data.test=16", "models.cnn.epochs=1"),
-    *("evaluation.num_images=6", "evaluation.num_draws=2", "evaluation.shard_size=4"),
+    *("scale=tiny", "data.train=12", "data.validation=4", "data.test=6", "models.cnn.epochs=1"),
+    *("evaluation.num_images=3", "evaluation.num_draws=2", "evaluation.shard_size=2"),
     *(f"models.{name}.batch_size=8" for name in ("cnn", "madry", "dae", "sdae", "sdae-madry")),
     *(f"defences.{name}+malade.search.{key}" for name in ("cnn", "madry") for key in ("num_images=4", "a=[0.5]")),
     *(f"attacks.{name}.num_images=2" for name in ("noise", "bpda-eot", "exact-eot", "exact")),
+    # The chain in front of Madry's network is trained, searched for and tried on clean images.
+    *(f'attacks.{name}.against=["cnn","cnn+malade"]' for name in ("noise", "pgd")),
+    *(f'attacks.{name}.against=["cnn+malade"]' for name in ("bpda-eot", "exact-eot", "exact")),
+    *("attacks.pgd.eps=[0.2]", "audit.gradient_images=1", "audit.eot_images=1"),
 )
 RUN = ("run", "demo", *(word for change in SMALLEST for word in ("--set", change)))
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from malade_ref.bundle import Bundle
+from malade_ref.checks import InputError
 from malade_ref.experiment import built_in_experiments, read_experiment
 from tests.cli.conftest import TINY, Malade, environment, start
 
@@ -58,8 +59,13 @@ def test_attacks_on_fewer_images_use_a_part_of_the_others(tiny_run: Path) -> Non
     assert sorted(many) != many
 
 
-def test_results_do_not_depend_on_the_shards(tiny_run: Path, malade: Malade) -> None:
+def no_drawing() -> None:
+    raise InputError("drawing takes time")
+
+
+def test_results_do_not_depend_on_the_shards(tiny_run: Path, malade: Malade, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other shards are other batches: what is random is the same, logits agree within rounding."""
+    monkeypatch.setattr("malade_ref.experiment.run.require", no_drawing)
     assert malade(*TINY, "--set", "evaluation.shard_size=5", "--out", "other").code == 0
     with Bundle.open(tiny_run).outcomes() as one, Bundle.open("other").outcomes() as other:
         assert one.names == other.names

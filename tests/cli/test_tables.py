@@ -15,16 +15,18 @@ from malade_ref.experiment.run import _Run
 from tests.cli.conftest import Malade
 
 SECTIONS = {
-    "mnist-table1": ("### Every attack at every size", "### Nearest wrong images", "## Adversarial images", "82.48"),
+    "mnist-table1": ("### Every attack at every size", "### Nearest wrong images", "82.48"),
     "mnist-table2": ("### Nearest wrong images", "PGD on a substitute", "*71.40*"),
     "honest": ("### Several draws", "all of 10 draws", "82.48"),
+    "mnist-figure3": ("figures/norms.png", "figures/accuracy-l1.png", "| threat | CNN |", "L1 20", "L2 2"),
+    "mnist-figure4": ("on the answers of CNN", "PGD on what was distilled from Madry", "share of pixels 0.4", "L2 4"),
     "mnist-figure5": ("CNN + MALADE less CNN + marginal MALA", "### Every attack at every size"),
     "mnist-seeds": ("### Several trainings", "mean ± deviation", "CNN + MALADE, seed 2"),
     "mnist-figure6": ("figures/convergence-steps.png", "figures/convergence-draws.png"),
 }
 
 
-DRAWN = ("mnist-table1", "mnist-figure6")
+DRAWN = ("mnist-figure3", "mnist-figure6")
 NEVER = ("attacks stay in their ball", "attacker and defender count alike")
 
 
@@ -62,9 +64,11 @@ def test_an_experiment_runs_and_reports(
         if attack is not None and attack.nearest:
             assert cell["nearest"].keys() == {attack.norm, "l2"}
             for cut in attack.cuts:
-                assert cells[f"{defence}/{attack.name}/{cut:g}"]["threat"] == f"l2 {cut:g}"
+                assert cells[f"{defence}/{attack.name}/{cut:g}"]["threat"] == f"{attack.cut_norm} {cut:g}"
         elif attack is not None:
             assert (cell["kind"] == "transfer") == attack.carried_over(experiment.defences[defence])
+    # An attack without a size of its own is nowhere shown at 0.
+    assert not [threat for of in results["defences"].values() for threat in of["worst"] if threat.endswith(" 0")]
     failed = [finding["name"] for finding in results["audit"] if finding["status"] == "warning"]
     assert not set(failed) & set(NEVER)
     assert experiment.pictures is not None

@@ -170,6 +170,11 @@ def test_finds_count_up_to_a_distance() -> None:
     assert cuts[1.0].arrays["success"].tolist() == [True, False, True, True, False]
     assert cuts[1.0].arrays["distance"].tolist() == [0.5, 0, 1, 0, 0]
     assert [one.threat for one in cuts.values()] == ["l2 0.4", "l2 1", "l2 2"]
+    # The same in the attack's own norm, in which everything is three times as far.
+    own = {one.eps: one for one in cut_cells([found._replace(meta={**found.meta, "cut_norm": "l1"}), clean])}
+    assert [one.threat for one in own.values()] == ["l1 0.4", "l1 1", "l1 2"]
+    assert own[2.0].p.tolist() == [0, 1, 0.5, 0, 1]
+    assert own[2.0].arrays["distance"].tolist() == [1.5, 0, 0, 0, 0]
     results = derive_results([found, clean], {})
     assert results["cells"]["cnn/ead/0"]["nearest"] == {"l1": 3.0, "l2": 1.0}
     assert results["cells"]["cnn/ead/0"]["threat"] == "nearest l1"

@@ -323,7 +323,7 @@ def path_arguments(channels: int = 1) -> dict[str, Any]:
         lambda: figures.contact_sheet(np.random.default_rng(0).random((13, 1, 8, 8)), columns=5),
         lambda: figures.contact_sheet(np.zeros((2, 3, 8, 8)), titles=["a", "b"]),
         lambda: figures.accuracy_curves(
-            {"CNN": [figures.Curve("PGD", [0.3], [0.2], [0.1], [0.4])], "Madry": []}, norm="Linf", clean={"CNN": 0.99}
+            {"CNN": [figures.Curve("PGD", [0.3], [0.2], [0.1], [0.4])], "Madry": []}, xlabel="eps", clean={"CNN": 0.99}
         ),
         lambda: figures.certified_curves(
             [figures.Curve("CNN", [0.0, 0.9], [0.9, 0.2], [0.8, 0.1], [1.0, 0.4])],
@@ -349,7 +349,7 @@ def test_figures_depend_on_their_data_only(draw: Callable[[], bytes], tmp_path: 
     "draw",
     [
         lambda: figures.training_curves({}, labels={}),
-        lambda: figures.accuracy_curves({"CNN": []}, norm="Linf", clean={}),
+        lambda: figures.accuracy_curves({"CNN": []}, xlabel="eps", clean={}),
         lambda: figures.certified_curves([], sigma=0.4, num_draws=9, alpha=0.01, largest=1.0),
         lambda: figures.picture_table(**{**path_arguments(), "names": ["one"]}),
         lambda: figures.picture_table(**{**path_arguments(), "predictions": np.zeros((2, 4), dtype=int)}),
