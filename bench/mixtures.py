@@ -58,12 +58,12 @@ def mixture_records(rounds: int, threads: int, *, quick: bool) -> Iterator[dict[
         }
 
 
-def make_mixture(m: int, d: int) -> GaussianMixture:
+def make_mixture(m: int, d: int, dtype: str = "float64") -> GaussianMixture:
     """Overlapping components with full covariances."""
     rng = np.random.default_rng(0)
     roots = rng.standard_normal((m, d, d)) / d**0.5
     covariances = roots @ roots.transpose(0, 2, 1) + 0.3 * np.eye(d)
-    return GaussianMixture(np.full(m, 1 / m), 3 * rng.standard_normal((m, d)), covariances)
+    return GaussianMixture(np.full(m, 1 / m), 3 * rng.standard_normal((m, d)), covariances, dtype=dtype)
 
 
 def sklearn_log_density(mixture: GaussianMixture, threads: int) -> Any:

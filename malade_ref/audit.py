@@ -223,7 +223,7 @@ def eot_check(
         Labels.
     num_draws : sequence of int
         Numbers of draws to look at; twice the largest are made.
-    mode : {"exact", "bpda"}
+    mode : {"exact", "bpda", "bpda-denoiser"}
         Which gradient.
     seed : int
         Of the noise.
@@ -318,7 +318,7 @@ def audit(cells: Sequence[Cell], checks: Mapping[str, Any] | None = None) -> lis
         _judge(
             "iterative no weaker than one-step",
             _strongest([cell for cell in cells if cell.mode == "exact"], ("exact",), ("one-step",))
-            + _strongest([cell for cell in cells if cell.mode == "bpda"], ("bpda",), ("one-step",)),
+            + _strongest([cell for cell in cells if cell.mode != "exact"], ("bpda",), ("one-step",)),
             "needs a one-step and an iterative attack",
         ),
         _judge(
@@ -452,7 +452,7 @@ def _eot(cells: Sequence[Cell], checks: Mapping[str, Mapping[str, Mapping[str, A
             draws = [
                 int(cell.settings.get("num_draws", 1))
                 for cell in cells
-                if cell.defence == defence and cell.kind == mode
+                if cell.defence == defence and cell.kind in ITERATIVE and cell.mode == mode
             ]
             measured = [k for k in check["num_draws"] if not draws or k <= max(draws)]
             if not measured:

@@ -4,11 +4,16 @@ The image is relaxed towards the data by N Langevin steps driven by a denoiser a
 
     logits(x) = f(x_N),    x_0 = x,    x_{t+1} = clip(x_t + a (r(x_t) - x_t) + delta z_t).
 
-The result is random through z. Two gradients of its loss are offered to attackers:
+The result is random through z. Three gradients of its loss are offered to attackers, all from the same forward pass.
+With g the gradient of the loss with respect to x_N they are the transpose of a Jacobian times g:
 
-- ``exact``: through all N steps for the given noise; averaged over draws it estimates the gradient of the expected loss
-  (expectation over transformation, EOT);
-- ``bpda``: the chain is replaced by the identity on the way back (backward pass differentiable approximation).
+- ``exact``: of dx_N/dx, through all N steps for the given noise; averaged over draws it estimates the gradient of the
+  expected loss (expectation over transformation, EOT);
+- ``bpda``: of the identity in its place (backward pass differentiable approximation);
+- ``bpda-denoiser``: of dr/dx at x, one application of the denoiser to the image that is attacked.
+
+And two expectations over D draws: of the ``loss``, (1/D) sum_d J(z_d, y) with z_d the logits, or of the ``logits``, the
+loss of their mean J((1/D) sum_d z_d, y), which is what a defender who averages D answers is judged by.
 
 References
 ----------
@@ -18,14 +23,15 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_number
-from .network import LossGradient, Network, join
+from .network import LossGradient, Network, join, loss_ops
 from .sampling import ChainSettings, Stream, last_position, last_position_with_vjp, run_chain
 
-MODES = ("exact", "bpda")
+MODES = ("exact", "bpda", "bpda-denoiser")
+EXPECTATIONS = ("loss", "logits")
 
 
 class MALADE:
@@ -253,12 +259,13 @@ class MALADE:
         y: Array,
         *,
         mode: str = "exact",
+        expectation: str = "loss",
         num_draws: int = 1,
         first_draw: int = 0,
         sample_index: Array | None = None,
         stream: Stream | None = None,
     ) -> Array:
-        """Gradient of the mean cross entropy over draws with respect to the images.
+        """Gradient of the cross entropy, in expectation over draws, with respect to the images.
 
         Parameters
         ----------
@@ -266,8 +273,15 @@ class MALADE:
             Images, pixels in [0, 1].
         y : array of shape (n,), integer
             Labels.
-        mode : {"exact", "bpda"}
-            Through all steps, or with the chain replaced by the identity.
+        mode : {"exact", "bpda", "bpda-denoiser"}
+            Through all steps; or, on the way back only, with the chain replaced by the identity, or by one application
+            of the denoiser to x: its vector-Jacobian product at x stands for that of the whole chain, so the other
+            positions, the share a of each step, what was clipped, and the number of steps are all ignored. The loss and
+            its gradient with respect to the purified image are those of the chain itself. A chain without steps is the
+            identity in any mode.
+        expectation : {"loss", "logits"}
+            The mean of the draws' losses, or the loss of their mean logits, which takes a second pass forward through
+            the classifier for each draw.
         num_draws, first_draw : int
             How many repetitions, and the number of the first.
         sample_index, stream
@@ -284,6 +298,7 @@ class MALADE:
             If images, labels or a setting are not as expected.
         """
         check_choice("mode", mode, MODES)
+        check_choice("expectation", expectation, EXPECTATIONS)
         check_count("num_draws", num_draws)
         self._noise(x, sample_index, stream, first_draw)
         self.ops.check_labels("y", y, len(x), self.num_classes)
@@ -291,6 +306,7 @@ class MALADE:
             x,
             y,
             mode=mode,
+            expectation=expectation,
             num_draws=num_draws,
             first_draw=first_draw,
             sample_index=sample_index,
@@ -305,16 +321,17 @@ class MALADE:
         loss: str = "ce",
         targets: Array | None = None,
         mode: str = "exact",
+        expectation: str = "loss",
         num_draws: int = 1,
         first_draw: int = 0,
         sample_index: Array | None = None,
         stream: Stream | None = None,
     ) -> LossGradient:
-        """Losses, logits and gradients, means over draws, unchecked: what an attack needs at each iteration.
+        """Losses, logits and gradients, in expectation over draws, unchecked: what an attack needs at each iteration.
 
         Parameters
         ----------
-        x, y, mode, num_draws, first_draw, sample_index, stream
+        x, y, mode, expectation, num_draws, first_draw, sample_index, stream
             As in `loss_gradient`.
         loss, targets
             As of `Network.loss_and_gradient`.
@@ -322,28 +339,51 @@ class MALADE:
         Returns
         -------
         LossGradient
-            Of each sample.
+            Of each sample; the logits are means over draws.
         """
         stream = self.stream if stream is None else stream
         index = self.ops.arange(len(x)) if sample_index is None else sample_index
+        classifier, draws = self.classifier, range(first_draw, first_draw + num_draws)
 
         def of_slice(part: slice) -> LossGradient:
-            def of_draw(draw: int) -> LossGradient:
+            labels, aims = y[part], None if targets is None else targets[part]
+
+            def chain(draw: int) -> tuple[Array, Callable[[Array], Array]]:
+                """Purified images of one draw, and the way back."""
                 key = self.ops.derive_key(stream.seed, stream.name, draw)
                 noise = {"key": key, "sample_index": index[part]}
                 purified, vjp = last_position_with_vjp(x[part], self.denoiser, self.chain, **noise)
-                result = self.classifier.loss_gradient_of(
-                    *self.classifier.forward(purified),
-                    y[part],
-                    loss=loss,
-                    targets=None if targets is None else targets[part],
-                )
-                return result if mode == "bpda" else result._replace(gradient=vjp(result.gradient))
+                return purified, vjp if mode == "exact" else lambda dy: dy
 
-            draws = [of_draw(first_draw + i) for i in range(num_draws)]
-            return LossGradient(*(sum(arrays[1:], arrays[0]) / num_draws for arrays in zip(*draws, strict=True)))
+            def of_draw(draw: int) -> LossGradient:
+                purified, vjp = chain(draw)
+                result = classifier.loss_gradient_of(*classifier.forward(purified), labels, loss=loss, targets=aims)
+                return result._replace(gradient=vjp(result.gradient))
 
-        slice_size = min(self.classifier.slice_size, self.denoiser.slice_size)
+            def of_mean_logits() -> LossGradient:
+                passes = [chain(draw) for draw in draws]
+                logits = _mean_of([classifier.forward(purified)[0] for purified, _ in passes])
+                value_of, loss_vjp = loss_ops(self.ops, loss)
+                dlogits = loss_vjp(self.ops.ones(labels.shape, self.dtype), logits, labels, aims)
+
+                def back(purified: Array, vjp: Callable[[Array], Array]) -> Array:
+                    # Only now is the gradient known that goes back; activations of all draws would take much memory.
+                    _, tape = classifier.forward(purified)
+                    return vjp(classifier.backward(tape, dlogits)[0])
+
+                gradient = _mean_of([back(*of_pass) for of_pass in passes])
+                return LossGradient(value_of(logits, labels, aims), logits, gradient)
+
+            if expectation == "logits":
+                result = of_mean_logits()
+            else:
+                result = LossGradient(*map(_mean_of, zip(*map(of_draw, draws), strict=True)))
+            if mode == "bpda-denoiser" and self.chain.num_steps > 0:
+                _, tape = self.denoiser.forward(x[part])
+                result = result._replace(gradient=self.denoiser.backward(tape, result.gradient)[0])
+            return result
+
+        slice_size = min(classifier.slice_size, self.denoiser.slice_size)
         return join(self.ops, self.ops.map_slices(of_slice, len(x), slice_size=slice_size))
 
     def _noise(
@@ -357,6 +397,11 @@ class MALADE:
         index = self.ops.arange(len(x)) if sample_index is None else sample_index
         self.ops.check_sample_index("sample_index", index, len(x))
         return self.ops.derive_key(stream.seed, stream.name, draw), index
+
+
+def _mean_of(arrays: Sequence[Array]) -> Array:
+    """Mean of several draws' arrays, added up in order."""
+    return sum(arrays[1:], arrays[0]) / len(arrays)
 
 
 def _mean(values: Callable[[int], Array], first: int, count: int) -> Array:

@@ -105,19 +105,19 @@ class Cell(NamedTuple):
 
     @property
     def mode(self) -> str:
-        """Which gradient of a random defence it took: ``"exact"`` or ``"bpda"``."""
+        """Which gradient of a random defence it took: ``"exact"``, ``"bpda"`` or ``"bpda-denoiser"``."""
         return str(self.settings.get("mode", "bpda" if self.method.startswith("bpda") else "exact"))
 
     @property
     def kind(self) -> str:
-        """``"clean"``, ``"noise"``, ``"transfer"``, ``"black-box"``, ``"one-step"``, or the mode of what iterates."""
+        """``"clean"``, ``"noise"``, ``"transfer"``, ``"black-box"``, ``"one-step"``; or ``"exact"`` or ``"bpda"``."""
         if self.attack == CLEAN or self.method in NOISE:
             return CLEAN if self.attack == CLEAN else "noise"
         if self.transferred:
             return "transfer"
         if self.method in BLACK_BOX:
             return "black-box"
-        return "one-step" if self.method in ONE_STEP else self.mode
+        return "one-step" if self.method in ONE_STEP else self.mode.partition("-")[0]
 
     @property
     def sample_index(self) -> Array:

@@ -16,7 +16,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .arrays import Array
@@ -179,6 +179,7 @@ def run_chain_vjp(
     *,
     key: tuple[int, int],
     sample_index: Array,
+    dpositions: Sequence[Array] | None = None,
 ) -> Array:
     """Gradient with respect to the start of a chain, exact: through every step.
 
@@ -193,6 +194,8 @@ def run_chain_vjp(
         From `run_chain`.
     denoiser, settings, key, sample_index
         As given to `run_chain`.
+    dpositions : sequence of num_steps arrays of shape (n, c, h, w), optional
+        Direct gradients with respect to the positions before the last one, of a loss that looks at these too.
 
     Returns
     -------
@@ -208,6 +211,8 @@ def run_chain_vjp(
         dx, dresidual = ops.langevin_step_vjp(dy, x, reconstruction - x, noise, **settings_of_step)
         through_denoiser, _ = denoiser.backward(tape, dresidual)
         dy = dx - dresidual + through_denoiser
+        if dpositions is not None:
+            dy = dy + dpositions[number]
     return dy
 
 

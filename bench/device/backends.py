@@ -22,7 +22,7 @@ import numpy as np
 
 from bench.backends import UnavailableError
 from bench.device import work as works
-from bench.device.work import CHECKED, EPS, RATE, SIGMA, STEP_SIZE, Problem, Work
+from bench.device.work import ALPHA, CHECKED, EPS, RATE, SIGMA, STEP_SIZE, Problem, Work
 from malade_ref.checks import InputError
 from malade_ref.interop import to_torch
 
@@ -81,6 +81,8 @@ class Gpu:
         from malade_ref.training import Batch, Classification, SupervisedDenoising, _State, _train_step
 
         ops = self.ops
+        if work.kind == "mixture":
+            return self._mixture(work, problem)
 
         def there(network: Any) -> Any:
             params = {name: ops.asarray(value) for name, value in network.params.items()}
@@ -135,6 +137,17 @@ class Gpu:
                     lambda: still.loss_and_gradient(x, y, **eot).gradient,
                 )
         raise ValueError(work.kind)
+
+    def _mixture(self, work: Work, problem: Problem) -> Prepared:
+        """All steps of a walker are one kernel's work."""
+        ops = self.ops
+        x, *mixture = (ops.asarray(value) for value in (problem.x, *problem.mixture.arrays))
+        noise = {"key": ops.derive_key(0, "bench"), "sample_index": ops.arange(len(x))}
+
+        def walk(delta: float) -> Any:
+            return ops.mixture_chain(x, *mixture, num_steps=work.steps, alpha=ALPHA, delta=delta, **noise)[0]
+
+        return self._with(lambda: walk((2 * ALPHA) ** 0.5), lambda: walk(0.0))
 
     def _with(self, run: Callable[[], Any], check: Callable[[], Any] | None = None) -> Prepared:
         """In this backend's precision."""
@@ -209,6 +222,8 @@ class Torch:
     def prepare(self, work: Work, problem: Problem) -> Prepared:
         torch, functional = self.torch, self.torch.nn.functional
         self._set()
+        if work.kind == "mixture":
+            return self._mixture(work, problem)
         layout = torch.channels_last if self.tf32 else torch.contiguous_format
 
         def there(network: Any) -> Any:
@@ -297,6 +312,31 @@ class Torch:
 
                 return self._training(problem.denoiser, loss_of_sdae, noise)
         raise ValueError(work.kind)
+
+    def _mixture(self, work: Work, problem: Problem) -> Prepared:
+        """Chains on a mixture, all walkers and components of a step at once; compiled, a step is one graph."""
+        torch = self.torch
+        x, log_scale, means, whitening = (
+            torch.tensor(value, device=self.where) for value in (problem.x, *problem.mixture.arrays)
+        )
+
+        def moved(position: Any, delta: Any) -> Any:
+            z = torch.einsum("mij,nmj->nmi", whitening, position[:, None] - means)
+            weight = torch.softmax(log_scale - 0.5 * (z * z).sum(2), 1)
+            score = -torch.einsum("nm,mij,nmi->nj", weight, whitening, z)
+            return position + ALPHA * score + delta * torch.randn_like(position)
+
+        step = self._maybe_compiled(torch.no_grad()(moved))
+        on, off = (torch.tensor(value, device=self.where) for value in ((2 * ALPHA) ** 0.5, 0.0))
+
+        def walk(delta: Any) -> Any:
+            self._set()
+            position = x
+            for _ in range(work.steps):
+                position = step(position, delta)
+            return position
+
+        return Prepared(lambda: walk(on), lambda: walk(off)[:CHECKED].cpu().numpy())
 
     def _set(self) -> None:
         """Settings of the whole process, at every turn."""

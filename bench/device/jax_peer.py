@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.backends import UnavailableError
 from bench.device.backends import Prepared, host_seconds
-from bench.device.work import CHECKED, DELTA, EPS, RATE, SIGMA, STEP_SIZE, Problem, Work
+from bench.device.work import ALPHA, CHECKED, DELTA, EPS, RATE, SIGMA, STEP_SIZE, Problem, Work
 from malade_ref.layers import Conv2d, ConvTranspose2d, Flatten, Linear, ReLU, Reshape, Tanh
 from malade_ref.ops.geometry import conv_geometry, transpose_geometry
 
@@ -45,6 +45,18 @@ class Jax:
         )
         x, y, cotangent, noise = map(jnp.asarray, (problem.x, problem.y, problem.cotangent, problem.noise))
         a, steps = problem.chain.a, work.steps
+
+        def walk(position: Any, key: Any, delta: Any) -> Any:
+            log_scale, means, whitening = map(jnp.asarray, problem.mixture.arrays)
+
+            def step(position: Any, key: Any) -> Any:
+                z = jnp.einsum("mij,nmj->nmi", whitening, position[:, None] - means)
+                weight = jax.nn.softmax(log_scale - 0.5 * (z * z).sum(2), 1)
+                score = -jnp.einsum("nm,mij,nmi->nj", weight, whitening, z)
+                noise = jax.random.normal(key, position.shape, position.dtype)
+                return position + ALPHA * score + delta * noise, None
+
+            return jax.lax.scan(step, position, jax.random.split(key, steps))[0]
 
         def losses(image: Any, label: Any) -> Any:
             logits = jax.nn.log_softmax(classifier(weights, image))
@@ -100,6 +112,9 @@ class Jax:
                 return self._parts(lambda part, key, on: (x[part], y[part], key, on), pgd, len(x), scale=1.0)
             case "bpda":
                 return self._parts(lambda part, key, on: (x[part], y[part], key, on), bpda, len(x))
+            case "mixture":
+                scale = (2 * ALPHA) ** 0.5
+                return self._parts(lambda part, key, on: (x[part], key, on), walk, len(x), scale=scale)
             case "train-cnn":
                 return self._training(
                     weights,

@@ -5,7 +5,8 @@ the NumPy reference on a few images before it is timed; noise that a backend dra
 
 Least operations are counted as in `bench.cases`: two for each multiply-add of convolutions and matrix products, twice
 as many for an input gradient, three times for a training step; what is computed again counts nothing. Least bytes:
-images in and out once, parameters once.
+images in and out once, parameters once. Chains on a mixture of Gaussians have walkers in place of images; only their
+two products a component count, so that exponentials and random numbers leave little of the floor's share.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.cases import forward_flops
+from bench.mixtures import make_mixture
 from malade_ref import attacks, ops
 from malade_ref.defence import MALADE
+from malade_ref.density import GaussianMixture
 from malade_ref.network import Network, cnn, sdae
 from malade_ref.sampling import ChainSettings, run_chain, run_chain_vjp
 from malade_ref.training import Batch, Classification, SupervisedDenoising, _State, _train_step
 
 A, DELTA, SIGMA, RATE = 0.2, 0.1, 0.15**0.5, 1e-3
 EPS, STEP_SIZE = 0.3, 0.01
+COMPONENTS, DIMENSIONS, ALPHA = 8, 2, 0.02
 CHECKED = 16  # images that are compared with the reference
 NOISE = "denoising"  # stream of `malade_ref.training`
 
@@ -49,6 +53,7 @@ KINDS = {
     "train-sdae": "training step, sDAE with J",
     "pgd": "PGD, Linf",
     "bpda": "BPDA step, EOT",
+    "mixture": "Langevin chains on a mixture",
 }
 # What is asked first comes first: time may run out.
 WORKS = (
@@ -58,6 +63,7 @@ WORKS = (
     Work("train-sdae", 512),
     Work("pgd", 10_000, 40),
     Work("bpda", 10_000, 25, 30),
+    Work("mixture", 1_000_000, 1000),
     Work("chain", 100_000, 25),
     Work("chain", 10_000, 100),
     Work("train-cnn", 512),
@@ -74,6 +80,7 @@ QUICK = (
     Work("train-sdae", 512),
     Work("pgd", 1000, 40),
     Work("bpda", 1000, 25, 2),
+    Work("mixture", 100_000, 100),
 )
 REHEARSAL = (
     *(Work("chain", batch, 2) for batch in (1, 2)),
@@ -84,16 +91,18 @@ REHEARSAL = (
     Work("train-sdae", 2),
     Work("pgd", 2, 2),
     Work("bpda", 2, 2, 2),
+    Work("mixture", 20, 3),
 )
 
 
 class Problem(NamedTuple):
-    """What every backend computes with: the same weights, images, labels and cotangents."""
+    """What every backend computes with: the same weights, images, labels and cotangents; or mixture and walkers."""
 
     classifier: Network
     denoiser: Network
     chain: ChainSettings
-    x: Any  # (n, 1, 28, 28) float32
+    mixture: GaussianMixture
+    x: Any  # (n, 1, 28, 28) float32; walkers: (n, 2) float32
     y: Any  # (n,) int64
     cotangent: Any  # of the chain's end, as x
     noise: Any  # standard normal, as x: of a training step, where results are compared
@@ -102,12 +111,17 @@ class Problem(NamedTuple):
 def make_problem(work: Work, preset: str) -> Problem:
     """Networks with their initial weights and images of uniform noise, labelled as the classifier does."""
     classifier, denoiser = cnn(preset), sdae(preset)
+    chain = ChainSettings(work.steps, A, DELTA)
+    mixture = make_mixture(COMPONENTS, DIMENSIONS, dtype="float32")
     index = ops.arange(work.batch)
+    if work.kind == "mixture":
+        walkers = 3 * ops.normal((DIMENSIONS,), key=ops.derive_key(0, "bench"), sample_index=index)
+        return Problem(classifier, denoiser, chain, mixture, walkers, np.zeros(work.batch, np.int64), walkers, walkers)
     x = ops.uniform((1, 28, 28), key=ops.derive_key(0, "bench"), sample_index=index)
     noise = ops.normal((1, 28, 28), key=ops.derive_key(0, NOISE), sample_index=index)
     y = ((np.arange(work.batch) * 7) % 10).astype(np.int64)
     y[:CHECKED] = classifier.predict(x[:CHECKED])
-    return Problem(classifier, denoiser, ChainSettings(work.steps, A, DELTA), x, y, 1 - 2 * x, noise)
+    return Problem(classifier, denoiser, chain, mixture, x, y, 1 - 2 * x, noise)
 
 
 def expected(work: Work, problem: Problem) -> Any:
@@ -137,6 +151,9 @@ def expected(work: Work, problem: Problem) -> Any:
         case "bpda":
             defended = MALADE(classifier, denoiser, **still._asdict())
             return defended.loss_and_gradient(x, y, mode="bpda").gradient
+        case "mixture":
+            settings = {"num_steps": work.steps, "alpha": ALPHA, "delta": 0.0}
+            return ops.mixture_chain(x, *problem.mixture.arrays, **settings, **noise)[0]
     raise ValueError(work.kind)
 
 
@@ -164,12 +181,15 @@ def least_flops(work: Work, problem: Problem) -> int:
         "train-sdae": 3 * denoiser - of_denoiser[0] + 2 * classifier,
         "pgd": 2 * work.steps * classifier + 2 * classifier,  # the clean images, each iterate, the last one
         "bpda": work.draws * (work.steps * denoiser + 2 * classifier),
+        "mixture": work.steps * 4 * COMPONENTS * DIMENSIONS**2,
     }
     return of_image[work.kind] * work.batch
 
 
 def least_bytes(work: Work, problem: Problem) -> int:
     """Bytes that a work must move through the device's memory, at least."""
+    if work.kind == "mixture":
+        return 4 * (2 * DIMENSIONS * work.batch + COMPONENTS * (1 + DIMENSIONS + DIMENSIONS**2))
     images = {"chain": 2, "chain-gradient": 3, "forward": 1, "train-cnn": 1, "train-sdae": 1}.get(work.kind, 2)
     networks = {"chain": [problem.denoiser], "chain-gradient": [problem.denoiser], "forward": [problem.classifier]}
     used = networks.get(work.kind, [problem.classifier, problem.denoiser])
@@ -212,6 +232,7 @@ BARS = (
     Bar("pgd-10000x40", ("gpu-tf32",), "torch-compiled-tf32", 1.5),
     # PGD-1000: as many of these steps.
     Bar("bpda-10000x25", FAST, "seconds", 480, scale=1000),
+    Bar("mixture-1000000x1000", ("gpu-fp32",), "torch", 20),
     Bar("train-sdae-512", ("gpu-fp32",), "torch-compiled", 1.3),
 )
 

@@ -8,6 +8,7 @@ defender's.
 """
 
 from .apgd import apgd
+from .auto import auto_attack
 from .boundary import boundary
 from .expectation import bpda, bpda_eot, eot
 from .fab import fab
@@ -16,7 +17,7 @@ from .mim import mim
 from .noise import salt_and_pepper, uniform_noise
 from .oracle import AttackResult, Model, Oracle, Verdict
 from .penalty import cw, ead
-from .reconstruction import r_pgd
+from .reconstruction import drift_pgd, r_pgd
 from .spsa import spsa
 from .square import square
 from .transfer import transfer
@@ -30,10 +31,12 @@ __all__ = [
     "Verdict",
     "apgd",
     "ascent",
+    "auto_attack",
     "boundary",
     "bpda",
     "bpda_eot",
     "cw",
+    "drift_pgd",
     "ead",
     "eot",
     "fab",

@@ -43,8 +43,11 @@ def apgd(
     rho: float = 0.75,
     norm: str = "linf",
     num_restarts: int = 1,
+    transfer_start: bool = False,
     mode: str = "exact",
+    expectation: str = "loss",
     num_draws: int = 1,
+    common_draws: bool = False,
     num_judge_draws: int = 10,
     seed: int = 0,
     sample_index: Array | None = None,
@@ -54,8 +57,8 @@ def apgd(
 
     Parameters
     ----------
-    model, x, y, eps, num_steps, norm, num_restarts
-        As in `pgd`.
+    model, x, y, eps, num_steps, norm, num_restarts, transfer_start
+        As in `pgd`; the attack that a transfer start is found by is this one, without targets.
     loss : {"ce", "dlr"}
         What is raised: the cross entropy, or the ratio, which no scale of the logits can saturate.
     num_targets : int
@@ -63,7 +66,7 @@ def apgd(
         image; at most all. For the ratio only, of at least four classes; without targets it needs three.
     rho : float
         Share of rising steps below which the step size is halved, in [0, 1].
-    mode, num_draws, num_judge_draws, seed, sample_index, record
+    mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index, record
         As in `pgd`. With ``num_draws`` above 1 this is APGD with EOT.
 
     Returns
@@ -72,7 +75,8 @@ def apgd(
         For a deterministic model ``num_gradients`` = R num_steps, where R = num_restarts max(1, num_targets) runs, and
         ``num_queries`` = 1 + R (num_steps + 1), and for the ratio R more (its finds are judged by the cross entropy),
         and one more with targets. For a stochastic one R num_steps num_draws, and num_judge_draws + R ((num_steps + 1)
-        num_draws + 2 num_judge_draws), with targets num_draws more.
+        num_draws + 2 num_judge_draws), with targets num_draws more. A transfer start adds num_steps, and num_steps + 2,
+        for the ratio num_steps + 3.
 
     Raises
     ------
@@ -96,7 +100,9 @@ def apgd(
         x,
         y,
         mode=mode,
+        expectation=expectation,
         num_draws=num_draws,
+        common_draws=common_draws,
         num_judge_draws=num_judge_draws,
         seed=seed,
         sample_index=sample_index,
@@ -113,11 +119,19 @@ def apgd(
     if num_targets:
         others = oracle.other_classes(x)
         targets = [others[:, rank] for rank in range(min(num_targets, model.num_classes - 1))]
-    runs = (
-        _iterates(oracle, ball, start, loss=loss, targets=of_run, num_steps=num_steps, rho=rho)
-        for start in starts(oracle, ball, num_restarts=num_restarts, random_start=True)
-        for of_run in targets
+
+    def search(oracle: Oracle, start: Array, targets: Array | None = None) -> Iterator[Verdict]:
+        return _iterates(oracle, ball, start, loss=loss, targets=targets, num_steps=num_steps, rho=rho)
+
+    begin = starts(
+        oracle,
+        ball,
+        num_restarts=num_restarts,
+        random_start=True,
+        transfer=search if transfer_start else None,
+        loss=loss,
     )
+    runs = (search(oracle, start, of_run) for start in begin for of_run in targets)
     return best_of_runs(oracle, ball, runs, loss=loss, record=record)
 
 

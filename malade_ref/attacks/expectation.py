@@ -2,8 +2,10 @@ r"""PGD against defences that hide their gradient or draw noise: BPDA, EOT, and 
 
 A defended model is f(g(x, w)): a classifier f behind a purification g with noise w.
 
-    BPDA      backward pass differentiable approximation: dg/dx is taken to be the identity, the forward pass is kept;
-    EOT       expectation over transformation: ascent on E_w J(f(g(x, w)), y), estimated over D draws, through g.
+    BPDA      backward pass differentiable approximation: dg/dx is taken to be the identity, or the Jacobian of one
+              application of the denoiser to x; the forward pass is kept;
+    EOT       expectation over transformation: ascent on E_w J(f(g(x, w)), y), estimated over D draws, through g; or on
+              J(E_w f(g(x, w)), y), the loss of the mean logits.
 
 BPDA is cheap and was made for purifications that cannot be differentiated. Ours can: EOT with the exact gradient is the
 attack that a claim of robustness has to survive, and a BPDA that does better shows that the exact one was run with too
@@ -18,8 +20,11 @@ References
 from __future__ import annotations
 
 from ..arrays import Array
+from ..checks import check_choice
 from .gradient import Record, pgd
 from .oracle import AttackResult, Model
+
+BPDA_MODES = ("bpda", "bpda-denoiser")
 
 
 def bpda(
@@ -33,18 +38,23 @@ def bpda(
     norm: str = "linf",
     num_restarts: int = 1,
     random_start: bool = True,
+    transfer_start: bool = False,
+    mode: str = "bpda",
+    common_draws: bool = False,
     num_judge_draws: int = 10,
     seed: int = 0,
     sample_index: Array | None = None,
     record: Record | None = None,
 ) -> AttackResult:
-    """PGD with the purification replaced by the identity on the way back, one draw an evaluation.
+    """PGD with the purification replaced by something simpler on the way back, one draw an evaluation.
 
     Parameters
     ----------
-    model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start
+    model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start
         As in `pgd`.
-    num_judge_draws, seed, sample_index, record
+    mode : {"bpda", "bpda-denoiser"}
+        What stands for the purification on the way back: the identity, or one application of the denoiser.
+    common_draws, num_judge_draws, seed, sample_index, record
         As in `pgd`.
 
     Returns
@@ -71,8 +81,10 @@ def bpda(
         norm=norm,
         num_restarts=num_restarts,
         random_start=random_start,
-        mode="bpda",
+        transfer_start=transfer_start,
+        mode=check_choice("mode", mode, BPDA_MODES),
         num_draws=1,
+        common_draws=common_draws,
         num_judge_draws=num_judge_draws,
         seed=seed,
         sample_index=sample_index,
@@ -91,22 +103,25 @@ def eot(
     norm: str = "linf",
     num_restarts: int = 1,
     random_start: bool = True,
+    transfer_start: bool = False,
+    expectation: str = "loss",
     num_draws: int = 30,
+    common_draws: bool = False,
     num_judge_draws: int = 10,
     seed: int = 0,
     sample_index: Array | None = None,
     record: Record | None = None,
 ) -> AttackResult:
-    """PGD along the exact gradient of the mean loss over draws of the model's noise.
+    """PGD along the exact gradient of the loss, in expectation over draws of the model's noise.
 
     Parameters
     ----------
-    model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start
+    model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start
         As in `pgd`.
     num_draws : int
         Draws of the model's noise at each evaluation. A gradient is worth following when its spread over draws, divided
         by the square root of their number, is below its mean; the audit of a report measures that.
-    num_judge_draws, seed, sample_index, record
+    expectation, common_draws, num_judge_draws, seed, sample_index, record
         As in `pgd`.
 
     Returns
@@ -121,7 +136,8 @@ def eot(
 
     Notes
     -----
-    The mean is over losses. Athalye et al. average the log-likelihoods, which is the same for the cross entropy.
+    By default the mean is over losses. Athalye et al. average the log-likelihoods, which is the same for the cross
+    entropy. The loss of the mean logits is an alternative of later attacks; by these logits success is judged here.
 
     References
     ----------
@@ -137,8 +153,11 @@ def eot(
         norm=norm,
         num_restarts=num_restarts,
         random_start=random_start,
+        transfer_start=transfer_start,
         mode="exact",
+        expectation=expectation,
         num_draws=num_draws,
+        common_draws=common_draws,
         num_judge_draws=num_judge_draws,
         seed=seed,
         sample_index=sample_index,
@@ -157,21 +176,27 @@ def bpda_eot(
     norm: str = "linf",
     num_restarts: int = 1,
     random_start: bool = True,
+    transfer_start: bool = False,
+    mode: str = "bpda",
+    expectation: str = "loss",
     num_draws: int = 30,
+    common_draws: bool = False,
     num_judge_draws: int = 10,
     seed: int = 0,
     sample_index: Array | None = None,
     record: Record | None = None,
 ) -> AttackResult:
-    """PGD with the purification replaced by the identity on the way back, averaged over draws.
+    """PGD with the purification replaced by something simpler on the way back, averaged over draws.
 
     Parameters
     ----------
-    model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start
+    model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start
         As in `pgd`.
+    mode
+        As in `bpda`.
     num_draws : int
         Draws of the model's noise at each evaluation.
-    num_judge_draws, seed, sample_index, record
+    expectation, common_draws, num_judge_draws, seed, sample_index, record
         As in `pgd`.
 
     Returns
@@ -203,8 +228,11 @@ def bpda_eot(
         norm=norm,
         num_restarts=num_restarts,
         random_start=random_start,
-        mode="bpda",
+        transfer_start=transfer_start,
+        mode=check_choice("mode", mode, BPDA_MODES),
+        expectation=expectation,
         num_draws=num_draws,
+        common_draws=common_draws,
         num_judge_draws=num_judge_draws,
         seed=seed,
         sample_index=sample_index,

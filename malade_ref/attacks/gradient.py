@@ -153,8 +153,11 @@ def pgd(
     norm: str = "linf",
     num_restarts: int = 1,
     random_start: bool = True,
+    transfer_start: bool = False,
     mode: str = "exact",
+    expectation: str = "loss",
     num_draws: int = 1,
+    common_draws: bool = False,
     num_judge_draws: int = 10,
     seed: int = 0,
     sample_index: Array | None = None,
@@ -182,10 +185,21 @@ def pgd(
         How often to start anew. The first k restarts are the same for every larger number.
     random_start : bool
         Whether to start at a random point of the ball, or at the clean image.
-    mode : {"exact", "bpda"}
-        For a stochastic model: gradient through all of it, or with its purification replaced by the identity.
+    transfer_start : bool
+        For a defended model (one with a ``classifier``): whether the first restart starts, instead, at what one restart
+        of this attack finds on the bare classifier. On other models it has no meaning.
+    mode : {"exact", "bpda", "bpda-denoiser"}
+        For a stochastic model: gradient through all of it, or with its purification replaced, on the way back, by the
+        identity or by one application of its denoiser; see `MALADE.loss_gradient`.
+    expectation : {"loss", "logits"}
+        For a stochastic model: whether the search raises the mean of the draws' losses, or the loss of their mean
+        logits, by which it is judged wrong.
     num_draws : int
         For a stochastic model: draws of noise at each evaluation, over which loss and gradient are averaged.
+    common_draws : bool
+        For a stochastic model: whether all evaluations of the search take the same draws (common random numbers). The
+        search then climbs a deterministic function whose best point owes something to these draws; the verdict is still
+        that of the judging draws.
     num_judge_draws : int
         For a stochastic model: draws of noise, not seen by the search, by which clean images and the best and the last
         iterate of each restart are judged.
@@ -203,7 +217,9 @@ def pgd(
         With ``num_queries`` = 1 + num_restarts (num_steps + 1) and ``num_gradients`` = num_restarts num_steps for a
         deterministic model: the clean image, each iterate, and the last one without a gradient. For a stochastic one
         num_judge_draws + num_restarts ((num_steps + 1) num_draws + 2 num_judge_draws), and
-        num_restarts num_steps num_draws. Every sample is charged for every evaluation of its batch.
+        num_restarts num_steps num_draws. A transfer start adds num_steps + 2 and num_steps: evaluations of the bare
+        classifier are counted like those of the whole model, one draw each. Every sample is charged for every
+        evaluation of its batch.
 
     Raises
     ------
@@ -242,7 +258,9 @@ def pgd(
         x,
         y,
         mode=mode,
+        expectation=expectation,
         num_draws=num_draws,
+        common_draws=common_draws,
         num_judge_draws=num_judge_draws,
         seed=seed,
         sample_index=sample_index,
@@ -251,11 +269,14 @@ def pgd(
     check_number("step_size", step_size, minimum=0)
     check_count("num_steps", num_steps)
     check_count("num_restarts", num_restarts)
-    runs = (
-        _iterates(oracle, ball, start, step_size=step_size, num_steps=num_steps)
-        for start in starts(oracle, ball, num_restarts=num_restarts, random_start=random_start)
+
+    def search(oracle: Oracle, start: Array) -> Iterator[Verdict]:
+        return _iterates(oracle, ball, start, step_size=step_size, num_steps=num_steps)
+
+    begin = starts(
+        oracle, ball, num_restarts=num_restarts, random_start=random_start, transfer=search if transfer_start else None
     )
-    return best_of_runs(oracle, ball, runs, record=record)
+    return best_of_runs(oracle, ball, (search(oracle, start) for start in begin), record=record)
 
 
 def fgsm(
@@ -450,7 +471,15 @@ def _iterates(oracle: Oracle, ball: Ball, x_t: Array, *, step_size: float, num_s
 # What iterative attacks in a ball share.
 
 
-def starts(oracle: Oracle, ball: Ball, *, num_restarts: int, random_start: bool) -> Iterator[Array]:
+def starts(
+    oracle: Oracle,
+    ball: Ball,
+    *,
+    num_restarts: int,
+    random_start: bool,
+    transfer: Callable[[Oracle, Array], Iterator[Verdict]] | None = None,
+    loss: str = "ce",
+) -> Iterator[Array]:
     """Give the starting points of the restarts.
 
     Parameters
@@ -463,15 +492,27 @@ def starts(oracle: Oracle, ball: Ball, *, num_restarts: int, random_start: bool)
         How many.
     random_start : bool
         Whether at random points, or at the clean images.
+    transfer : callable, optional
+        The iterates of a search, from an oracle and a starting point. The first restart then starts at the best of
+        those that it has on the bare classifier, if there is one; what that costs is added to the oracle's counts.
+    loss : str
+        What that search's losses are.
 
     Yields
     ------
     array of shape (n, c, h, w)
         Starting points of all images.
     """
+    classifier = getattr(oracle.model, "classifier", None)
     for restart in range(num_restarts):
         key = oracle.ops.derive_key(oracle.seed, START, restart)
-        yield ball.start(key=key, sample_index=oracle.sample_index) if random_start else ball.centre
+        start = ball.start(key=key, sample_index=oracle.sample_index) if random_start else ball.centre
+        if restart == 0 and transfer is not None and classifier is not None:
+            bare = Oracle(classifier, ball.centre, oracle.y, seed=oracle.seed, sample_index=oracle.sample_index)
+            start = best_of_runs(bare, ball, [transfer(bare, start)], loss=loss).x_adv
+            oracle.num_queries += bare.num_queries
+            oracle.num_gradients += bare.num_gradients
+        yield start
 
 
 def best_of_runs(

@@ -6,7 +6,11 @@ For a model whose logits z(x, w) depend on its own noise w, an attack works with
     loss     (1/D) sum_d J(z(x, w_d), y),        J the cross entropy (expectation over transformation, EOT),
     success  argmax_k (1/D) sum_d z_k(x, w_d) != y.
 
-Two streams of noise are kept apart. The *search* takes new draws at every evaluation. The verdict that is reported is
+The search may work with another loss, that of the mean logits, J((1/D) sum_d z(x, w_d), y).
+
+Two streams of noise are kept apart. The *search* takes new draws at every evaluation, or the same ones throughout: then
+it climbs a deterministic stand-in of the model, without noise between iterations but with an optimum of its own. The
+verdict that is reported is
 given on *judging* draws that had no part in the search: the best of many noisy losses overestimates its mean (the
 winner's curse). All candidates face the same judging draws (common random numbers), so a further candidate can only
 improve the result. For a deterministic model one evaluation says everything.
@@ -26,7 +30,7 @@ from typing import NamedTuple, Protocol
 
 from ..arrays import Array
 from ..checks import InputError, check_choice, check_count, check_integer, check_ndim, check_shape
-from ..defence import MODES
+from ..defence import EXPECTATIONS, MODES
 from ..layers import Shape
 from ..network import LossGradient, loss_ops
 from ..sampling import Stream
@@ -103,8 +107,9 @@ class Verdict(NamedTuple):
     success : array of shape (n,), bool
         Whether the mean logits are wrong.
     loss : array of shape (n,)
-        Mean over draws of the loss that was asked for; the cross entropy, in nats, of what is reported. Attacks that
-        look for the nearest wrong image put minus the distance here while they search, so that `stronger` keeps it.
+        The loss that was asked for, in expectation over draws; of what is reported the mean cross entropy, in nats.
+        Attacks that look for the nearest wrong image put minus the distance here while they search, so that `stronger`
+        keeps it.
     """
 
     x: Array
@@ -123,10 +128,14 @@ class Oracle:
         Clean images, pixels in [0, 1], of the model's dtype. Checked here, once for the whole attack.
     y : array of shape (n,), integer
         True labels.
-    mode : {"exact", "bpda"}
-        Which gradient a stochastic model gives.
+    mode : {"exact", "bpda", "bpda-denoiser"}
+        Which gradient a stochastic model gives, see `MALADE.loss_gradient`.
+    expectation : {"loss", "logits"}
+        What the search raises: the mean of the draws' losses, or the loss of their mean logits.
     num_draws : int
         Draws of a stochastic model's noise at each evaluation of the search.
+    common_draws : bool
+        Whether the search takes the same draws at every evaluation (common random numbers).
     num_judge_draws : int
         Draws of a stochastic model's noise for a verdict.
     seed : int
@@ -147,7 +156,9 @@ class Oracle:
         y: Array,
         *,
         mode: str = "exact",
+        expectation: str = "loss",
         num_draws: int = 1,
+        common_draws: bool = False,
         num_judge_draws: int = 10,
         seed: int = 0,
         sample_index: Array | None = None,
@@ -162,6 +173,7 @@ class Oracle:
         check_shape("sample_index", self.sample_index, (len(x),))
         check_integer("sample_index", self.sample_index)
         check_choice("mode", mode, MODES)
+        check_choice("expectation", expectation, EXPECTATIONS)
         check_count("num_draws", num_draws)
         check_count("num_judge_draws", num_judge_draws)
         ops.derive_key(seed, START)  # complains about a seed out of range
@@ -169,6 +181,8 @@ class Oracle:
         self.ops = ops
         self.y = y
         self.mode = mode
+        self.expectation = expectation
+        self.common_draws = common_draws
         self.seed = seed
         self.num_draws = num_draws if model.stochastic else 1
         self.num_judge_draws = num_judge_draws if model.stochastic else 1
@@ -177,7 +191,7 @@ class Oracle:
         self._next_draw = 0
 
     def gradient(self, x: Array, *, loss: str = "ce", targets: Array | None = None) -> tuple[Verdict, Array]:
-        """Judge images on the next draws of the search, with the gradient of the mean loss.
+        """Judge images on the next draws of the search, with the gradient of their loss.
 
         Parameters
         ----------
@@ -193,7 +207,7 @@ class Oracle:
         verdict : Verdict
             Of these draws.
         gradient : array of shape (n, c, h, w)
-            Of each sample's mean loss with respect to its own image.
+            Of each sample's loss, in expectation over the draws, with respect to its own image.
         """
         result = self.model.loss_and_gradient(
             x,
@@ -201,6 +215,7 @@ class Oracle:
             loss=loss,
             targets=targets,
             mode=self.mode,
+            expectation=self.expectation,
             num_draws=self.num_draws,
             first_draw=self._search_draws(),
             sample_index=self.sample_index,
@@ -228,8 +243,8 @@ class Oracle:
         Verdict
             Of these draws.
         """
-        first = max(0, self._next_draw - self.num_draws) if again else self._search_draws()
-        return self._ask(x, SEARCH, first, self.num_draws, loss, targets)[0]
+        first = self.last_draws().start if again else self._search_draws()
+        return self._ask(x, SEARCH, first, self.num_draws, loss, targets, self.expectation)[0]
 
     def other_classes(self, x: Array) -> Array:
         """Rank the classes but the true one, on the next draws of the search.
@@ -274,6 +289,7 @@ class Oracle:
         num_draws: int,
         loss_name: str = "ce",
         targets: Array | None = None,
+        expectation: str = "loss",
     ) -> tuple[Verdict, Array]:
         ops, y = self.ops, self.y
         loss_of, _ = loss_ops(ops, loss_name)
@@ -285,7 +301,8 @@ class Oracle:
             always = always & (ops.argmax(of_draw) != y)
         mean_logits = sum(logits[1:], logits[0]) / num_draws
         self.num_queries += num_draws
-        return Verdict(x, ops.argmax(mean_logits) != y, loss / num_draws), always
+        loss = loss / num_draws if expectation == "loss" else loss_of(mean_logits, y, targets)
+        return Verdict(x, ops.argmax(mean_logits) != y, loss), always
 
     def _logits(self, x: Array, stream_name: str, draw: int) -> Array:
         if not self.model.stochastic:
@@ -293,10 +310,14 @@ class Oracle:
         stream = Stream(self.seed, stream_name)
         return self.model.logits(x, first_draw=draw, sample_index=self.sample_index, stream=stream)
 
+    def last_draws(self) -> range:
+        """Numbers of the draws of the search's last evaluation, in the stream `SEARCH`."""
+        return range(max(0, self._next_draw - self.num_draws), self._next_draw)
+
     def _search_draws(self) -> int:
-        """Number of the first of the next draws; none is used twice."""
-        first = self._next_draw
-        self._next_draw += self.num_draws
+        """Number of the first of the next draws; none is used twice, unless they are common to all evaluations."""
+        first = 0 if self.common_draws else self._next_draw
+        self._next_draw = first + self.num_draws
         return first
 
     def result(self, verdict: Verdict, distance: Array) -> AttackResult:

@@ -89,7 +89,7 @@ class Method:
 
     @property
     def mode(self) -> str:
-        """Which gradient it takes of a random defence: "exact", or "bpda"."""
+        """Which gradient it takes of a random defence: "exact", "bpda" or "bpda-denoiser"."""
         return str(self.resolved().get("mode", "bpda" if self.method.startswith("bpda") else "exact"))
 
     @property
@@ -114,6 +114,8 @@ class Model:
         What reports must say about it.
     preset : {"paper", "small"}
         Size of the network.
+    seed : int
+        Added to the experiment's seed for its initial weights, the order of images and the noise.
     epochs, batch_size, learning_rate, schedule, optimizer
         As in `malade_ref.training.fit`.
     subset : int, optional
@@ -140,6 +142,7 @@ class Model:
     name: str = ""
     note: str = ""
     preset: str = setting("paper", choices=PRESETS)
+    seed: int = setting(0, minimum=0)
     epochs: int = setting(minimum=1)
     batch_size: int = setting(128, minimum=1)
     learning_rate: float = setting(1e-3, above=0)
@@ -209,6 +212,9 @@ class Defence:
         How to find settings instead.
     same_settings_as : str, optional
         Name of a defence whose settings to use instead.
+    replica_of : str, optional
+        Name of a defence that this one repeats, its models trained with other seeds; reports then say how much that
+        matters.
     """
 
     name: str
@@ -220,6 +226,7 @@ class Defence:
     clip: bool = True
     search: Search | None = None
     same_settings_as: str | None = None
+    replica_of: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -625,6 +632,14 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
 
 def _check_defence(experiment: Experiment, defence: Defence, where: str) -> None:
     _refer(defence.classifier, _of_kind(experiment, "classifier"), f"{where}.classifier")
+    if defence.replica_of is not None:
+        bare = defence.denoiser is None
+        originals = {
+            name: other
+            for name, other in experiment.defences.items()
+            if other.replica_of is None and (other.denoiser is None) == bare
+        }
+        _refer(defence.replica_of, originals, f"{where}.replica_of")
     fixed = [key for key in ("num_steps", "a", "delta") if getattr(defence, key) is not None]
     ways = [key for key in ("search", "same_settings_as") if getattr(defence, key) is not None]
     if defence.denoiser is None:

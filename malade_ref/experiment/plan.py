@@ -117,6 +117,10 @@ def _training(experiment: Experiment, model: Model) -> float:
 def _evaluations(method: Method) -> float:
     """Gradients that an attack needs for an image, or evaluations if it needs none."""
     settings = method.resolved()
+    if method.method == "auto_attack":  # as if every image were left to every member
+        num_steps, rand = settings["num_steps"] + 1, settings["version"] == "rand"
+        steps = 2 * num_steps if rand else num_steps * (1 + 2 * settings["num_targets"]) + settings["num_square_steps"]
+        return float(settings["num_restarts"] * steps * settings["num_draws"])
     runs = (
         settings.get("num_restarts", 1) * settings.get("num_search_steps", 1) * max(1, settings.get("num_targets", 1))
     )
@@ -155,9 +159,13 @@ def _attack(experiment: Experiment, name: str, attack: Attack, target: str | Non
     white_box = target is None
     defence = experiment.defences[name] if target is None else Defence(name="", classifier=target)
     classifier, denoiser = _parts(experiment, defence)
-    chain = _num_steps(experiment, defence) * (denoiser[0] if attack.mode == "bpda" else denoiser[0] + denoiser[1])
+    # A denoiser's gradient includes a pass forward. Of drift, there is a second chain, and a gradient of its own.
+    chain = _num_steps(experiment, defence) * (denoiser[0] if attack.mode != "exact" else denoiser[0] + denoiser[1])
+    if attack.method == "drift_pgd":
+        chain = 2 * chain + _num_steps(experiment, defence) * denoiser[0]
     judging = 2 * (attack.resolved().get("num_judge_draws", 1) if white_box else 1) * _forward(experiment, defence)
-    return _num_images(experiment, attack) * (_evaluations(attack) * (classifier[1] + chain) + judging)
+    draws = attack.resolved().get("num_draws", 1) if defence.denoiser is None else 1  # that need not be made
+    return _num_images(experiment, attack) * (_evaluations(attack) / draws * (classifier[1] + chain) + judging)
 
 
 def _certifying(experiment: Experiment, name: str) -> float:

@@ -168,14 +168,16 @@ class _Run:
     # Models ----------------------------------------------------------------------------------------------------------
 
     def train(self, progress: Progress, name: str) -> None:
+        model = self.experiment.models[name]
+
         def compute(checkpoint: Path) -> tuple[Network, Mapping[str, list[float]]]:
             progress(0.0, "")
             return train_model(
-                self.experiment.models[name],
+                model,
                 self.networks,
                 self.data.train,
                 self.data.validation,
-                seed=self.seed,
+                seed=self.seed + model.seed,
                 ops=self.ops,
                 checkpoint=checkpoint,
                 progress=progress,

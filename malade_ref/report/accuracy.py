@@ -226,6 +226,8 @@ def comparison_table(results: Result, labels: Labels) -> list[str]:
     list of str
         Lines; none if there is one defence.
     """
+    # What was trained again is compared with its own bare classifier only; for the rest see `seed_table`.
+    replicas = {name for found in results.get("seeds", {}).values() for name in list(found["clean"]["values"])[1:]}
     rows = [
         [
             f"{labels.defences[row['first']]} less {labels.defences[row['second']]}",
@@ -236,6 +238,7 @@ def comparison_table(results: Result, labels: Labels) -> list[str]:
             str(row["n"]),
         ]
         for row in results["comparisons"]
+        if not {row["first"], row["second"]} & replicas or results["defences"][row["second"]]["base"] == row["first"]
     ]
     if not rows:
         return []

@@ -10,6 +10,7 @@ from malade_ref.checks import InputError
 from malade_ref.evaluation import Cell, derive_results, join, summary
 from malade_ref.report.certified import certified_results
 from malade_ref.report.reading import SEARCH, ReportInput
+from malade_ref.report.seeds import seed_results
 from malade_ref.statistics import wilson
 from malade_ref.storage import Record, to_json
 
@@ -28,7 +29,7 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     -------
     dict
         JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``, ``convergence``, ``models``,
-        ``settings``, ``search``, and ``certified`` if anything was.
+        ``settings``, ``search``, ``certified`` if anything was, and ``seeds`` if there are replicas.
 
     Raises
     ------
@@ -51,6 +52,7 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
                 if name.startswith(f"{SEARCH}/")
             },
             **certified_results(records, inputs.config),
+            **seed_results(statistics, inputs.config),
         }
     except (KeyError, TypeError) as error:
         raise InputError(f"records of the bundle: incomplete ({error!r}); run the experiment again") from error

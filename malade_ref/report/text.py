@@ -21,6 +21,7 @@ from malade_ref.report.accuracy import (
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
 from malade_ref.report.certified import certified_tables
 from malade_ref.report.labels import NORMS, Labels, count_of, table
+from malade_ref.report.seeds import seed_table
 from malade_ref.report.verdict import verdict
 
 MARKS = {"ok": "ok", "warning": "**WARNING**", "not run": "not run"}
@@ -58,6 +59,7 @@ def report_text(
     lines += ["## Accuracy", "", *accuracy_tables(results, config, labels)]
     lines += _section("### Several draws", draws_table(results, labels))
     lines += _section("### Two defences on the same images", comparison_table(results, labels))
+    lines += _section("### Several trainings", seed_table(results, labels))
     lines += _section("## Accuracy against eps", [*_accuracy_figures(results, figures), *eps_table(results, labels)])
     lines += _section("### Every attack at every size", size_tables(results, config, labels))
     lines += _section("### Nearest wrong images", nearest_table(results, labels))

@@ -20,7 +20,7 @@ MOST = 0.5
 
 KINDS = {
     "transfer": "an attacker who ignores the defence leaves {}",
-    "bpda": "one who replaces the chain by the identity on the way back (BPDA{}) leaves {}",
+    "bpda": "one who puts something simpler in place of the chain on the way back (BPDA{}) leaves {}",
     "exact": "one who takes the exact gradient through the chain{} leaves {}",
 }
 

@@ -159,11 +159,13 @@ def test_purification() -> None:
     np.testing.assert_allclose(to_host(purified), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["exact", "bpda"])
-def test_gradients_through_the_chain(mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "expectation"), [("exact", "loss"), ("exact", "logits"), ("bpda", "loss"), ("bpda-denoiser", "loss")]
+)
+def test_gradients_through_the_chain(mode: str, expectation: str) -> None:
     theirs, ours = (defended(lambda name, i=i: both(name, dtype="float64")[i]) for i in (0, 1))
     x, y = images(3, "float64"), labels(3)
-    settings: dict[str, Any] = {"mode": mode, "num_draws": 2, "stream": Stream(4, "attack")}
+    settings: dict[str, Any] = {"mode": mode, "num_draws": 2, "stream": Stream(4, "attack"), "expectation": expectation}
     results = ours.loss_and_gradient(to_device(x), to_device(y), **settings)
     for result, expected in zip(results, theirs.loss_and_gradient(x, y, **settings), strict=True):
         assert_close(to_host(result), expected, op="chain", dtype="float64")
@@ -209,6 +211,7 @@ def test_attacks_on_the_defence(mode: str) -> None:
         ("ead", {"num_steps": 6, "num_search_steps": 3, "initial_weight": 1.0, "step_size": 0.1, "rule": "l1"}),
         ("fab", {"eps": 1.0, "num_steps": 3, "num_restarts": 2}),
         ("fab", {"eps": 5.0, "num_steps": 3, "norm": "l2", "num_targets": 1}),
+        ("auto_attack", {"eps": 0.003, "num_steps": 3, "num_targets": 2, "num_square_steps": 4}),
     ],
 )
 def test_other_attacks(name: str, settings: dict[str, Any]) -> None:
@@ -227,7 +230,7 @@ def test_other_attacks(name: str, settings: dict[str, Any]) -> None:
         np.testing.assert_allclose(to_host(getattr(result, field)), wanted, rtol=1e-6, atol=1e-9, err_msg=field)
 
 
-@pytest.mark.parametrize("name", ["r_pgd", "apgd", "cw", "fab"])
+@pytest.mark.parametrize("name", ["r_pgd", "drift_pgd", "eot", "apgd", "cw", "fab"])
 def test_other_attacks_on_the_defence(name: str) -> None:
     def network(i: int) -> Callable[[str], Any]:
         return lambda name: both({"cnn": "mlp"}.get(name, name), dtype="float64")[i]
@@ -235,7 +238,12 @@ def test_other_attacks_on_the_defence(name: str) -> None:
     models = defended(network(0), num_steps=2), defended(network(1), num_steps=2)
     x, attack = images(2, "float64"), getattr(malade_gpu.attacks, name)
     y = models[0].predict(x)
-    own = {"cw": {"num_search_steps": 2, "initial_weight": 1.0}, "fab": {"num_targets": 1, "eps": 1.0}}.get(name, {})
+    own = {
+        "cw": {"num_search_steps": 2, "initial_weight": 1.0},
+        "fab": {"num_targets": 1, "eps": 1.0},
+        "drift_pgd": {"weight": 0.1},
+        "eot": {"expectation": "logits", "common_draws": True, "transfer_start": True},
+    }.get(name, {})
     settings: dict[str, Any] = {"num_steps": 2, "num_draws": 2, "num_judge_draws": 2, **own}
     expected = attack(models[0], x, y, **settings)
     result = attack(models[1], to_device(x), to_device(y), **settings)

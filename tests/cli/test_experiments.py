@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import pytest
 
-from malade_ref import attacks
+from malade_ref import attacks, ops
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
 from malade_ref.experiment import built_in_experiments, plan_of, read_experiment, settings_of
 from malade_ref.experiment.config import available_attacks
 from malade_ref.experiment.reading import parse_change
+from malade_ref.experiment.rehearsal import rehearse
 
 
 @pytest.mark.parametrize("name", built_in_experiments())
@@ -96,6 +98,46 @@ def test_plan_has_every_step_once() -> None:
     assert steps[-1].kind == "report"
 
 
+class Sized(NamedTuple):
+    """MNIST, as far as a plan looks at it."""
+
+    train: range = range(50_000)
+    validation: range = range(10_000)
+    test: range = range(10_000)
+
+
+AUTO = """
+name = "auto"
+title = "AutoAttack"
+data = { name = "synthetic-digits" }
+models.cnn = { kind = "classifier", preset = "small", epochs = 1 }
+models.sdae = { kind = "denoiser", preset = "small", epochs = 1, sigma2 = 0.15, classifier = "cnn" }
+defences.cnn = { name = "CNN", classifier = "cnn" }
+defences."cnn+malade" = { name = "MALADE", classifier = "cnn", denoiser = "sdae", num_steps = 5, a = 0.5, delta = 0.1 }
+attacks = [{ name = "auto", method = "auto_attack", against = ["cnn", "cnn+malade"], eps = [0.3] }]
+evaluation = { num_images = 100 }
+"""
+
+
+def test_auto_attack_as_an_attack_of_an_experiment(tmp_path: Path) -> None:
+    file = tmp_path / "auto.toml"
+    file.write_text(AUTO)
+    seconds = []
+    for version in ("standard", "rand"):
+        changes = [f"attacks.auto.{key}" for key in (f"version={version}", "num_steps=10", "num_square_steps=50")]
+        experiment = read_experiment(str(file), changes).experiment
+        rehearse(experiment, ops)
+        steps = plan_of(experiment, cast("Dataset", Sized()))
+        seconds += [step.seconds for step in steps if step.kind == "attack" and step.title.startswith("auto, eps 0.3")]
+    # 19 runs of 11 evaluations and 50 proposals, or two runs; draws where there is noise.
+    (standard, with_draws), (rand, rand_with_draws) = seconds[:2], seconds[2:]
+    assert standard / rand == pytest.approx((19 * 11 + 50) / 22, rel=0.2)
+    assert with_draws > 20 * standard
+    assert rand_with_draws > 20 * rand
+    with pytest.raises(InputError, match=r"attacks\.auto: version: expected one of standard, rand"):
+        rehearse(read_experiment(str(file), ["attacks.auto.version=plus"]).experiment, ops)
+
+
 def test_plan_counts_an_attack_on_a_bare_classifier_once() -> None:
     """Defences that it is tried on only have to judge it."""
     experiment = read_experiment("demo").experiment
@@ -126,6 +168,12 @@ def test_bad_settings_of_tables(change: str, complaint: str) -> None:
         read_experiment("mnist-table1", [change])
 
 
+@pytest.mark.parametrize("original", ["cnn+malade", "cnn-1"])
+def test_replicas_repeat_a_defence_of_their_kind(original: str) -> None:
+    with pytest.raises(InputError, match=r"defences\.cnn-2\.replica_of: nothing is called '.*'; .* cnn$"):
+        read_experiment("mnist-seeds", [f"defences.cnn-2.replica_of={original}"])
+
+
 def test_who_is_attacked() -> None:
     experiment = read_experiment("mnist-table2").experiment
     bare, chain = experiment.defences["cnn"], experiment.defences["cnn+malade"]
@@ -138,14 +186,11 @@ def test_who_is_attacked() -> None:
     assert by_name["transfer"].carried_over(bare)
 
 
-@pytest.mark.parametrize("name", ["mnist-table1", "mnist-table2", "honest", "mnist-figure5", "mnist-figure6"])
+@pytest.mark.parametrize(
+    "name", ["mnist-table1", "mnist-table2", "honest", "mnist-figure5", "mnist-figure6", "mnist-seeds"]
+)
 def test_experiments_fit_two_cores(name: str) -> None:
     """By the plan's estimates; the sizes of MNIST's splits are all that it takes of the data."""
-
-    class Sized(NamedTuple):
-        train: range = range(50_000)
-        validation: range = range(10_000)
-        test: range = range(10_000)
 
     steps = plan_of(read_experiment(name).experiment, cast("Dataset", Sized()))
     assert sum(step.seconds for step in steps) < 75 * 60

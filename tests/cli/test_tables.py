@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from malade_ref import load
 from malade_ref.bundle import Bundle
 from malade_ref.checks import InputError
 from malade_ref.experiment import read_experiment
@@ -20,6 +21,7 @@ SECTIONS = {
     "mnist-figure3": ("figures/norms.png", "figures/accuracy-l1.png", "| threat | CNN |", "L1 20", "L2 2"),
     "mnist-figure4": ("on the answers of CNN", "PGD on what was distilled from Madry", "share of pixels 0.4", "L2 4"),
     "mnist-figure5": ("CNN + MALADE less CNN + marginal MALA", "### Every attack at every size"),
+    "mnist-seeds": ("### Several trainings", "mean ± deviation", "CNN + MALADE, seed 2"),
     "mnist-figure6": ("figures/convergence-steps.png", "figures/convergence-draws.png"),
 }
 
@@ -77,3 +79,6 @@ def test_an_experiment_runs_and_reports(
         assert stored.shape == (number, 1, 28, 28)
     figures = [f"figures/pictures-{i + 1}.png" for i in range(number)]
     assert all((Path("bundle") / figure).is_file() and figure in report for figure in figures) == (name in DRAWN)
+    if name == "mnist-seeds":
+        trained = [load(f"bundle/models/cnn{of}.h5").params["0.weight"] for of in ("", "-1", "-2")]
+        assert len({array.tobytes() for array in trained}) == 3

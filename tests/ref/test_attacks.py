@@ -16,14 +16,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malade_ref import attacks, ops
-from malade_ref.attacks import Oracle, apgd, ascent, bpda, bpda_eot, eot, fgm, fgsm, mim, pgd, r_pgd, transfer
+from malade_ref.attacks import (
+    Oracle,
+    apgd,
+    ascent,
+    bpda,
+    bpda_eot,
+    drift_pgd,
+    eot,
+    fgm,
+    fgsm,
+    mim,
+    pgd,
+    r_pgd,
+    transfer,
+)
 from malade_ref.attacks.oracle import JUDGE, SEARCH
+from malade_ref.attacks.reconstruction import drift_gradient
 from malade_ref.checks import InputError
 from malade_ref.defence import MALADE
 from malade_ref.layers import Flatten, Linear, Reshape, Tanh
 from malade_ref.network import LossGradient, Network, build, cnn, mlp
 from malade_ref.sampling import Stream
-from tests.tolerances import assert_no_alias, assert_not_mutated
+from tests.tolerances import assert_no_alias, assert_not_mutated, directional_check
 
 
 def rng(seed: int = 3) -> np.random.Generator:
@@ -113,10 +128,16 @@ class Noisy:
 
 
 class Counted:
-    """A model that counts, one for each draw, what is asked of it."""
+    """A model that counts, one for each draw, what is asked of it, and of the classifier behind its chain."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.queries, self.gradients = model, 0, 0
+        if hasattr(model, "classifier"):
+            self.classifier = Counted(model.classifier)
+
+    def asked(self) -> tuple[int, int]:
+        behind = self.classifier.asked() if "classifier" in vars(self) else (0, 0)
+        return self.queries + behind[0], self.gradients + behind[1]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -146,8 +167,10 @@ ATTACKS: dict[str, Callable[..., attacks.AttackResult]] = {
     "mim l2": partial(mim, **SHORT, decay=0.5, norm="l2"),
     "r_pgd": partial(r_pgd, **SHORT, num_draws=2),
     "apgd": partial(apgd, num_steps=6, num_restarts=2),
+    "eot adaptive": partial(eot, **SHORT, num_draws=2, transfer_start=True, expectation="logits", common_draws=True),
+    "bpda denoiser": partial(bpda_eot, **SHORT, num_draws=2, mode="bpda-denoiser", num_restarts=2, transfer_start=True),
+    "drift_pgd": partial(drift_pgd, **SHORT, num_draws=2),
 }
-NORMS = {name: "l2" for name in ("fgm", "pgd l2", "bpda_eot", "mim l2")}
 
 
 def distances(x_adv: Any, x: Any, norm: str) -> Any:
@@ -216,9 +239,10 @@ def check_closed_forms(backend: Any = ops) -> None:
             result = pgd(safe, start, y, eps=eps, norm=norm, step_size=eps / k, num_steps=num_steps)
             best = optimum(start, eps)
             short = (best - result.x_adv).reshape(6, D) @ U
-            assert (short <= gap).all(), f"{norm}: short of the optimum by {short.max()}"
-            assert (short >= -1e-9).all(), f"{norm}: beyond the optimum by {-short.min()}"
-            assert (np.abs(result.loss - safe.loss_and_gradient(best, y).loss) <= 1e-3).all()
+            short = short / ((best - start).reshape(6, D) @ U)
+            assert (short <= gap).all(), f"{norm}: short of the optimum by {short.max()} of the way"
+            assert (short >= -1e-9).all(), f"{norm}: beyond the optimum by {-short.min()} of the way"
+            assert (np.abs(result.loss / safe.loss_and_gradient(best, y).loss - 1) <= 1e-3).all()
             check_result(result, start, eps, norm)
 
 
@@ -293,16 +317,6 @@ def test_result(
     assert (result.distance[wrong] == 0).all()
     assert (result.x_adv[wrong] == x[wrong]).all()
     assert ((result.loss >= clean.loss) | result.success).all()
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("make", [lambda: mlp((1, 4, 4), 3, dtype="float32"), lambda: small_malade(dtype="float32")])
-@pytest.mark.parametrize("n", [0, 5])
-def test_every_attack_keeps_the_invariants(name: str, make: Any, n: int) -> None:
-    x, y = images(n, (1, 4, 4), dtype="float32"), np.arange(n) % 3
-    with assert_not_mutated(x, y):
-        result = ATTACKS[name](make(), x, y, eps=0.2)
-    check_result(result, x, 0.2, NORMS.get(name, "linf"))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -553,6 +567,106 @@ def test_streams() -> None:
     assert [draw for stream, draw in model.asked if stream.name == JUDGE] == 7 * list(range(5))
 
 
+def test_common_draws() -> None:
+    """The search has the same few draws throughout; the judging draws are what they always are."""
+    model = Noisy(lambda x, e: x[:, 0] - 2 + e, lambda x, e: np.ones_like(x))
+    x, y = np.full((3, 1, 1, 1), 0.5), np.zeros(3, int)
+    settings: dict[str, Any] = {"num_steps": 4, "num_restarts": 3, "num_draws": 2, "num_judge_draws": 5, "seed": 8}
+    for attack in (partial(pgd, common_draws=True), partial(apgd, common_draws=True)):
+        model.asked.clear()
+        losses: list[Any] = []
+        attack(model, x, y, **settings, record=lambda _, loss, losses=losses: losses.append(loss))
+        assert [draw for stream, draw in model.asked if stream.name == SEARCH] == 3 * (4 + 1) * [0, 1]
+        assert [draw for stream, draw in model.asked if stream.name == JUDGE] == 7 * list(range(5))
+    # A function of the image alone: the same where it is asked again, by gradient or not.
+    oracle = Oracle(model, x, y, num_draws=2, common_draws=True)
+    answers = [oracle.gradient(x)[0].loss, oracle.query(x).loss, oracle.query(x, again=True).loss, oracle.query(x).loss]
+    assert all((answer == answers[0]).all() for answer in answers)
+
+
+def test_mean_logits_are_judged_alike_with_and_without_a_gradient() -> None:
+    model, x, y = small_malade(), images(4, (1, 4, 4)), np.arange(4) % 3
+    settings: dict[str, Any] = {"num_draws": 3, "common_draws": True}
+    of_logits, of_loss = (Oracle(model, x, y, expectation=name, **settings) for name in ("logits", "loss"))
+    np.testing.assert_allclose(of_logits.gradient(x)[0].loss, of_logits.query(x).loss, rtol=1e-12)
+    assert (of_logits.query(x).loss < of_loss.query(x).loss).all()  # Jensen: the loss is convex in the logits
+    assert (of_logits.judge(x)[0].loss == of_loss.judge(x)[0].loss).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_transfer_starts(norm: str) -> None:
+    """The first restart starts where one of the attack ends on the bare classifier, the others where they did."""
+    model, x, y = small_malade(), images(5, (1, 4, 4)), np.arange(5) % 3
+    settings: dict[str, Any] = {"eps": 0.2, "norm": norm, "seed": 4}
+    for attack, own in ((eot, {**SHORT, "num_draws": 2}), (apgd, {"num_steps": 4, "loss": "dlr"})):
+        first: list[Any] = []
+
+        class Spy(MALADE):
+            def loss_and_gradient(self, x: Any, y: Any, first: Any = first, **of_call: Any) -> Any:
+                first.append(x)
+                return super().loss_and_gradient(x, y, **of_call)
+
+        spy = Spy(model.classifier, model.denoiser, **model.chain._asdict())
+        attack(spy, x, y, **settings, **own, num_restarts=2, transfer_start=True)
+        found = attack(model.classifier, x, y, **settings, **own)
+        started = list(first)
+        assert (started[0] == found.x_adv).all()
+        assert distances(started[0], x, norm).max() > 0.1
+        first.clear()
+        attack(spy, x, y, **settings, **own, num_restarts=2)
+        assert not (first[0] == started[0]).all()
+        assert (first[4] == started[4]).all()
+        # A model without a classifier behind it starts as it did.
+        for one, same in zip(
+            found, attack(model.classifier, x, y, **settings, **own, transfer_start=True), strict=True
+        ):
+            assert (one == same).all()
+
+
+def test_drift() -> None:
+    """Its gradient against finite differences; of weight 0 it is EOT; and it makes chains go astray."""
+    model, x, y = small_malade(), images(5, (1, 4, 4)), np.arange(5) % 3
+    draws = {"stream": Stream(6, "some"), "draws": range(2, 4), "sample_index": np.arange(10, 15)}
+    moved = np.clip(x + rng(1).uniform(-0.2, 0.2, x.shape), 0.02, 0.98)
+
+    def drift(x_adv: Any) -> Any:
+        """Mean over two draws and three steps of what is summed over pixels."""
+        total = 0.0
+        for draw in (2, 3):
+            noise = {"stream": draws["stream"], "sample_index": draws["sample_index"], "draw": draw}
+            pairs = list(zip(model.path(x_adv, **noise), model.path(x, **noise), strict=True))
+            total = total + sum(((a - b) ** 2).sum(axis=(1, 2, 3)) for a, b in pairs[1:])
+        return total / 6
+
+    directional_check(
+        drift, lambda w, x_adv: w[:, None, None, None] * drift_gradient(model, x_adv, x, **draws), [moved], eps=1e-4
+    )
+    settings: dict[str, Any] = {"eps": 0.2, "step_size": 0.05, "num_steps": 8, "num_draws": 2, "num_restarts": 2}
+    plain = eot(model, x, y, **settings)
+    for one, same in zip(plain, drift_pgd(model, x, y, **settings, weight=0.0), strict=True):
+        assert (one == same).all()
+    still = MALADE(model.classifier, model.denoiser, num_steps=0, a=0.3, delta=0.1)
+    for other in (model.classifier, still):  # no chain, and none to speak of
+        for one, same in zip(pgd(other, x, y, **settings), drift_pgd(other, x, y, **settings, weight=5.0), strict=True):
+            assert (one == same).all()
+    # What is kept is best by the cross entropy; the last iterates are looked at in passing.
+    one_step = {"eps": 0.2, "step_size": 0.2, "num_steps": 1, "random_start": True, "num_judge_draws": 1}
+    ends: list[Any] = []
+
+    class Spy(MALADE):
+        def logits(self, x: Any, **of_call: Any) -> Any:
+            ends.append(x)
+            return super().logits(x, **of_call)
+
+    spy = Spy(model.classifier, model.denoiser, **model.chain._asdict())
+    drifts = []
+    for weight in (0.0, 100.0):
+        ends.clear()
+        drift_pgd(spy, x, y, **one_step, weight=weight)
+        drifts.append(drift(ends[1]))
+    assert (drifts[1] > 1.2 * drifts[0]).all()
+
+
 def coin(shift: float) -> Noisy:
     """A model whose second logit is shift + e whatever the image: wrong about class 0 with probability Phi(shift)."""
     return Noisy(lambda x, e: shift + e + 0 * x[:, 0], lambda x, e: np.zeros_like(x))
@@ -634,25 +748,25 @@ def test_mean_loss_decides_in_the_search() -> None:
 def test_counts_are_what_was_asked(name: str, make: Any) -> None:
     model = Counted(make())
     result = ATTACKS[name](model, images(3, (1, 4, 4)), np.arange(3), eps=0.2)
-    assert result.num_queries.tolist() == 3 * [model.queries]
-    assert result.num_gradients.tolist() == 3 * [model.gradients]
+    queries, gradients = model.asked()
+    assert result.num_queries.tolist() == 3 * [queries]
+    assert result.num_gradients.tolist() == 3 * [gradients]
 
 
 @pytest.mark.parametrize(("stochastic", "draws", "judge"), [(False, 1, 1), (True, 3, 7)])
 def test_counts_are_as_documented(stochastic: bool, draws: int, judge: int) -> None:
     model = Counted(small_malade() if stochastic else mlp((1, 4, 4), 3, dtype="float64"))
-    result = pgd(
-        model,
-        images(2, (1, 4, 4)),
-        np.zeros(2, int),
-        num_steps=5,
-        num_restarts=2,
-        num_draws=3,
-        num_judge_draws=7,
-    )
+    x, y = images(2, (1, 4, 4)), np.zeros(2, int)
+    settings: dict[str, Any] = {"num_steps": 5, "num_restarts": 2, "num_draws": 3, "num_judge_draws": 7}
+    result = pgd(model, x, y, **settings)
     again = judge if stochastic else 0
     assert result.num_queries.tolist() == 2 * [judge + 2 * (6 * draws + 2 * again)] == 2 * [model.queries]
     assert result.num_gradients.tolist() == 2 * [2 * 5 * draws] == 2 * [model.gradients]
+    # Of the bare classifier, if there is one.
+    for attack, more in ((pgd, (7, 5)), (apgd, (7, 5)), (partial(apgd, loss="dlr"), (8, 5))):
+        without, started = (attack(model, x, y, **settings, transfer_start=start) for start in (False, True))
+        extra = started.num_queries - without.num_queries, started.num_gradients - without.num_gradients
+        assert [count.tolist() for count in extra] == [2 * [count if stochastic else 0] for count in more]
 
 
 # Forms -----------------------------------------------------------------------------------------------------
@@ -664,6 +778,9 @@ def test_counts_are_as_documented(stochastic: bool, draws: int, judge: int) -> N
         (partial(bpda, **SHORT), partial(pgd, **SHORT, mode="bpda")),
         (partial(eot, **SHORT, num_draws=2), partial(pgd, **SHORT, num_draws=2)),
         (partial(bpda_eot, **SHORT, num_draws=2), partial(pgd, **SHORT, num_draws=2, mode="bpda")),
+        (partial(bpda, **SHORT, mode="bpda-denoiser"), partial(pgd, **SHORT, mode="bpda-denoiser")),
+        (ATTACKS["eot adaptive"], partial(pgd, **ATTACKS["eot adaptive"].keywords)),
+        (ATTACKS["bpda denoiser"], partial(pgd, **ATTACKS["bpda denoiser"].keywords)),
         (partial(fgsm, eps=0.1), partial(pgd, eps=0.1, step_size=0.1, num_steps=1, random_start=False)),
         (partial(fgm, eps=0.1), partial(pgd, eps=0.1, step_size=0.1, num_steps=1, random_start=False, norm="l2")),
     ],
@@ -679,7 +796,9 @@ def test_defaults_are_those_of_pgd(attack: Any) -> None:
     reference = inspect.signature(pgd).parameters
     for name, parameter in inspect.signature(attack).parameters.items():
         assert parameter.kind == reference[name].kind
-        if name not in ("num_draws", "num_steps") or attack is bpda:
+        if name == "mode" and attack in (bpda, bpda_eot):
+            assert parameter.default == "bpda"
+        elif name not in ("num_draws", "num_steps") or attack is bpda:
             assert parameter.default == reference[name].default
 
 
@@ -779,7 +898,8 @@ NOT_A_NUMBER = np.where(np.arange(32).reshape(X.shape) == 20, np.nan, X)
 
 
 @pytest.mark.parametrize(
-    "attack", [fgsm, fgm, pgd, mim, apgd, r_pgd, bpda, eot, bpda_eot, ascent, partial(transfer, surrogate=MODEL)]
+    "attack",
+    [fgsm, fgm, pgd, mim, apgd, r_pgd, drift_pgd, bpda, eot, bpda_eot, ascent, partial(transfer, surrogate=MODEL)],
 )
 @pytest.mark.parametrize(
     ("x", "y", "settings", "message"),
@@ -814,7 +934,8 @@ def test_complaints(attack: Any, x: Any, y: Any, settings: Any, message: str) ->
     ("settings", "message"),
     [
         ({"norm": "l1"}, "norm: expected one of linf, l2; got 'l1'"),
-        ({"mode": "straight"}, "mode: expected one of exact, bpda; got 'straight'"),
+        ({"mode": "straight"}, "mode: expected one of exact, bpda, bpda-denoiser; got 'straight'"),
+        ({"expectation": "vote"}, "expectation: expected one of loss, logits; got 'vote'"),
         ({"step_size": -1}, "step_size: expected a finite number >= 0"),
         ({"num_steps": 0}, "num_steps: expected an integer >= 1"),
         ({"num_steps": 2.5}, "num_steps: expected an integer >= 1"),
@@ -826,4 +947,7 @@ def test_complaints(attack: Any, x: Any, y: Any, settings: Any, message: str) ->
 def test_complaints_about_settings(settings: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         pgd(MODEL, X, Y, **settings)
+    for attack in (bpda, bpda_eot):
+        with pytest.raises(InputError, match="mode: expected one of bpda, bpda-denoiser; got 'exact'"):
+            attack(MODEL, X, Y, mode="exact")
     assert "\n" not in str(caught.value)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from malade_ref import ops
-from malade_ref.attacks import pgd, square, uniform_noise
 from malade_ref.audit import NOT_RUN, OK, WARNING, Finding, audit, eot_check, gradient_check
 from malade_ref.checks import InputError
 from malade_ref.defence import MALADE
 from malade_ref.evaluation import Cell
+from malade_ref.experiment.config import Attack, Defence
+from malade_ref.experiment.run import _description
+from malade_ref.experiment.stages import clean_outcome, judge, run_attack
 from malade_ref.layers import Reshape
 from malade_ref.network import LossGradient, Network, mlp
 from tests.outcomes import ATTACKS, CHECKS, DEFENCES, MadeAttack, made_cells
@@ -198,17 +200,17 @@ class Masked:
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         logits = self.network.logits(x)
-        return np.round(2 * logits) / 2 if self.how == "rounded logits" else logits
+        return np.round(2 * logits) / 2 if "rounded" in self.how else logits
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return ops.argmax(self.logits(x))
 
     def loss_and_gradient(self, x: np.ndarray, y: np.ndarray, **_: Any) -> LossGradient:
         loss, logits, gradient = self.network.loss_and_gradient(x, y)
-        if self.how == "rounded logits":
+        if "rounded" in self.how:
             logits = np.round(2 * logits) / 2
-            return LossGradient(ops.softmax_cross_entropy(logits, y), logits, gradient)
-        factor = {"zero gradient": 0.0, "gradient off by 0.1%": 1.001, "sound": 1.0}[self.how]
+            loss = ops.softmax_cross_entropy(logits, y)
+        factor = {"zero gradient": 0.0, "flat rounded logits": 0.0, "gradient off by 0.1%": 1.001}.get(self.how, 1.0)
         return LossGradient(loss, logits, factor * gradient)
 
 
@@ -238,7 +240,10 @@ def flagged(model: Any, x: np.ndarray, y: np.ndarray) -> bool:
 
 @pytest.mark.parametrize(
     ("how", "expected"),
-    [("rounded logits", True), ("zero gradient", True), ("gradient off by 0.1%", True), ("sound", False)],
+    [
+        *(("rounded logits", True), ("flat rounded logits", True), ("zero gradient", True)),
+        *(("gradient off by 0.1%", True), ("sound", False)),
+    ],
 )
 def test_masked_gradients_are_flagged(
     classifier: Network, batch: tuple[np.ndarray, np.ndarray], how: str, expected: bool
@@ -302,45 +307,55 @@ def test_bad_input(classifier: Network, batch: tuple[np.ndarray, np.ndarray]) ->
 
 # The whole way: attack masked classifiers, judge them, audit the outcomes ---------------------------------------------
 
+BATTERY: tuple[dict[str, Any], ...] = (
+    {"name": "noise", "method": "uniform_noise"},
+    {"name": "fgsm", "method": "fgsm"},
+    {"name": "pgd", "method": "pgd", "settings": {"num_steps": 10, "step_size": 0.05}},
+    {"name": "transfer", "method": "pgd", "settings": {"num_steps": 10, "step_size": 0.05}, "source": "classifier"},
+    {"name": "square", "method": "square", "settings": {"num_steps": 30}},
+)
+# What happens to attacks that follow a gradient that is not there.
+LOST = {
+    *("white box no weaker than transfer", "white box no weaker than black box"),
+    *("attacks stronger than random noise", "gradient equals finite differences"),
+}
+
+
+def outcomes(bare: Network, model: Any, x: np.ndarray, y: np.ndarray) -> tuple[list[Cell], dict[str, Any]]:
+    """What a run of an experiment would store of a defence: its outcomes, and what was found by looking into it."""
+    name, index = "mlp" if model is bare else "mlp+planted", np.arange(len(x))
+    defence = Defence(name=name, classifier="mlp", denoiser=None if model is bare else "planted")
+
+    def cell(attack: Attack | None, eps: float, found: dict[str, Any]) -> Cell:
+        meta = _description(name, defence, attack, eps)
+        correct = judge(model, found.pop("x_adv"), y, num_draws=20, sample_index=index)
+        return Cell(name, meta["attack"], eps, meta, {**found, "correct": correct, "sample_index": index})
+
+    cells = [cell(None, 0.0, clean_outcome(model, x, y, sample_index=index, seed=0))]
+    for table in BATTERY:
+        attack = Attack(against=(name,), eps=(0.1, 0.5), **table)
+        victim = bare if attack.source == "classifier" else model
+        for eps in attack.eps:
+            cells.append(cell(attack, eps, run_attack(attack, victim, x, y, sample_index=index, seed=0, eps=eps)))
+    checks = {"gradient": {name: gradient_check(model, x[:4], y[:4])._asdict()}}
+    if model.stochastic:
+        checks["eot"] = {name: {"exact": eot_check(model, x[:8], y[:8], num_draws=(1, 8))._asdict()}}
+    return cells, checks
+
 
 @pytest.mark.parametrize(
-    ("how", "expected"), [("sound", set()), ("zero gradient", {"white box no weaker than transfer"})]
+    ("how", "expected"),
+    [
+        ("plain", set()),
+        ("zero gradient", LOST),
+        ("flat rounded logits", LOST),
+        ("rounded logits", {"gradient equals finite differences"}),
+        ("huge noise", {"EOT gradient has enough draws", "large eps breaks everything"}),
+    ],
 )
-def test_attacks_on_a_masked_classifier(classifier: Network, how: str, expected: set[str]) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.random((200, *SHAPE), dtype=np.float32)
-    y, index = classifier.predict(x), np.arange(200)
-    masked = Masked(classifier, how)
-    cells = []
-    for name, model, source in (("pgd", masked, "defence"), ("transfer", classifier, "classifier")):
-        for eps in (0.02, 0.5):
-            found = pgd(model, x, y, eps=eps, step_size=eps / 4, num_steps=10)  # type: ignore[arg-type]
-            correct = (masked.predict(found.x_adv) == y)[:, None]
-            arrays = {**found._asdict(), "sample_index": index, "correct": correct}
-            del arrays["x_adv"]
-            meta = {"method": "pgd", "norm": "linf", "settings": {"num_steps": 10}, "source": source}
-            cells.append(Cell("mlp", name, eps, meta, arrays))
-    found_names = set(warned(cells, None)) & {"white box no weaker than transfer", "attacker and defender count alike"}
-    assert found_names == expected
-
-
-@pytest.mark.parametrize("how", ["sound", "zero gradient"])
-def test_noise_and_squares_on_a_masked_classifier(classifier: Network, how: str) -> None:
-    """Whoever follows a gradient that is zero does worse than random noise, and than random squares."""
-    rng = np.random.default_rng(0)
-    x = rng.random((100, *SHAPE), dtype=np.float32)
-    y, index, masked = classifier.predict(x), np.arange(100), Masked(classifier, how)
-    cells = []
-    for name, attack, settings in (
-        ("pgd", pgd, {"num_steps": 10, "random_start": False}),
-        ("uniform_noise", uniform_noise, {}),
-        ("square", square, {"num_steps": 30}),
-    ):
-        found = attack(masked, x, y, eps=0.3, **settings)  # type: ignore[operator]
-        arrays = {**found._asdict(), "sample_index": index, "correct": (masked.predict(found.x_adv) == y)[:, None]}
-        del arrays["x_adv"]
-        meta = {"method": name, "norm": "linf", "settings": settings, "source": "defence"}
-        cells.append(Cell("mlp", name, 0.3, meta, arrays))
-    findings = by_name(audit(cells, None))
-    for name in ("attacks stronger than random noise", "white box no weaker than black box"):
-        assert findings[name].status == (OK if how == "sound" else WARNING), findings[name]
+def test_planted_masking_is_flagged_all_the_way(classifier: Network, how: str, expected: set[str]) -> None:
+    planted = {"plain": classifier, "huge noise": chain(classifier, delta=3.0, num_steps=1)}
+    model = planted.get(how) or Masked(classifier, how)
+    x = np.random.default_rng(0).random((60, *SHAPE), dtype=np.float32)
+    y = classifier.predict(x)
+    assert set(warned(*outcomes(classifier, model, x, y))) == expected

@@ -10,9 +10,9 @@ import pytest
 
 from malade_ref import ops
 from malade_ref.checks import InputError
-from malade_ref.defence import MALADE
-from malade_ref.layers import Conv2d, Flatten, Linear, Tanh
-from malade_ref.network import Network, build, cnn, mlp, sdae
+from malade_ref.defence import MALADE, MODES
+from malade_ref.layers import Conv2d, Flatten, Linear, Reshape, Tanh
+from malade_ref.network import Network, build, cnn, loss_ops, mlp, sdae
 from malade_ref.sampling import Stream
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_no_alias, assert_not_mutated, directional_check
@@ -67,14 +67,16 @@ def test_samples_do_not_know_their_company(dtype: str, clip: bool) -> None:
     assert_close(model.path(x, sample_index=samples)[-1], whole, op="chain")
 
 
-@pytest.mark.parametrize("mode", ["exact", "bpda"])
-def test_gradients_do_not_know_their_company(mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "expectation"), [("exact", "loss"), ("exact", "logits"), ("bpda", "loss"), ("bpda-denoiser", "loss")]
+)
+def test_gradients_do_not_know_their_company(mode: str, expectation: str) -> None:
     model, x, y = defended(), images(20), labels(20)
-    samples = np.arange(100, 120)
-    whole = model.loss_gradient(x, y, mode=mode, num_draws=2, sample_index=samples)
+    samples, settings = np.arange(100, 120), {"mode": mode, "expectation": expectation, "num_draws": 2}
+    whole = model.loss_gradient(x, y, **settings, sample_index=samples)
     for i in (0, 10, 19):
         part = slice(i, i + 1)
-        alone = model.loss_gradient(x[part], y[part], mode=mode, num_draws=2, sample_index=samples[part])
+        alone = model.loss_gradient(x[part], y[part], **settings, sample_index=samples[part])
         assert_close(alone, whole[part], op="chain", scale=np.abs(whole).max())
 
 
@@ -124,7 +126,7 @@ def test_draws_differ_and_their_means_are_taken() -> None:
     votes = model.predict_draws(x, num_draws=4, first_draw=1)
     assert votes.shape == (4, 4)
     assert votes.tolist() == [logits.argmax(axis=1).tolist() for logits in each[1:]]
-    for mode in ("exact", "bpda"):
+    for mode in MODES:
         singles = [model.loss_and_gradient(x, y, mode=mode, first_draw=draw) for draw in (1, 2, 3)]
         means = model.loss_and_gradient(x, y, mode=mode, num_draws=3, first_draw=1)
         for k, mean in enumerate(means):
@@ -150,7 +152,7 @@ def test_a_chain_without_steps_is_the_classifier() -> None:
     model, x, y = defended(num_steps=0), images(3), labels(3)
     assert np.array_equal(model.purify(x), x)
     assert np.array_equal(model.logits(x), model.classifier.logits(x))
-    for mode in ("exact", "bpda"):
+    for mode in MODES:
         assert np.array_equal(model.loss_gradient(x, y, mode=mode), model.classifier.loss_gradient(x, y))
 
 
@@ -192,6 +194,26 @@ def test_exact_gradient(num_steps: int, clip: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("num_steps", [1, 5, 25])
+def test_exact_gradient_of_clipped_chains(num_steps: int) -> None:
+    """Of few pixels, so that 25 clipped steps leave room between the kinks for finite differences."""
+    layers = [Flatten(), Linear(9, 8), Tanh(), Linear(8, 9), Reshape((1, 3, 3))]
+    denoiser = build(layers, (1, 3, 3), initialisation="glorot", seed=1, dtype="float64")
+    classifier = mlp((1, 3, 3), 4, activation="relu", dtype="float64")
+    model = MALADE(classifier, denoiser, num_steps=num_steps, a=0.2, delta=0.2)
+    x, y = rng().uniform(0.05, 0.95, (3, 1, 3, 3)), np.array([0, 3, 1])
+    clipped = [np.isin(position, (0.0, 1.0)) for position in model.path(x)[1:]]
+    assert all(positions.any() and not positions.all() for positions in clipped)
+    for expectation in ("loss", "logits"):
+        settings = {"expectation": expectation, "num_draws": 2}
+        directional_check(
+            lambda x, settings=settings: model.loss_and_gradient(x, y, **settings).loss,
+            lambda w, x, settings=settings: w[:, None, None, None] * model.loss_gradient(x, y, **settings),
+            [x],
+            eps=1e-3,
+        )
+
+
 @pytest.mark.parametrize("num_steps", [1, 5])
 def test_exact_gradient_with_draws_clipping_and_kinks(num_steps: int) -> None:
     """Means over draws, through rectifiers, and where pixels were cut off."""
@@ -226,13 +248,85 @@ def test_bpda_is_the_classifiers_gradient_at_the_purified_image() -> None:
             assert_close(result, wanted, op="chain")
 
 
-def test_both_modes_see_the_same_loss_and_logits() -> None:
+def test_bpda_through_the_denoiser() -> None:
+    """Against finite differences of the denoiser at x, along the gradient at the purified images: the mean of both."""
+    model, x, y = defended(), grey_images(2), labels(2)
+    settings: dict[str, Any] = {"num_draws": 2, "first_draw": 1}
+    directional_check(
+        model.denoiser.apply,
+        lambda _, x: model.loss_gradient(x, y, mode="bpda-denoiser", **settings),
+        [x],
+        cotangent=model.loss_gradient(x, y, mode="bpda", **settings),
+    )
+
+
+def test_all_modes_see_the_same_loss_and_logits() -> None:
     model, x, y = defended(), images(3), labels(3)
-    exact, bpda = (model.loss_and_gradient(x, y, mode=mode, num_draws=2) for mode in ("exact", "bpda"))
-    assert np.array_equal(exact.loss, bpda.loss)
-    assert np.array_equal(exact.logits, bpda.logits)
+    exact, *others = (model.loss_and_gradient(x, y, mode=mode, num_draws=2) for mode in MODES)
     assert_close(exact.logits, model.logits(x, num_draws=2), op="chain")
-    assert not np.array_equal(exact.gradient, bpda.gradient)
+    for other in others:
+        assert np.array_equal(exact.loss, other.loss)
+        assert np.array_equal(exact.logits, other.logits)
+        assert not np.allclose(exact.gradient, other.gradient)
+    assert not np.allclose(others[0].gradient, others[1].gradient)
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_gradient_of_the_loss_of_the_mean_logits(loss: str) -> None:
+    """Against finite differences, clipped, through 5 steps; one draw has no other mean."""
+    model, x, y = defended(num_steps=5, delta=0.3), np.clip(images(2), 0.01, 0.99), labels(2)
+
+    def of_mean(x: Any, **settings: Any) -> Any:
+        return model.loss_and_gradient(x, y, **{"loss": loss, "expectation": "logits", "num_draws": 3, **settings})
+
+    mean_logits, mean_loss = of_mean(x), of_mean(x, expectation="loss")
+    value_of, _ = loss_ops(ops, loss)
+    assert_close(mean_logits.logits, model.logits(x, num_draws=3), op="chain")
+    assert_close(mean_logits.loss, value_of(mean_logits.logits, y, None), op="chain")
+    assert np.abs(mean_logits.gradient - mean_loss.gradient).max() > 0.01 * np.abs(mean_loss.gradient).max()
+    directional_check(
+        lambda x: of_mean(x).loss, lambda w, x: w[:, None, None, None] * of_mean(x).gradient, [x], eps=1e-4
+    )
+    for one, same in zip(of_mean(x, num_draws=1), of_mean(x, num_draws=1, expectation="loss"), strict=True):
+        assert np.array_equal(one, same)
+
+
+def test_expected_gradients_in_closed_form() -> None:
+    """Linear all along, two classes: r(x) = x / 2, so with q = 1 - a / 2 the margin of the logits is Gaussian,
+
+    m = u . (q^N x) + b,    s^2 = delta^2 |u|^2 sum_{k<N} q^2k,
+
+    and with p the logistic function the gradient of the expected loss is E[p(m + s e)] q^N u, e standard normal. BPDA
+    has 1, and through the denoiser 1/2, in the place of q^N; the loss of the mean logits of D draws has s / D^(1/2).
+    """
+    u, b, n = np.array([4.0, -6.0, 2.0, 3.0]), 0.7, 600
+    a, delta, num_steps = 0.4, 0.3, 4
+    half = {"1.weight": np.eye(4) / 2, "1.bias": np.zeros(4)}
+    denoiser = Network([Flatten(), Linear(4, 4), Reshape((1, 2, 2))], half, (1, 2, 2))
+    weights = {"1.weight": np.stack([0 * u, u]), "1.bias": np.array([0.0, b])}
+    classifier = Network([Flatten(), Linear(4, 2)], weights, (1, 2, 2))
+    model = MALADE(classifier, denoiser, num_steps=num_steps, a=a, delta=delta, clip=False)
+    x, y = np.tile([[[0.1, 0.6], [0.4, 0.9]]], (n, 1, 1, 1)), np.zeros(n, int)
+
+    q = 1 - a / 2
+    m = q**num_steps * (u @ x[0].ravel()) + b
+    s = delta * np.linalg.norm(u) * np.sqrt(sum(q ** (2 * k) for k in range(num_steps)))
+    e, weight = np.polynomial.hermite_e.hermegauss(80)
+
+    def expected_p(spread: float) -> float:
+        return float(weight @ (1 / (1 + np.exp(-(m + spread * e)))) / weight.sum())
+
+    def check(expected: Any, **settings: Any) -> None:
+        gradients = model.loss_gradient(x, y, stream=ATTACKER, **settings).reshape(n, 4)
+        error = gradients.std(axis=0) / np.sqrt(n)
+        assert (error < 0.02 * np.abs(expected)).all()
+        assert (np.abs(gradients.mean(axis=0) - expected) < 4 * error).all()
+
+    for mode, slope in (("exact", q**num_steps), ("bpda", 1.0), ("bpda-denoiser", 0.5)):
+        check(expected_p(s) * slope * u, mode=mode, num_draws=8)
+    few = expected_p(s / np.sqrt(8))
+    assert few - expected_p(s) > 0.1 * few, "planned so: the two expectations differ"
+    check(few * q**num_steps * u, expectation="logits", num_draws=8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -336,7 +430,11 @@ def test_bad_calls() -> None:
             with pytest.raises(InputError, match=message):
                 method(x, sample_index=index)
     for call, message in (
-        (lambda: model.loss_gradient(x, y, mode="straight-through"), "mode: expected one of exact, bpda"),
+        (
+            lambda: model.loss_gradient(x, y, mode="straight-through"),
+            "mode: expected one of exact, bpda, bpda-denoiser;",
+        ),
+        (lambda: model.loss_gradient(x, y, expectation="vote"), "expectation: expected one of loss, logits;"),
         (lambda: model.loss_gradient(x, np.array([0, 10])), "y: label 10"),
         (lambda: model.loss_gradient(x, y, num_draws=0), "num_draws: expected"),
         (lambda: model.logits(x, num_draws=0), "num_draws: expected"),

@@ -115,7 +115,9 @@ def test_kinds_of_attacks() -> None:
         **{"clean": "clean", "noise": "noise", "fgsm": "one-step", "pgd": "exact", "transfer": "transfer"},
         **{"bpda": "bpda", "exact": "exact"},
     }
-    assert cell([1], settings={"mode": "bpda"}).kind == "bpda"
+    for mode in ("bpda", "bpda-denoiser"):
+        found = cell([1], settings={"mode": mode})
+        assert (found.kind, found.mode) == ("bpda", mode)
 
 
 @pytest.mark.parametrize(

@@ -403,3 +403,37 @@ def test_the_paper_s_figures_stand_at_their_size() -> None:
     (row,) = (line for line in sizes.splitlines() if "Table 9: there" in line)
     assert row.startswith("| CNN |")
     assert row.endswith("| – | – | *2.50* |")
+
+
+# Several trainings ---------------------------------------------------------------------------------------------------
+
+
+def test_replicas_are_put_side_by_side() -> None:
+    """Each one's clean images and worst case, their mean and deviation; compared with their own classifier only."""
+    made = {**DEFENCES, "cnn-1": DEFENCES["cnn"], "cnn-1+malade": DEFENCES["cnn+malade"]._replace(radius=0.25)}
+    replicas = {f"cnn-1{chain}": {"name": f"Again{chain}", "replica_of": f"cnn{chain}"} for chain in ("", "+malade")}
+    attacks = {
+        name: attack._replace(against=tuple(made)) for name, attack in ATTACKS.items() if name in ("pgd", "exact")
+    }
+    cells = made_cells(defences=made, attacks=attacks, eps=(0.3,), num_samples=40)
+    inputs = inputs_of(cells, records={}, defences={**CONFIG["defences"], **replicas}, paths=None)
+    results = results_of(inputs)
+    assert results["seeds"].keys() == {"cnn", "cnn+malade"}
+    found = results["seeds"]["cnn+malade"]["worst"]
+    worst = {name: results["defences"][name]["worst"]["linf 0.3"]["honest"]["mean"]["value"] for name in made}
+    assert found["values"] == {name: worst[name] for name in ("cnn+malade", "cnn-1+malade")}
+    one, other = found["values"].values()
+    assert other > one + 0.05, "planned so"
+    assert found["mean"] == pytest.approx((one + other) / 2)
+    assert found["deviation"] == pytest.approx((other - one) / 2**0.5)
+    clean = results["cells"]["cnn-1/clean/0"]["mean"]["value"]
+    assert results["seeds"]["cnn"]["clean"]["values"]["cnn-1"] == clean
+
+    text = text_of(inputs)
+    row = f"| CNN+MALADE | worst case | {100 * one:.1f} | {100 * other:.1f} | {50 * (one + other):.1f} ± "
+    assert row in text.partition("### Several trainings\n")[2]
+    compared = text.partition("### Two defences on the same images\n")[2].partition("\n##")[0]
+    assert "Again less Again+malade" in compared
+    assert "CNN less Madry" in compared
+    assert "CNN less Again" not in compared
+    assert "Several trainings" not in text_of(inputs_of(cells[:6], records={}))
