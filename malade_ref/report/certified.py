@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from malade_ref.certify import certificates_of, certified_accuracy, largest_radius, majority_accuracy
+from malade_ref.certify import certificates_of, certified_accuracy, largest_radius, majority_accuracy, predictions_of
 from malade_ref.checks import InputError
 from malade_ref.report.labels import count_of, percent, table
 from malade_ref.report.reading import CERTIFY
+from malade_ref.statistics import wilson
 from malade_ref.storage import Record
 
 # Points of a curve.
@@ -31,9 +32,10 @@ def certified_results(records: Mapping[str, Record], config: Mapping[str, Any]) 
     Returns
     -------
     dict
-        ``certified``: settings, and for each smoothed classifier its ``title``, the ``accuracy`` (by what
-        most of the draws that estimate say), share of images without a certificate, certified accuracy at the
-        ``radii`` of the experiment and as a ``curve``; without certificates an empty dictionary.
+        ``certified``: settings, and for each smoothed classifier its ``title``, the ``accuracy`` (by what most of the
+        draws that estimate say), what of it is ``certain`` (`malade_ref.certify.predict`), shares of images without a
+        certificate and without a class above half of the draws, certified accuracy at the ``radii`` of the experiment
+        and as a ``curve``; without certificates an empty dictionary.
 
     Raises
     ------
@@ -68,12 +70,15 @@ def certified_results(records: Mapping[str, Record], config: Mapping[str, Any]) 
 def _derived(record: Record, radii: list[float], sigma: float, alpha: float, most: float) -> dict[str, Any]:
     label, selection, counts = (record.arrays[key] for key in ("label", "selection", "counts"))
     certificates = certificates_of(selection, counts, label, sigma=sigma, alpha=alpha)
+    answers = predictions_of(counts, alpha=alpha)
     grid = [most * i / (NUM_POINTS - 1) for i in range(NUM_POINTS)]
     curve = certified_accuracy(certificates, grid)
     return {
         "n": len(label),
         "accuracy": majority_accuracy(certificates)._asdict(),
+        "certain": wilson(int((answers.predicted == label).sum()), len(label))._asdict(),
         "abstained": float(certificates.abstained.mean()),
+        "no_majority": float((2 * counts.max(axis=1) <= counts.sum(axis=1)).mean()),
         "radii": [
             {"radius": radius, **share._asdict()}
             for radius, share in zip(radii, certified_accuracy(certificates, radii), strict=True)
@@ -136,25 +141,21 @@ def certified_tables(results: Result) -> list[str]:
         "A smoothed classifier answers with the class that comes up most often when Gaussian noise of sigma "
         f"{found['sigma']:.4g} is added to the image (never clipped) and the noisy image passes through the denoiser, "
         "if any, and the classifier. Of n test images, in percent, with 95% intervals over images: those that most "
-        "of its draws have right, certain or not, those without a certificate, and those that it has right with a "
-        "certified L2 radius beyond r. A certificate rests on "
+        "of its draws have right, those of them where the first class can be told from the second, those without a "
+        "certificate, those of these where no class came up in more than half of the draws (more draws would hardly "
+        "help), and those that it has right with a certified L2 radius beyond r. A certificate rests on "
         f"{found['num_estimation']:,} draws, which can certify a radius of at most {found['largest_radius']:.3g}, and "
         f"is wrong with a probability of at most {found['alpha']:g}."
     )
-    return [
-        text,
-        "",
-        *table(
-            [
-                "smoothed classifier",
-                "n",
-                "most draws right",
-                "no certificate",
-                *(f"r = {radius:g}" for radius in radii),
-            ],
-            _rows(smoothed),
-        ),
+    head = [
+        "smoothed classifier",
+        "n",
+        "most draws right",
+        "first class certain",
+        "no certificate",
+        "no class above half",
     ]
+    return [text, "", *table([*head, *(f"r = {radius:g}" for radius in radii)], _rows(smoothed))]
 
 
 def _rows(smoothed: list[Result]) -> Iterator[list[str]]:
@@ -164,6 +165,8 @@ def _rows(smoothed: list[Result]) -> Iterator[list[str]]:
             found["title"],
             str(found["n"]),
             percent(found["accuracy"], ""),
+            percent(found["certain"], ""),
             f"{100 * found['abstained']:.1f}",
+            f"{100 * found['no_majority']:.1f}",
             *shares,
         ]

@@ -183,7 +183,9 @@ def test_experiment(bundle: Path) -> None:
         assert [share["radius"] for share in found["radii"]] == list(experiment.certify.radii)
         values = [share["value"] for share in found["radii"]]
         assert values == sorted(values, reverse=True)
-        assert found["curve"]["value"][0] == values[0] <= found["accuracy"]["value"]
+        assert found["no_majority"] == np.mean(2 * counts.max(axis=1) <= counts.sum(axis=1)) <= found["abstained"]
+        assert found["curve"]["value"][0] == values[0]
+        assert max(values[0], found["certain"]["value"]) <= found["accuracy"]["value"]
         assert found["curve"]["value"][-1] == 0  # nothing is certified beyond the largest radius
     text = (bundle / "report.md").read_text()
     assert text.splitlines()[2].startswith("**Certified and right, whatever a perturbation of L2 norm 0.5 does: CNN ")
