@@ -13,6 +13,15 @@ p is not known: a few draws select A, and others, fresh, estimate p from below b
 too high with a probability of at most alpha. Where the limit is not above 1/2, `certify` abstains. `predict` only names
 the class, and abstains where the two most frequent ones could be equally probable.
 
+All other classes together have 1 - p: that is the bound ``"rest"``, the published algorithm. Without a denoiser the
+rest is often spread over many classes, and A first without half of the draws. The bound ``"runner-up"`` takes the
+theorem in its general form: with q at least the probability of every other class,
+
+    R = sigma (Phi^-1(p) - Phi^-1(q)) / 2.
+
+Here p's limit may be wrong with probability 0.9 alpha, and the limits from above of the others share 0.1 alpha; q is
+the largest of these, or 1 - p if that is less. An image that all draws agree on loses 0.5% of its radius by that.
+
 Draws are addressed by (stream, sample, draw) like all noise here, `DRAWS_AT_ONCE` of them to a step of the counter: so
 counts do not depend on the batch, and an interrupted computation can be gone on with sample by sample.
 
@@ -36,7 +45,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .arrays import Array
-from .checks import InputError, check_count, check_number
+from .checks import InputError, check_choice, check_count, check_number
 from .network import Network
 from .statistics import Estimate, even_split_p_value, lower_quantile, wilson
 
@@ -45,6 +54,9 @@ DRAWS_AT_ONCE = 100
 # A sigma that differs from that of the denoiser's training by less, relatively, is the same written with fewer digits.
 SAME_SIGMA = 0.01
 ABSTAINED = -1
+BOUNDS = ("rest", "runner-up")
+# Of alpha, what the limit of the first class may take when the others have limits of their own.
+SHARE_OF_FIRST = 0.9
 
 Progress = Callable[[float, str], None]
 
@@ -108,6 +120,7 @@ def certify(
     num_selection: int = 100,
     num_estimation: int = 10_000,
     alpha: float = 0.001,
+    bound: str = "rest",
     batch_size: int = 32,
     seed: int = 0,
     sample_index: Array | None = None,
@@ -135,6 +148,8 @@ def certify(
         Draws that select the class, and fresh draws that estimate its probability.
     alpha : float
         Probability that an image's certificate is wrong, at most; in (0, 1).
+    bound : {"rest", "runner-up"}
+        What the first class is held against: all others together, or the most probable of them.
     batch_size : int
         Images that are worked on together; of no influence on the result.
     seed : int
@@ -163,6 +178,7 @@ def certify(
     """
     sigma = resolve_sigma(sigma, denoiser, any_sigma=any_sigma)
     index = _checked(classifier, denoiser, x, sample_index, alpha)
+    check_choice("bound", bound, BOUNDS)
     ops = classifier.ops
     ops.check_labels("y", y, len(x), classifier.num_classes)
     draws = {
@@ -184,7 +200,7 @@ def certify(
             counts = _class_counts(classifier, denoiser, x[part], index[part], sigma, num_draws, key, tell)
             found[name].append(counts)
     selection, counts = (ops.to_host(ops.concatenate(found[name])) for name in draws)
-    return certificates_of(selection, counts, ops.to_host(y), sigma=sigma, alpha=alpha)
+    return certificates_of(selection, counts, ops.to_host(y), sigma=sigma, alpha=alpha, bound=bound)
 
 
 def predict(
@@ -240,7 +256,9 @@ def predict(
     return predictions_of(ops.to_host(ops.concatenate(counts)), alpha=alpha)
 
 
-def certificates_of(selection: Array, counts: Array, label: Array, *, sigma: float, alpha: float) -> Certificates:
+def certificates_of(
+    selection: Array, counts: Array, label: Array, *, sigma: float, alpha: float, bound: str = "rest"
+) -> Certificates:
     """Derive certificates from counts.
 
     Parameters
@@ -253,16 +271,24 @@ def certificates_of(selection: Array, counts: Array, label: Array, *, sigma: flo
         Standard deviation of the noise, in pixel units.
     alpha : float
         Probability of a wrong certificate, at most; in (0, 1).
+    bound : {"rest", "runner-up"}
+        As in `certify`.
 
     Returns
     -------
     Certificates
         Of each image.
     """
-    top = selection.argmax(axis=1)
-    of_top = counts[list(range(len(top))), top]
-    num_draws = int(counts.sum()) // max(1, len(counts))
-    quantile = lower_quantile(of_top, max(1, num_draws), alpha=alpha)
+    top, rows = selection.argmax(axis=1), list(range(len(selection)))
+    num_draws = max(1, int(counts.sum()) // max(1, len(counts)))
+    quantile = lower_quantile(counts[rows, top], num_draws, alpha=_alpha_of_first(alpha, bound))
+    if bound == "runner-up":
+        # -Phi^-1 of each class's limit from above is Phi^-1 of the limit from below of all that is not this class.
+        others = num_draws - counts
+        others[rows, top] = num_draws
+        each = (1 - SHARE_OF_FIRST) * alpha / max(1, counts.shape[1] - 1)
+        runner_up = lower_quantile(others.min(axis=1), num_draws, alpha=each)
+        quantile = (quantile + quantile.clip(runner_up)) / 2
     abstained = quantile <= 0
     predicted = top.copy()
     predicted[abstained] = ABSTAINED
@@ -295,8 +321,8 @@ def predictions_of(counts: Array, *, alpha: float) -> Predictions:
 def majority_accuracy(certificates: Certificates) -> Estimate:
     """Share of images that most of the draws have right: the smoothed classifier's accuracy, without abstentions.
 
-    What certified accuracy at radius 0 falls short of this is uncertain for want of draws, or has no class with more
-    than half of the probability.
+    What certified accuracy at radius 0 falls short of this is uncertain for want of draws or, with the bound "rest",
+    has no class with more than half of the probability.
 
     Parameters
     ----------
@@ -339,12 +365,12 @@ def certified_accuracy(certificates: Certificates, radii: Sequence[float]) -> li
     ]
 
 
-def largest_radius(*, sigma: float, num_estimation: int, alpha: float) -> float:
+def largest_radius(*, sigma: float, num_estimation: int, alpha: float, bound: str = "rest") -> float:
     """Radius of an image whose draws all agree: the most that so many draws can certify.
 
     Parameters
     ----------
-    sigma, num_estimation, alpha
+    sigma, num_estimation, alpha, bound
         As in `certify`.
 
     Returns
@@ -352,7 +378,13 @@ def largest_radius(*, sigma: float, num_estimation: int, alpha: float) -> float:
     float
         In pixel units; 0 if so few draws can certify nothing.
     """
+    alpha = _alpha_of_first(alpha, bound)
     return max(0.0, sigma * float(lower_quantile(num_estimation, num_estimation, alpha=alpha)))
+
+
+def _alpha_of_first(alpha: float, bound: str) -> float:
+    """What the limit of the first class may take of alpha."""
+    return SHARE_OF_FIRST * alpha if bound == "runner-up" else alpha
 
 
 def training_sigma(denoiser: Network) -> float | None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from malade_ref.certify import (
+    BOUNDS,
     Certificates,
     certificates_of,
     certified_accuracy,
@@ -64,6 +65,12 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--num-selection", type=int, default=100, metavar="N", help="draws that select the class")
     command.add_argument("--num-estimation", type=int, default=10_000, metavar="N", help="draws that certify it")
     command.add_argument("--alpha", type=float, default=0.001, help="probability of a wrong certificate, at most")
+    command.add_argument(
+        "--bound",
+        choices=BOUNDS,
+        default="rest",
+        help="what the first class is held against: all others together (default), or the most probable of them",
+    )
     command.add_argument("--batch-size", type=int, default=10, help="images that are worked on, and kept, together")
     command.add_argument("--seed", type=int, default=0, help="of the noise")
     command.add_argument(
@@ -95,6 +102,7 @@ def _certify(arguments: argparse.Namespace) -> int:
         "num_selection": check_count("--num-selection", arguments.num_selection),
         "num_estimation": check_count("--num-estimation", arguments.num_estimation),
         "alpha": check_number("--alpha", arguments.alpha, above=0, below=1),
+        "bound": arguments.bound,
         "sigma": sigma,
         "seed": check_count("--seed", arguments.seed, minimum=0),
     }
@@ -141,7 +149,7 @@ def _certify(arguments: argparse.Namespace) -> int:
         raise KeyboardInterrupt(f"what was done is kept; go on with: {words}") from None
     finally:
         meter.close()
-    certificates = certificates_of(*_joined(done), y, sigma=sigma, alpha=settings["alpha"])
+    certificates = certificates_of(*_joined(done), y, **{name: settings[name] for name in ("sigma", "alpha", "bound")})
     names = ("predicted", "radius", "abstained", *COUNTS)
     facts = {"y": y, "sigma": np.array([sigma]), "alpha": np.array([settings["alpha"]])}
     write_arrays(out, {**{name: getattr(certificates, name) for name in names}, **facts})
@@ -198,7 +206,7 @@ def _joined(done: list[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray[Any]
 
 def _summarise(certificates: Certificates, settings: Mapping[str, Any]) -> None:
     """Say in a few lines what came out."""
-    limits = {name: settings[name] for name in ("sigma", "num_estimation", "alpha")}
+    limits = {name: settings[name] for name in ("sigma", "num_estimation", "alpha", "bound")}
     most = largest_radius(**limits)
     radii = [most * quarter / 4 for quarter in range(4)]
     shares = [

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from malade_ref import attacks
+from malade_ref.certify import BOUNDS
 from malade_ref.checks import InputError
 from malade_ref.experiment.tables import REST, check_slug, nearest, setting
 from malade_ref.network import Network, cnn, sdae
@@ -358,6 +359,8 @@ class Certify:
         Draws that select the class, and draws that certify it.
     alpha : float
         Probability of a wrong certificate, at most.
+    bound : {"rest", "runner-up"}
+        What the first class is held against.
     radii : tuple of float
         L2 norms for the table.
     shard_size : int
@@ -370,6 +373,7 @@ class Certify:
     num_selection: int = setting(100, minimum=1)
     num_estimation: int = setting(1000, minimum=1)
     alpha: float = setting(0.001, above=0, maximum=0.5)
+    bound: str = setting("rest", choices=BOUNDS)
     radii: tuple[float, ...] = setting((0.0, 0.25, 0.5, 0.75), minimum=0)
     shard_size: int = setting(10, minimum=1)
 

@@ -414,6 +414,7 @@ def certified(
         num_selection=settings.num_selection,
         num_estimation=settings.num_estimation,
         alpha=settings.alpha,
+        bound=settings.bound,
         seed=seed,
         sample_index=sample_index,
         progress=progress,

@@ -16,6 +16,11 @@ from malade_ref.storage import Record
 # Points of a curve.
 NUM_POINTS = 101
 
+_AGAINST = {
+    "rest": "all others together, and needs more than half of the draws for it",
+    "runner-up": "the most probable of the others",
+}
+
 Result = Mapping[str, Any]
 
 
@@ -50,27 +55,27 @@ def certified_results(records: Mapping[str, Record], config: Mapping[str, Any]) 
     settings = config.get("certify")
     if not isinstance(settings, Mapping):
         raise InputError("config.json: certify: missing, although there are certificates; restore it from a copy")
-    sigma, alpha = math.sqrt(settings["sigma2"]), settings["alpha"]
-    most = largest_radius(sigma=sigma, num_estimation=settings["num_estimation"], alpha=alpha)
+    # Older experiments know one bound only.
+    rule = {"sigma": math.sqrt(settings["sigma2"]), "alpha": settings["alpha"], "bound": settings.get("bound", "rest")}
+    most = largest_radius(**rule, num_estimation=settings["num_estimation"])
     return {
         "certified": {
-            "sigma": sigma,
-            "alpha": alpha,
+            **rule,
             "num_estimation": settings["num_estimation"],
             "largest_radius": most,
             # In the order of the experiment.
             "smoothed": {
-                name: {"title": smoothed["name"], **_derived(found[name], settings["radii"], sigma, alpha, most)}
+                name: {"title": smoothed["name"], **_derived(found[name], settings["radii"], rule, most)}
                 for name, smoothed in settings["smoothed"].items()
             },
         }
     }
 
 
-def _derived(record: Record, radii: list[float], sigma: float, alpha: float, most: float) -> dict[str, Any]:
+def _derived(record: Record, radii: list[float], rule: dict[str, Any], most: float) -> dict[str, Any]:
     label, selection, counts = (record.arrays[key] for key in ("label", "selection", "counts"))
-    certificates = certificates_of(selection, counts, label, sigma=sigma, alpha=alpha)
-    answers = predictions_of(counts, alpha=alpha)
+    certificates = certificates_of(selection, counts, label, **rule)
+    answers = predictions_of(counts, alpha=rule["alpha"])
     grid = [most * i / (NUM_POINTS - 1) for i in range(NUM_POINTS)]
     curve = certified_accuracy(certificates, grid)
     return {
@@ -142,10 +147,10 @@ def certified_tables(results: Result) -> list[str]:
         f"{found['sigma']:.4g} is added to the image (never clipped) and the noisy image passes through the denoiser, "
         "if any, and the classifier. Of n test images, in percent, with 95% intervals over images: those that most "
         "of its draws have right, those of them where the first class can be told from the second, those without a "
-        "certificate, those of these where no class came up in more than half of the draws (more draws would hardly "
-        "help), and those that it has right with a certified L2 radius beyond r. A certificate rests on "
-        f"{found['num_estimation']:,} draws, which can certify a radius of at most {found['largest_radius']:.3g}, and "
-        f"is wrong with a probability of at most {found['alpha']:g}."
+        "certificate, those where no class came up in more than half of the draws, and those that it has right with a "
+        f"certified L2 radius beyond r. A certificate holds the first class against {_AGAINST[found['bound']]}; it "
+        f"rests on {found['num_estimation']:,} draws, which can certify a radius of at most "
+        f"{found['largest_radius']:.3g}, and is wrong with a probability of at most {found['alpha']:g}."
     )
     head = [
         "smoothed classifier",

@@ -107,6 +107,32 @@ def test_no_certificate_is_beyond_the_known_radius(p: float) -> None:
     assert violations(SIGMA * estimate.clip(0), (estimate <= 0).astype(int) * ABSTAINED, exact) > allowed
 
 
+@pytest.mark.parametrize("probabilities", [(0.36, 0.35, 0.29), (0.4, 0.2, 0.2, 0.2), (0.7, 0.3), (0.97, 0.02, 0.01)])
+def test_no_certificate_against_the_runner_up_is_beyond_the_known_radius(probabilities: tuple[float, ...]) -> None:
+    first, second = probabilities[:2]
+    exact = SIGMA * (stats.norm.ppf(first) - stats.norm.ppf(second)) / 2
+    label = np.zeros(NUM_TRIALS, dtype=np.int64)
+    selection, counts = (
+        np.random.default_rng(seed).multinomial(n, probabilities, size=NUM_TRIALS) for seed, n in ((1, 100), (2, 1000))
+    )
+    found = certificates_of(selection, counts, label, sigma=SIGMA, alpha=ALPHA, bound="runner-up")
+    certified = found.predicted == 0
+    wrong = (certified & (found.radius > exact)) | (found.predicted > 0)
+    assert wrong.sum() <= stats.binom.isf(1e-6, NUM_TRIALS, ALPHA)
+    # It certifies where no class has the half of it, and otherwise next to nothing less than the published bound.
+    rest = certificates_of(selection, counts, label, sigma=SIGMA, alpha=ALPHA)
+    if first > 0.5:
+        assert (found.radius[certified] >= 0.97 * rest.radius[certified]).all()
+    else:
+        assert rest.abstained.mean() > 0.99
+    if first - second > 0.1:
+        assert certified.mean() > 0.97
+    # The estimates themselves in place of their limits are caught.
+    share = counts / 1000
+    plain = SIGMA * (stats.norm.ppf(share[:, 0]) - stats.norm.ppf(share[:, 1:].max(axis=1))) / 2
+    assert (plain > exact).sum() > stats.binom.isf(1e-6, NUM_TRIALS, ALPHA)
+
+
 def test_selecting_from_the_draws_that_estimate_is_caught() -> None:
     """Why there are two sets of draws: of two equal classes, the one that happens to lead is no majority."""
     counts = np.random.default_rng(0).multinomial(1000, np.full(2, 0.5), size=NUM_TRIALS)
@@ -248,6 +274,10 @@ def test_abstentions() -> None:
     assert found.correct.tolist() == [True, False, False, False]
     assert found.radius[0] == pytest.approx(2.0 * stats.norm.ppf(ALPHA ** (1 / 1000)))
     assert found.radius[0] == largest_radius(sigma=2.0, num_estimation=1000, alpha=ALPHA)
+    others = certificates_of(selection, counts, np.array([0, 1, 0, 1]), sigma=2.0, alpha=ALPHA, bound="runner-up")
+    assert others.abstained.tolist() == found.abstained.tolist()
+    most = largest_radius(sigma=2.0, num_estimation=1000, alpha=ALPHA, bound="runner-up")
+    assert 0.995 * found.radius[0] < others.radius[0] == most < found.radius[0]
     answers = predictions_of(np.array([[10, 0, 0], [9, 1, 0], [0, 400, 600], [0, 0, 0]]), alpha=0.01)
     assert answers.predicted.tolist() == [0, ABSTAINED, 2, ABSTAINED]
     assert largest_radius(sigma=1.0, num_estimation=5, alpha=ALPHA) == 0
@@ -309,6 +339,7 @@ def test_metadata_with_a_bad_sigma(sigma: Any) -> None:
         ({"sigma": float("nan")}, "sigma: expected a finite number"),
         ({"alpha": 0.0}, "alpha: expected"),
         ({"alpha": 1.0}, "alpha: expected"),
+        ({"bound": "second"}, "bound: expected"),
         ({"num_selection": 0}, "num_selection: expected an integer >= 1"),
         ({"num_estimation": 1.5}, "num_estimation: expected an integer"),
         ({"batch_size": 0}, "batch_size: expected"),
