@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
     value : float
         Accuracy, or the median distance.
     seconds : float
-        Wall time of a seed.
+        CPU time of a seed: the machine may be busy with other things.
     evaluations : float
         Of the network, for each image and seed.
     """
@@ -147,8 +147,8 @@ def rows(problem: Problem) -> Iterator[Row]:
     for rule in ("en", "l1"):
         yield Row(f"ead {rule}", rule, attacks.ead, {"rule": rule, **steps})
     yield Row("boundary l2", "l2", attacks.boundary, {"eps": problem.far, **queries})
-    trials = max(1, problem.num_queries // math.prod(problem.x.shape[2:]).bit_length())  # each is a bisection
-    noise = {"eps": 1.0, "smallest": True, "num_trials": trials}
+    bisection = math.prod(problem.x.shape[2:]).bit_length()
+    noise = {"eps": 1.0, "smallest": True, "num_trials": 1, "num_steps": max(0, problem.num_queries - bisection)}
     yield Row("salt and pepper", "share", attacks.salt_and_pepper, noise)
 
 
@@ -171,10 +171,10 @@ def left(problem: Problem, row: Row, images: Images) -> Any:
 def outcome(problem: Problem, row: Row, runs: Sequence[Run], evaluations: Callable[[], float], seeds: range) -> Outcome:
     """Run an attack with each seed; of several runs the best counts, image by image."""
     summarise = np.median if row.distance else np.mean
-    began, before, values = time.perf_counter(), evaluations(), []
+    began, before, values = time.process_time(), evaluations(), []
     for seed in seeds:
         values.append(summarise(np.minimum.reduce([left(problem, row, run(seed)) for run in runs])))
-    seconds, spent = time.perf_counter() - began, evaluations() - before
+    seconds, spent = time.process_time() - began, evaluations() - before
     return Outcome(float(np.mean(values)), seconds / len(seeds), spent / len(seeds) / len(problem.x))
 
 
@@ -198,20 +198,28 @@ def compare(problem: Problem, row: Row, peers: Mapping[str, Peer], num_seeds: in
         "peers": {},
     }
     for name, peer in peers.items():
-        if row.name in peer.runs:
+        if row.name not in peer.runs:
+            continue
+        try:
             record["peers"][name] = outcome(problem, row, peer.runs[row.name], peer.evaluations, seeds)._asdict()
-    if record["peers"]:
-        best = min(found["value"] for found in record["peers"].values())
+        except Exception as error:  # a stranger's code: its failure must not cost the rest of the table
+            record["peers"][name] = {"failed": f"{type(error).__name__}: {error}"}
+    values = [found["value"] for found in record["peers"].values() if "value" in found]
+    if values:
+        best = min(values)
         allowed = best * ALLOWED_DISTANCE if row.distance else best + ALLOWED_ACCURACY
         record["weaker"] = not record["ours"]["value"] <= allowed + 1e-12
     return record
 
 
 def line(record: dict[str, Any], names: Sequence[str]) -> str:
-    """A row of the table in Markdown: of every implementation the value, and the seconds."""
+    """A row of the table in Markdown: of every implementation the value, and the CPU seconds."""
     scale, digits = (100, 1) if record["measure"] == "accuracy" else (1, 4)
-    found = [record["ours"], *(record["peers"].get(name) for name in names)]
-    cells = [f"{scale * one['value']:.{digits}f} ({one['seconds']:.0f} s)" if one else "" for one in found]
+    found = [record["ours"], *(record["peers"].get(name, {}) for name in names)]
+    cells = [
+        f"{scale * one['value']:.{digits}f} ({one['seconds']:.0f} s)" if "value" in one else "failed" if one else ""
+        for one in found
+    ]
     verdict = {True: "weaker", False: "yes", None: ""}[record.get("weaker")]
     return f"| {' | '.join([record['name'], record['measure'], *cells, verdict])} |"
 

@@ -100,10 +100,13 @@ def _counted(model: Network) -> tuple[Any, Callable[[], int]]:
     module, seen = to_torch(model).eval(), [0]
     module.requires_grad_(False)
 
-    def count(_module: Any, _inputs: Any, output: Any) -> None:
-        seen[0] += len(output)
+    dtype = getattr(torch, model.dtype)
 
-    module.register_forward_hook(count)
+    def enter(_module: Any, inputs: Any) -> Any:
+        seen[0] += len(inputs[0])
+        return (inputs[0].to(dtype),)  # ART's boundary attack works in float64
+
+    module.register_forward_pre_hook(enter)
     return module, lambda: seen[0]
 
 
