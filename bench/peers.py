@@ -97,16 +97,20 @@ def _counted(model: Network) -> tuple[Any, Callable[[], int]]:
     import torch
 
     torch.set_num_threads(num_threads())
-    inner, dtype, seen = to_torch(model).eval().requires_grad_(False), getattr(torch, model.dtype), [0]
+    dtype, seen = getattr(torch, model.dtype), [0]
 
     class Counted(torch.nn.Module):  # type: ignore[misc]
         """What ART takes for one piece: of a sequence of layers it calls each by itself."""
 
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = to_torch(model)
+
         def forward(self, x: Any) -> Any:
             seen[0] += len(x)
-            return inner(x.to(dtype))  # ART's boundary attack works in float64
+            return self.layers(x.to(dtype))  # ART's boundary attack works in float64
 
-    return Counted().eval(), lambda: seen[0]
+    return Counted().eval().requires_grad_(False), lambda: seen[0]
 
 
 def _torchattacks(problem: Problem, module: Any) -> tuple[dict[str, list[Run]], tuple[str, ...]]:

@@ -3,11 +3,11 @@ r"""The nearest wrong image by a penalty: Carlini and Wagner's attack, and EAD.
 With the margin m(x') = max_{i != y} z_i(x') - z_y(x'), positive where the classifier is wrong, both minimise
 
     cw     ||x' - x||_2^2 + c max(kappa - m(x'), 0)                         over x' = (tanh w + 1) / 2, with Adam;
-    ead    ||x' - x||_2^2 + beta ||x' - x||_1 + c max(kappa - m(x'), 0)     over x' in [0, 1], with FISTA (where only
-           the sum of absolute differences counts in the end, wrong images are led by that term alone),
+    ead    ||x' - x||_2^2 + beta ||x' - x||_1 + c max(kappa - m(x'), 0)     over x' in [0, 1], with FISTA,
 
 and search for each image's c: it is raised tenfold until the image falls, and then halved between the largest that
-failed and the smallest that did not. The nearest of all wrong iterates is kept, image by image.
+failed and the smallest that did not. The nearest of all wrong iterates is kept, image by image. Where EAD is to end
+near by absolute differences alone, they alone lead an image that is wrong.
 
 References
 ----------
