@@ -204,7 +204,7 @@ def test_complaints() -> None:
 
 QUICK: dict[str, dict[str, Any]] = {
     "uniform_noise": {"eps": 0.5, "num_trials": 3},
-    "salt_and_pepper": {"eps": 0.3, "num_trials": 2, "smallest": True},
+    "salt_and_pepper": {"eps": 0.3, "num_trials": 2, "num_steps": 3, "smallest": True},
     "square": {"eps": 0.02, "num_steps": 12},
     "square l2": {"eps": 0.5, "num_steps": 12, "norm": "l2"},
     "boundary": {"num_steps": 25, "window": 10, "num_starts": 6},

@@ -53,7 +53,7 @@ ATTACKS: dict[str, Callable[..., AttackResult]] = {
     "uniform_noise": partial(uniform_noise, num_trials=3),
     "uniform_noise l2": partial(uniform_noise, num_trials=3, norm="l2"),
     "salt_and_pepper": partial(salt_and_pepper, num_trials=3),
-    "salt_and_pepper smallest": partial(salt_and_pepper, num_trials=2, smallest=True),
+    "salt_and_pepper smallest": partial(salt_and_pepper, num_trials=2, num_steps=3, smallest=True),
     "square": partial(square, num_steps=5, num_restarts=2),
     "square l2": partial(square, num_steps=5, norm="l2"),
     "boundary": partial(boundary, **QUICK),
@@ -137,9 +137,8 @@ def test_counts_are_as_documented(draws: int) -> None:
 
     for attack in (uniform_noise, salt_and_pepper):
         assert count(attack, num_trials=4) == (4 * draws + 3 * judge if stochastic else 5)
-    assert (
-        count(salt_and_pepper, num_trials=4, smallest=True, eps=0.5) == 4 * 4 * draws + 2 * judge
-    )  # 8 pixels: 4 digits
+    found = count(salt_and_pepper, num_trials=4, num_steps=5, smallest=True, eps=0.5)
+    assert found == (4 * 4 + 5) * draws + 2 * judge  # 8 pixels: 4 digits
     expected = judge + 2 * ((2 * 6 + 1) * draws + 2 * judge) if stochastic else 1 + 2 * (6 + 2)
     assert count(square, num_steps=6, num_restarts=2) == expected
     queries = (2 * 3 + 1) * 4 + 1

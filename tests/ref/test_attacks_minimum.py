@@ -153,22 +153,26 @@ def test_ead_on_linear_classifiers() -> None:
 # EAD and CW in plain loops ---------------------------------------------------------------------------------
 
 
-def test_ead_is_its_algorithm() -> None:
-    """One weight, one image; iterates by the paper's formulas."""
+@pytest.mark.parametrize("rule", ["en", "l1"])
+def test_ead_is_its_algorithm(rule: str) -> None:
+    """One weight, one image; iterates by the paper's formulas, but for l1 wrong images are only shrunk."""
     model, x, y = mlp((1, 4, 4), 3, activation="relu", dtype="float64"), images(1, (1, 4, 4)), None
     y = model.predict(x)
-    c, beta, rate, num_steps, seen = 3.0, 0.02, 0.05, 20, []
+    c, beta, rate, num_steps, seen, leads = 3.0, 0.02, 0.05, 20, [], []
     spy = Counted(model)
     spy.logits = lambda x, **_: seen.append(x) or model.logits(x)  # type: ignore[method-assign]
-    ead(spy, x, y, beta=beta, step_size=rate, num_steps=num_steps, num_search_steps=1, initial_weight=c)
+    settings: dict[str, Any] = {"num_search_steps": 1, "initial_weight": c, "rule": rule}
+    ead(spy, x, y, beta=beta, step_size=rate, num_steps=num_steps, **settings)
     x_k, y_k, iterates = x, x, []
     for k in range(1, num_steps + 1):
         lead, _, slope = model.loss_and_gradient(y_k, y, loss="margin")
-        g = 2 * (y_k - x) - c * slope * (lead < 0)
+        g = 2 * (y_k - x) - c * slope if lead < 0 else 2 * (y_k - x) * (rule == "en")
+        leads.append(float(lead[0]))
         z = y_k - rate * np.sqrt(1 - (k - 1) / num_steps) * g
         new = np.where(z - x > beta, np.minimum(z - beta, 1), np.where(z - x < -beta, np.maximum(z + beta, 0), x))
         y_k, x_k = new + k / (k + 3) * (new - x_k), new
         iterates.append(x_k)
+    assert min(leads) < 0 < max(leads), "planned so"
     np.testing.assert_allclose(np.stack(seen[1:-1]), np.stack(iterates), atol=1e-12)  # without the two judgements
 
 
