@@ -121,6 +121,9 @@ def _evaluations(method: Method) -> float:
         num_steps, rand = settings["num_steps"] + 1, settings["version"] == "rand"
         steps = 2 * num_steps if rand else num_steps * (1 + 2 * settings["num_targets"]) + settings["num_square_steps"]
         return float(settings["num_restarts"] * steps * settings["num_draws"])
+    if method.method == "salt_and_pepper":  # the steps come after the trials, each of which bisects the pixels
+        trials = settings["num_trials"] * (10 if settings["smallest"] else 1)
+        return float((trials + settings["num_steps"] * settings["smallest"]) * settings["num_draws"])
     runs = (
         settings.get("num_restarts", 1) * settings.get("num_search_steps", 1) * max(1, settings.get("num_targets", 1))
     )
