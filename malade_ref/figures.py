@@ -151,7 +151,12 @@ def accuracy_curves(
     columns = 3 if len(panels) == 3 else min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     handles: dict[str, Any] = {}
-    with drawing(width=(3.2 if columns == 3 else 4.0) * columns + 2.4, height=2.6 * rows + 0.5) as (figure, content):
+    # Beside the panels there is room for so many lines of names; more stand below them.
+    beside = sum(1 + name.count("\n") for name in names) <= 12 * rows
+    width = (3.2 if columns == 3 else 4.0) * columns + (2.4 if beside else 0)
+    legend_columns = max(1, int(width / 3.6))
+    below = 0 if beside else 0.2 * math.ceil((len(names) + 2) / legend_columns) + 0.2
+    with drawing(width=width, height=2.6 * rows + 0.5 + below) as (figure, content):
         share = isinstance(xlabel, str)
         for axes, (title, curves) in _panels(figure, rows, columns, list(panels.items()), share=share):
             if title in clean:
@@ -192,7 +197,11 @@ def accuracy_curves(
             axes.grid(alpha=0.3, linewidth=0.5)
         order = [name for name in ("clean images", *names) if name in handles]
         order += [name for name in handles if name not in order]
-        figure.legend([handles[name] for name in order], order, loc="outside right upper", frameon=False)
+        place: dict[str, Any] = {"loc": "outside right upper"}
+        if not beside:
+            place = {"loc": "outside lower left", "ncols": legend_columns}
+        texts = order if beside else [name.replace("\n", " ") for name in order]
+        figure.legend([handles[name] for name in order], texts, frameon=False, **place)
         figure.savefig(content, **png_settings())
         return content.getvalue()
 
@@ -304,12 +313,20 @@ def picture_table(
     check_shape("probabilities", probabilities, (rows, columns))
     if not rows * columns or (len(names), len(titles)) != (rows, columns):
         raise InputError(f"names and titles: expected {rows} and {columns}, got {len(names)} and {len(titles)}")
-    with drawing(width=1.15 * columns + 1.4, height=1.45 * rows + 0.6) as (figure, content):
-        grid = figure.subplots(rows, columns, squeeze=False)
+    # Many rows of few columns stand side by side, in blocks.
+    width = 1.15 * columns + 1.4
+    blocks = min(math.ceil(rows / 6), max(1, int(10.5 / width))) if rows > 8 else 1
+    height = math.ceil(rows / blocks)
+    with drawing(width=width * blocks, height=1.45 * height + 0.6) as (figure, content):
+        places = figure.subplots(height, columns * blocks, squeeze=False)
+        # As many rows as the blocks have room for; those left over stay empty.
+        grid = np.concatenate(np.split(places, blocks, axis=1))
+        for axes in grid[rows:].flat:
+            axes.set_axis_off()
         for row in range(rows):
             for column in range(columns):
                 axes = grid[row, column]
-                if row == 0:
+                if row % height == 0:
                     axes.set_title(titles[column], fontsize=10)
                 axes.set_xticks([])
                 axes.set_yticks([])
@@ -326,7 +343,8 @@ def picture_table(
                 text = f"{sign} {prediction} ({_share(float(probabilities[row, column]))})"
                 axes.set_xlabel(text, color=color, fontsize=10, fontweight="bold", labelpad=3)
             grid[row, 0].set_ylabel(names[row], fontsize=10, rotation=0, ha="right", va="center", labelpad=6)
-        figure.suptitle(f"True class {label}. Below each image: predicted class (its probability)", fontsize=10)
+        line = " " if width * blocks > 5 else "\n"
+        figure.suptitle(f"True class {label}.{line}Below each image: predicted class (its probability)", fontsize=10)
         figure.savefig(content, **png_settings())
         return content.getvalue()
 

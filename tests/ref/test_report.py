@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,39 @@ def test_figures_depend_on_their_data_only(draw: Callable[[], bytes], tmp_path: 
     with matplotlib.rc_context({"font.size": 30, "savefig.dpi": 50, "lines.linewidth": 9, "axes.grid": True}):
         assert draw() == png
     assert dict(matplotlib.rcParams) == settings
+
+
+@pytest.mark.parametrize("num_attacks", [3, 9, 20])
+def test_nothing_is_cut_off(num_attacks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither names of attacks beside curves, nor titles of a long and narrow table of pictures."""
+    drawn, draw = [], figures.drawing
+
+    @contextmanager
+    def watched(**size: float) -> Iterator[Any]:
+        with draw(**size) as (figure, content):
+            yield figure, content
+            tight = figure.get_tightbbox()  # in inches
+            drawn.append((tight, *figure.get_size_inches()))
+
+    monkeypatch.setattr(figures, "drawing", watched)
+    names = [f"An attack that has\na long name {number}" for number in range(num_attacks)]
+    curves = [figures.Curve(name, [0.3], [0.2], [0.1], [0.4]) for name in names]
+    figures.accuracy_curves({"CNN": curves, "Madry": curves}, xlabel="eps", clean={"CNN": 0.99})
+    shape = (num_attacks, 2)
+    figures.picture_table(
+        np.zeros((*shape, 1, 8, 8)),
+        np.zeros(shape, dtype=int),
+        np.full(shape, 0.5),
+        label=0,
+        titles=["CNN", "Madry"],
+        names=names,
+    )
+    for box, width, height in drawn:
+        assert box.x0 >= -0.02
+        assert box.y0 >= -0.02
+        assert box.x1 <= width + 0.02
+        assert box.y1 <= height + 0.02
+    assert drawn[1][2] < 16
 
 
 @pytest.mark.parametrize(
