@@ -1,6 +1,6 @@
 """Break the kernels of malade_gpu in many small ways, and see that the tests notice each.
 
-    python -m tests.mutation                 all mutants, in about ten minutes
+    python -m tests.mutation                 all mutants, in about half an hour on two cores
     python -m tests.mutation --list          what there is
     python -m tests.mutation --only conv     those whose name contains a word; repeat
 
