@@ -58,8 +58,8 @@ def test_bodies_of_elements() -> None:
         "layers": (ops.tanh(x_there), ref.tanh(x)),
         "attack_steps": (ops.sign_step(x_there, other_there, step_size=0.1), ref.sign_step(x, other, step_size=0.1)),
         "proposals": (
-            ops.spsa_points(ops.asarray(x[:, None]), width=0.1, key=(1, 2), sample_index=ops.arange(3))[0],
-            ref.spsa_points(x[:, None], width=0.1, key=(1, 2), sample_index=index)[0],
+            ops.spsa_points(x_there, width=0.1, key=(1, 2), sample_index=ops.arange(3))[0],
+            ref.spsa_points(x, width=0.1, key=(1, 2), sample_index=index)[0],
         ),
         "memory": (ops.add_up([x_there, other_there]), ref.add_up([x, other])),
         "optim": (
