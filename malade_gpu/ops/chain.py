@@ -3,8 +3,11 @@ r"""The purification chain of the paper's denoiser as one kernel, and its gradie
     x_{t+1} = clip(x_t + a (r(x_t) - x_t) + delta z_t)
 
 `fused_chain` has kernels for one network, the sDAE of the paper in float32; see kernels/chain.cuh. For any other, and
-everywhere if the environment variable ``MALADE_GPU_FUSED`` is 0, it answers None, and chains are run step by step. The
-kernels multiply in float32 whatever ``MALADE_GPU_PRECISION`` says.
+everywhere if the environment variable ``MALADE_GPU_FUSED`` is 0, it answers None, and chains are run step by step.
+
+The kernels multiply in float32, unless ``MALADE_GPU_PRECISION`` is tf32 or bf16 and the device has room for
+kernels/chain_half.cuh: then the chain is run on tensor cores, with 11 bits for each operand, and only its gradient is
+taken in float32, at the positions that float32 gives.
 
 The gradient keeps positions of the chain: `NUM_SLOTS` of them for each image that is being worked on, however many
 steps there are. What is not kept is computed again from the nearest position before it (`checkpoint_plan`).
@@ -24,6 +27,9 @@ from malade_ref.arrays import Array
 from malade_ref.checks import InputError, check_choice, check_count, check_number, check_same, check_shape
 
 from ..device import device
+from ..precision import precision
+from . import chain_half
+from .chain_half import pack_half, residence
 
 Key = tuple[int, int]
 
@@ -121,6 +127,13 @@ class FusedChain:
         if not (num_steps and len(x)):
             return start.copy()
         y = device().empty(x.shape, "float32")
+        resident = _half()
+        if resident is not None:
+            small = device().xp.concatenate([device().xp.ravel(self.params[name]) for name in SMALL])
+            _launch_half(
+                (start, y, settings.index, small, pack_half(self.params), len(x), num_steps), resident, settings
+            )
+            return y
         variant = _variant(len(x))
         _launch("chain", variant, (start, y, settings.index, variant.pack(self.params), len(x), num_steps), settings)
         return y
@@ -315,6 +328,25 @@ def _variant(n: int) -> Variant:
     fitting, blocks = variants(device().max_shared), device().multiprocessors
     best = next((variant for variant in fitting if n <= variant.images * blocks), fitting[-1])
     return best._replace(grid=min(-(-n // best.images), blocks))
+
+
+def _half() -> bool | None:
+    """Whether the weights lie in shared memory, if the chain is run in half precision; None if it is not."""
+    if precision() not in ("tf32", "bf16"):
+        return None
+    return residence(device().max_shared)
+
+
+def _launch_half(arguments: tuple[Any, ...], resident: bool, settings: _Settings) -> None:
+    device().launch(
+        "chain_half",
+        "chain_half",
+        grid=(min(-(-len(arguments[0]) // chain_half.IMAGES), device().multiprocessors),),
+        block=(chain_half.THREADS,),
+        arguments=(*arguments, *settings.numbers),
+        shared_bytes=chain_half.shared_bytes(resident),
+        defines={"RESIDENT": int(resident)},
+    )
 
 
 def _launch(kernel: str, variant: Variant, arguments: tuple[Any, ...], settings: _Settings) -> None:

@@ -15,7 +15,8 @@ pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not instal
 
 from malade_gpu.device import KERNELS
 from malade_gpu.emulation import SCHEDULES, build, sanitize
-from malade_gpu.ops.chain import PIXELS, SAVED, SHAPES, Variant, checkpoint_plan, layout
+from malade_gpu.ops import chain_half as half
+from malade_gpu.ops.chain import PIXELS, SAVED, SHAPES, SMALL, Variant, checkpoint_plan, layout
 from malade_gpu.resources import units
 from malade_gpu.source import kernels_of
 
@@ -162,7 +163,26 @@ def chain() -> list[Launch]:
     return found
 
 
-LAUNCHES = rows() + channels() + softmax() + conv() + chain()
+def chain_half() -> list[Launch]:
+    """Two groups of images for one block, the second not full, two steps; all weights in shared memory, or not all."""
+    found = []
+    params = malade_ref.sdae().params
+    small = np.concatenate([params[name].ravel() for name in SMALL])
+    flat = [*(params[name].ravel() for name in ("0.weight", "2.weight", "4.weight")), np.zeros(1, "float32")]
+    weights = np.concatenate(flat)[half.order()].astype("float16").view("uint32")
+    for resident, n in ((True, 17), (False, 1)):
+        x, y = np.random.default_rng(n).random((2, n, 1, 28, 28)).astype("float32")
+        arguments = x, y, np.arange(n, dtype="uint32"), small, weights, n, 2, 3, 1, 2, 0.5, 0.2, True
+        found.append(
+            Launch(
+                *("chain_half", "chain_half", (1,), (half.THREADS,), arguments, half.shared_bytes(resident)),
+                defines={"RESIDENT": int(resident)},
+            )
+        )
+    return found
+
+
+LAUNCHES = rows() + channels() + softmax() + conv() + chain() + chain_half()
 NAMES = [f"{launch.file}.{launch.kernel}-{i}" for i, launch in enumerate(LAUNCHES)]
 
 
