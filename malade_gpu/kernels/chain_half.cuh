@@ -259,11 +259,12 @@ __device__ __forceinline__ void put_padding(const Block& block, int image, int s
   }
 }
 
-// y is x after num_steps >= 1 steps. `small`: SMALL float32 parameters; `weights`: those of three layers in half precision.
+// y is x after num_steps >= 1 steps; or the position after each step, `stride` numbers apart, if that is not 0. `small`:
+// SMALL float32 parameters; `weights`: those of three layers in half precision.
 extern "C" __global__ void __launch_bounds__(256, 1)
     chain_half(const float* x, float* y, const uint32_t* sample_index, const float* small, const uint32_t* weights,
-               int64_t n, int num_steps, uint32_t first_step, uint32_t key_0, uint32_t key_1, float a, float delta,
-               bool clip) {
+               int64_t n, int num_steps, int64_t stride, uint32_t first_step, uint32_t key_0, uint32_t key_1, float a,
+               float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
   Block block;
   block.small = shared;
@@ -290,7 +291,6 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     const bool present = image < n;
     const uint32_t sample = present ? sample_index[image] : 0u;
     const float* from = x + image * PIXELS;
-    float* const to = y + image * PIXELS;
     put_padding(block, own, slot);
     for (int quad = slot; quad < QUADS; quad += SLOTS) {
       float value[4] = {};
@@ -298,6 +298,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
       put_input(block, own, quad, value);
     }
     for (int step = 0; step < num_steps; step++) {
+      float* const to = y + step * stride + image * PIXELS;
       __syncthreads();
       first_layer(block);
       __syncthreads();

@@ -11,13 +11,13 @@ import pytest
 import malade_gpu
 import malade_ref
 from malade_gpu.emulation import SCHEDULES
-from malade_gpu.ops import chain_half
+from malade_gpu.ops import chain, chain_half
 from malade_ref.checks import InputError
 from tests.tolerances import assert_close, assert_no_alias, assert_not_mutated
 
 from .backends import device, gpu, on_device, to_device, to_host
 from .precisions import set_precision
-from .test_chain import NETWORK, SETTINGS, expected, images, numbers, on_the_device, run
+from .test_chain import NETWORK, SETTINGS, expected, fused, gradients, images, numbers, on_the_device, run, vjp
 
 HALF = {"op": "fused_chain_half", "dtype": "float32"}
 
@@ -68,6 +68,20 @@ def test_any_number_of_images(n: int, num_steps: int) -> None:
     result = run(x, index, **settings)
     assert_no_alias(result, x)
     assert_close(result, expected(x, index, **settings)[0], **HALF)
+
+
+def test_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way back is in float32, at the positions of the way there; those of a long chain are float32's."""
+    x, index, dy = images(2), numbers(2), gradients(2)
+    for num_slots in (32, 1):
+        monkeypatch.setattr(chain, "NUM_SLOTS", num_slots)
+        last, back = on_device(fused().run_with_vjp)(x, sample_index=index, **SETTINGS)
+        np.testing.assert_array_equal(last, run(x, index))
+        dx = to_host(back(to_device(dy)))
+        np.testing.assert_array_equal(dx, vjp(dy, x, index))
+        # What is clipped at one of these positions only makes a difference, and this is rare.
+        wanted = expected(x, index)[1](dy)
+        assert np.median(np.abs(dx - wanted)) < 1e-3 * np.abs(wanted).max()
 
 
 def test_planted_errors_are_caught() -> None:

@@ -48,6 +48,8 @@ RANDOM = "tests/agree/test_random.py"
 CHAIN = "'tests/agree/test_chain.py::test_any_number_of_images[3]'"
 CHAIN_ORDERS = ORDERS.format("chain and not half")
 CHAIN_HALF = "'tests/agree/test_chain_half.py::test_any_number_of_images[35-2]'"
+CHAIN_KEPT = "'tests/agree/test_chain.py::test_kept_positions_make_no_difference[32]'"
+CHAIN_HALF_KEPT = "tests/agree/test_chain_half.py::test_gradient"
 CHAIN_HALF_ORDERS = ORDERS.format("chain_half")
 CHAIN_MANY_STEPS = "tests/agree/test_chain.py -k few_positions"
 PHILOX = "tests/emulator/test_philox.py"
@@ -572,8 +574,8 @@ MUTANTS = [
     Mutant(
         "chain: noise of the first step",
         "chain.cuh",
-        "y + image * PIXELS, present, first_step + step,",
-        "y + image * PIXELS, present, first_step,",
+        "from, to, present, first_step + step,",
+        "from, to, present, first_step,",
         CHAIN,
     ),
     Mutant(
@@ -604,7 +606,9 @@ MUTANTS = [
         "slot(to), present, first_step + i,",
         CHAIN_MANY_STEPS,
     ),
-    Mutant("chain: a slot too far", "chain.cuh", "size_t(number - 1)", "size_t(number)", CHAIN_MANY_STEPS),
+    Mutant("chain: a slot too far", "chain.cuh", "(number - 1) * stride", "number * stride", CHAIN_MANY_STEPS),
+    Mutant("chain: positions of another step", "chain.cuh", "y + step * stride", "y + stride", CHAIN_KEPT),
+    Mutant("chain: kept positions of the block", "chain.cuh", "(num_slots ? IMAGES : n)", "IMAGES", CHAIN_KEPT),
     Mutant("chain: gradient not masked", "chain.cuh", "unclipped >= 0.0f && unclipped <= 1", "unclipped <= 1", CHAIN),
     Mutant("chain: gradient past the residual", "chain.cuh", "      dy[j] -= dresidual;\n", "", CHAIN),
     Mutant("chain: slope of the last tanh", "chain.cuh", "(1.0f - r[j] * r[j])", "(1.0f - r[j])", CHAIN),
@@ -764,6 +768,7 @@ MUTANTS = [
         CHAIN_HALF,
     ),
     Mutant("half: every step from the first position", "chain_half.cuh", "      from = to;\n", "", CHAIN_HALF),
+    Mutant("half: positions of another step", "chain_half.cuh", "y + step * stride", "y + stride", CHAIN_HALF_KEPT),
     # philox.cuh
     Mutant("philox: nine rounds", "philox.cuh", "round < 10", "round < 9", PHILOX),
     Mutant("philox: key not raised", "philox.cuh", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;", PHILOX),
