@@ -359,17 +359,19 @@ __device__ __forceinline__ Block begin(float* shared, const float* weights) {
 // y is x after num_steps >= 1 steps; or the position after each step, `stride` numbers apart, if that is not 0.
 // `region_words`: of shared memory for weights (at least FORWARD if RESIDENT, else 0).
 extern "C" __global__ void __launch_bounds__(256, 1)
-    chain(const float* x, float* y, const uint32_t* sample_index, const float* weights, int64_t n, int num_steps,
-          int64_t stride, int region_words, uint32_t first_step, uint32_t key_0, uint32_t key_1, float a, float delta, bool clip) {
+    chain(const float* x, float* y, const uint32_t* sample_index, const uint32_t* keys, const float* weights, int64_t n,
+          int num_steps, int64_t stride, int region_words, uint32_t first_step, bool keyed, uint32_t key_0, uint32_t key_1,
+          float a, float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
   Block block = begin(shared, weights);
   block.images = block.region + region_words;
-  const Chain settings = {key_0, key_1, a, delta, clip};
+  Chain settings = {key_0, key_1, a, delta, clip};
   block.fetch(0, FORWARD);
   for (int64_t first = int64_t(blockIdx.x) * IMAGES; first < n; first += int64_t(gridDim.x) * IMAGES) {
     const int64_t image = first + block.place.image;
     const bool present = image < n;
     const uint32_t sample = present ? sample_index[image] : 0u;
+    if (keyed && present) settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];
     const float* from = x + image * PIXELS;
     stage(block, from, present);
     for (int step = 0; step < num_steps; step++) {
@@ -463,18 +465,20 @@ __device__ __forceinline__ void first_layer_vjp(const Block& block, float* dx, b
 // each step, as `chain` gives them. `scratch` is for what a step saves.
 extern "C" __global__ void __launch_bounds__(256, 1)
     chain_vjp(const float* x, float* dx, float* positions, float* scratch, const int* plan,
-              const uint32_t* sample_index, const float* weights, int64_t n, int plan_length, int num_slots,
-              int region_words, uint32_t first_step, uint32_t key_0, uint32_t key_1, float a, float delta, bool clip) {
+              const uint32_t* sample_index, const uint32_t* keys, const float* weights, int64_t n, int plan_length,
+              int num_slots, int region_words, uint32_t first_step, bool keyed, uint32_t key_0, uint32_t key_1, float a,
+              float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
   Block block = begin(shared, weights);
   block.images = block.region + region_words;
-  const Chain settings = {key_0, key_1, a, delta, clip};
+  Chain settings = {key_0, key_1, a, delta, clip};
   float* const saved = scratch + int64_t(blockIdx.x) * IMAGES * SAVED;
   const int64_t stride = (num_slots ? IMAGES : n) * PIXELS;
   for (int64_t first = int64_t(blockIdx.x) * IMAGES; first < n; first += int64_t(gridDim.x) * IMAGES) {
     const int64_t image = first + block.place.image;
     const bool present = image < n;
     const uint32_t sample = present ? sample_index[image] : 0u;
+    if (keyed && present) settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];
     float* const gradient = dx + image * PIXELS;
     float* const slots =
         positions + (num_slots ? int64_t(blockIdx.x) * num_slots * IMAGES + block.place.image : image) * PIXELS;

@@ -12,7 +12,7 @@ constexpr int SECOND = 25, SECOND_SIDE = 7;  // of the inner one
 constexpr int BIAS_1 = 0, BIAS_2 = 10, BIAS_3 = 35, WEIGHT_4 = 45, BIAS_4 = 55, WEIGHT_5 = 56, BIAS_5 = 81;
 constexpr int TABLE = 82, SMALL = 112;
 
-// Settings of the chain.
+// Settings of the chain; the key may be the image's own.
 struct Chain {
   uint32_t key_0, key_1;
   float a, delta;

@@ -31,6 +31,7 @@ from ..device import device
 from ..precision import precision
 from . import chain_half
 from .chain_half import pack_half, residence
+from .random import own_keys
 
 Key = tuple[int, int]
 
@@ -88,7 +89,7 @@ class FusedChain:
         a: float,
         delta: float,
         clip: bool,
-        key: Key,
+        key: Key | Array,
         sample_index: Array,
         first_step: int = 0,
     ) -> Array:
@@ -106,8 +107,8 @@ class FusedChain:
             Standard deviation of the injected noise, in pixel units, >= 0.
         clip : bool
             Whether positions are clipped to [0, 1] after every step.
-        key : tuple of two int
-            Of the noise, from `derive_key`.
+        key : tuple of two int, or array of shape (n, 2), uint32
+            Of the noise, from `derive_key`; or one for each image.
         sample_index : array of shape (n,), integer
             Numbers of the samples in their data set, in [0, 2^32).
         first_step : int
@@ -139,7 +140,7 @@ class FusedChain:
         a: float,
         delta: float,
         clip: bool,
-        key: Key,
+        key: Key | Array,
         sample_index: Array,
         first_step: int = 0,
     ) -> tuple[Array, Callable[[Array], Array]]:
@@ -183,7 +184,7 @@ class FusedChain:
         a: float,
         delta: float,
         clip: bool,
-        key: Key,
+        key: Key | Array,
         sample_index: Array,
         first_step: int = 0,
     ) -> Array:
@@ -222,7 +223,18 @@ class FusedChain:
         resident, variant = _half(), _variant(len(x))
         if resident is None:
             packed, region = variant.pack(self.params), (variant.region_words,)
-            arguments = x, y, settings.index, packed, len(x), num_steps, stride, *region, *settings.numbers
+            arguments = (
+                x,
+                y,
+                settings.index,
+                settings.keys,
+                packed,
+                len(x),
+                num_steps,
+                stride,
+                *region,
+                *settings.numbers,
+            )
             _launch("chain", variant, arguments)
             return
         small = device().xp.concatenate([device().xp.ravel(self.params[name]) for name in SMALL])
@@ -232,7 +244,18 @@ class FusedChain:
             "chain_half",
             grid=(min(-(-len(x) // chain_half.IMAGES), device().multiprocessors),),
             block=(chain_half.THREADS,),
-            arguments=(x, y, settings.index, small, packed, len(x), num_steps, stride, *settings.numbers),
+            arguments=(
+                x,
+                y,
+                settings.index,
+                settings.keys,
+                small,
+                packed,
+                len(x),
+                num_steps,
+                stride,
+                *settings.numbers,
+            ),
             shared_bytes=chain_half.shared_bytes(resident),
             defines={"RESIDENT": int(resident)},
         )
@@ -246,7 +269,7 @@ class FusedChain:
         if positions is None:
             positions = device().empty((variant.grid, NUM_SLOTS * PIXELS, variant.images), "float32")
         scratch = device().empty((variant.grid, SAVED, variant.images), "float32")
-        arrays = x, dx, positions, scratch, plan, settings.index, variant.pack(self.params)
+        arrays = x, dx, positions, scratch, plan, settings.index, settings.keys, variant.pack(self.params)
         numbers = len(x), len(plan), num_slots, variant.region_words, *settings.numbers
         _launch("chain_vjp", variant, (*arrays, *numbers))
         return dx
@@ -317,14 +340,15 @@ def checkpoint_plan(num_steps: int, num_slots: int) -> np.ndarray[Any, np.dtype[
 
 
 class _Settings(NamedTuple):
-    """What both kernels take last."""
+    """What all kernels take of the noise, and last."""
 
     index: Any
+    keys: Any
     numbers: tuple[Any, ...]
 
 
 def _settings(
-    x: Array, num_steps: int, a: float, delta: float, clip: bool, key: Key, sample_index: Array, first_step: int
+    x: Array, num_steps: int, a: float, delta: float, clip: bool, key: Key | Array, sample_index: Array, first_step: int
 ) -> _Settings:
     check_shape("x", x, (len(x), 1, 28, 28))
     if str(x.dtype) != "float32":
@@ -336,7 +360,8 @@ def _settings(
     check_number("delta", delta, minimum=0)
     xp = device().xp
     index = xp.ascontiguousarray(sample_index.astype(xp.uint32))
-    return _Settings(index, (first_step, *key, a, delta, bool(clip)))
+    keys, *one = own_keys(key, index)
+    return _Settings(index, keys, (first_step, *one, a, delta, bool(clip)))
 
 
 class Variant(NamedTuple):

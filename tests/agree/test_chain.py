@@ -184,6 +184,16 @@ def test_kept_positions_make_no_difference(monkeypatch: pytest.MonkeyPatch, num_
     np.testing.assert_array_equal(dx, vjp(dy, x, index))
 
 
+def test_every_image_may_have_its_own_noise() -> None:
+    x, index, dy = images(3), numbers(3), gradients(3)
+    keys = np.array([(1, 2), KEY, (2**32 - 1, 0)], "uint32")
+    together, back = run(x, index, key=keys), vjp(dy, x, index, key=keys)
+    for i in range(3):
+        one, own = slice(i, i + 1), {"key": tuple(keys[i].tolist())}
+        np.testing.assert_array_equal(together[one], run(x[one], index[one], **own))
+        np.testing.assert_array_equal(back[one], vjp(dy[one], x[one], index[one], **own))
+
+
 @pytest.mark.parametrize(("capability", "kibibytes"), [(80, 163), (86, 99), (75, 64)])
 def test_smaller_devices(monkeypatch: pytest.MonkeyPatch, capability: int, kibibytes: int) -> None:
     """Weights from global memory, fewer images a block."""
@@ -301,6 +311,7 @@ def test_complaints() -> None:
         (lambda: run(x, index[:1]), "sample_index: expected shape"),
         (lambda: run(x, index, num_steps=-1), "num_steps: expected"),
         (lambda: run(x, index, first_step=2**32 - 1), "first_step: expected"),
+        (lambda: run(x, index, key=np.zeros((1, 2), "uint32")), "key: expected shape"),
         (lambda: run(x, index, a=0.0), "a: expected"),
         (lambda: run(x, index, delta=-1.0), "delta: expected"),
         (lambda: vjp(x[:1], x, index), "dy: expected"),

@@ -130,6 +130,14 @@ def test_a_chain_in_two_pieces() -> None:
     np.testing.assert_array_equal(run(middle, index, num_steps=1, first_step=9), whole)
 
 
+def test_every_image_may_have_its_own_noise() -> None:
+    x, index, keys = images(2), numbers(2), np.array([(1, 2), (2**32 - 1, 0)], "uint32")
+    together = run(x, index, key=keys, num_steps=1)
+    for i in range(2):
+        one, own = slice(i, i + 1), {"key": tuple(keys[i].tolist()), "num_steps": 1}
+        np.testing.assert_array_equal(together[one], run(x[one], index[one], **own))
+
+
 def test_smaller_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third layer's weights from global memory; and where that is too little, float32."""
     x, index = images(3), numbers(3)
