@@ -19,6 +19,15 @@ struct Chain {
   bool clip;
 };
 
+// Where the position after `step` goes: to y, image for image, but every `every`-th before the last is kept for the way
+// back, if `every` is not 0.
+__device__ __forceinline__ float* place_after(int step, int num_steps, int every, int64_t image, int64_t n, float* y,
+                                              float* kept) {
+  const int number = every ? (step + 1) / every : 0;
+  const bool keep = number && number * every == step + 1 && step + 1 < num_steps;
+  return (keep ? kept + ((number - 1) * n + image) * PIXELS : y + image * PIXELS);
+}
+
 // Vector loads of WORDS words, a multiple of 4, at a multiple of 16 bytes.
 template <int WORDS>
 __device__ __forceinline__ void load(const float* from, float (&to)[WORDS]) {

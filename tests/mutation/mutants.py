@@ -54,7 +54,7 @@ SAMPLE = """    const uint32_t sample = present ? sample_index[image] : 0u;
 """
 CHAIN_KEYS = "tests/agree/test_chain.py -k own_noise"
 CHAIN_HALF_KEYS = "tests/agree/test_chain_half.py -k own_noise"
-CHAIN_KEPT = "'tests/agree/test_chain.py::test_kept_positions_make_no_difference[32]'"
+CHAIN_KEPT = "'tests/agree/test_chain.py::test_kept_positions_make_no_difference[2]'"
 CHAIN_HALF_KEPT = "tests/agree/test_chain_half.py::test_gradient"
 CHAIN_HALF_ORDERS = ORDERS.format("chain_half")
 CHAIN_MANY_STEPS = "tests/agree/test_chain.py -k few_positions"
@@ -608,13 +608,21 @@ MUTANTS = [
     Mutant(
         "chain: another step repeated",
         "chain.cuh",
-        "slot(to), present, first_step + step,",
-        "slot(to), present, first_step + i,",
+        "own(to), present, first_step + step,",
+        "own(to), present, first_step + i,",
         CHAIN_MANY_STEPS,
     ),
-    Mutant("chain: a slot too far", "chain.cuh", "(number - 1) * stride", "number * stride", CHAIN_MANY_STEPS),
-    Mutant("chain: positions of another step", "chain.cuh", "y + step * stride", "y + stride", CHAIN_KEPT),
-    Mutant("chain: kept positions of the block", "chain.cuh", "(num_slots ? IMAGES : n)", "IMAGES", CHAIN_KEPT),
+    Mutant(
+        "chain: a slot too far",
+        "chain.cuh",
+        "(number - num_kept - 1) * IMAGES",
+        "(number - num_kept) * IMAGES",
+        CHAIN_MANY_STEPS,
+    ),
+    Mutant("chain: kept after the next step", "purification.cuh", "== step + 1 && step", "== step && step", CHAIN_KEPT),
+    Mutant("chain: last position kept", "purification.cuh", " && step + 1 < num_steps", "", CHAIN_KEPT),
+    Mutant("chain: kept positions in one place", "purification.cuh", "(number - 1) * n + image", "image", CHAIN_KEPT),
+    Mutant("chain: a kept position too far", "chain.cuh", "(from - 1) * n * PIXELS", "from * n * PIXELS", CHAIN_KEPT),
     Mutant(
         "chain: key of another image",
         "chain.cuh",
@@ -782,7 +790,7 @@ MUTANTS = [
     ),
     Mutant("half: every step from the first position", "chain_half.cuh", "      from = to;\n", "", CHAIN_HALF),
     Mutant("half: key of another image", "chain_half.cuh", "keys[2 * image + 1]", "keys[1]", CHAIN_HALF_KEYS),
-    Mutant("half: positions of another step", "chain_half.cuh", "y + step * stride", "y + stride", CHAIN_HALF_KEPT),
+    Mutant("half: nothing kept", "chain_half.cuh", "num_steps, every, image", "num_steps, 0, image", CHAIN_HALF_KEPT),
     # philox.cuh
     Mutant("philox: nine rounds", "philox.cuh", "round < 10", "round < 9", PHILOX),
     Mutant("philox: key not raised", "philox.cuh", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;", PHILOX),
