@@ -356,24 +356,26 @@ __device__ __forceinline__ Block begin(float* shared, const float* weights) {
   return block;
 }
 
-// y is x after num_steps >= 1 steps; or the position after each step, `stride` numbers apart, if that is not 0.
-// `region_words`: of shared memory for weights (at least FORWARD if RESIDENT, else 0).
+// y is x after num_steps >= 1 steps; positions on the way are kept as `place_after` says. `region_words`: of shared memory
+// for weights (at least FORWARD if RESIDENT, else 0).
 extern "C" __global__ void __launch_bounds__(256, 1)
-    chain(const float* x, float* y, const uint32_t* sample_index, const float* weights, int64_t n, int num_steps,
-          int64_t stride, int region_words, uint32_t first_step, uint32_t key_0, uint32_t key_1, float a, float delta, bool clip) {
+    chain(const float* x, float* y, float* kept, const uint32_t* sample_index, const uint32_t* keys, const float* weights,
+          int64_t n, int num_steps, int every, int region_words, uint32_t first_step, bool keyed, uint32_t key_0, uint32_t key_1,
+          float a, float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
   Block block = begin(shared, weights);
   block.images = block.region + region_words;
-  const Chain settings = {key_0, key_1, a, delta, clip};
+  Chain settings = {key_0, key_1, a, delta, clip};
   block.fetch(0, FORWARD);
   for (int64_t first = int64_t(blockIdx.x) * IMAGES; first < n; first += int64_t(gridDim.x) * IMAGES) {
     const int64_t image = first + block.place.image;
     const bool present = image < n;
     const uint32_t sample = present ? sample_index[image] : 0u;
+    if (keyed && present) settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];
     const float* from = x + image * PIXELS;
     stage(block, from, present);
     for (int step = 0; step < num_steps; step++) {
-      float* const to = y + step * stride + image * PIXELS;
+      float* const to = place_after(step, num_steps, every, image, n, y, kept);
       hidden_layers<false>(block, nullptr);
       langevin(block, settings, from, to, present, first_step + step, sample);
       from = to;
@@ -459,38 +461,38 @@ __device__ __forceinline__ void first_layer_vjp(const Block& block, float* dx, b
 //
 // The host has made a plan (ops/chain.py), rows (step, from, to): compute the position after `step` from the one in slot
 // `from` and put it in slot `to`, or, where `to` is -1, carry dx back through `step` from the position in slot `from`.
-// Slot 0 is x. The others are in `positions`: a block's own, num_slots of them; or, if that is 0, those of all images after
-// each step, as `chain` gives them. `scratch` is for what a step saves.
+// Slot 0 is x, the next num_kept are what `chain` kept of all images, and the others, num_slots of them, the block's own, in
+// `scratch`, and behind them what a step saves.
 extern "C" __global__ void __launch_bounds__(256, 1)
-    chain_vjp(const float* x, float* dx, float* positions, float* scratch, const int* plan,
-              const uint32_t* sample_index, const float* weights, int64_t n, int plan_length, int num_slots,
-              int region_words, uint32_t first_step, uint32_t key_0, uint32_t key_1, float a, float delta, bool clip) {
+    chain_vjp(const float* x, float* dx, const float* kept, float* scratch, const int* plan,
+              const uint32_t* sample_index, const uint32_t* keys, const float* weights, int64_t n, int plan_length,
+              int num_kept, int num_slots, int region_words, uint32_t first_step, bool keyed, uint32_t key_0, uint32_t key_1, float a,
+              float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
   Block block = begin(shared, weights);
   block.images = block.region + region_words;
-  const Chain settings = {key_0, key_1, a, delta, clip};
-  float* const saved = scratch + int64_t(blockIdx.x) * IMAGES * SAVED;
-  const int64_t stride = (num_slots ? IMAGES : n) * PIXELS;
+  Chain settings = {key_0, key_1, a, delta, clip};
+  float* const slots = scratch + int64_t(blockIdx.x) * IMAGES * (num_slots * PIXELS + SAVED);
+  float* const saved = slots + int64_t(num_slots) * IMAGES * PIXELS;
   for (int64_t first = int64_t(blockIdx.x) * IMAGES; first < n; first += int64_t(gridDim.x) * IMAGES) {
     const int64_t image = first + block.place.image;
     const bool present = image < n;
     const uint32_t sample = present ? sample_index[image] : 0u;
+    if (keyed && present) settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];
     float* const gradient = dx + image * PIXELS;
-    float* const slots =
-        positions + (num_slots ? int64_t(blockIdx.x) * num_slots * IMAGES + block.place.image : image) * PIXELS;
     int staged = -1;  // slot whose position is in B
     bool ready = false;  // whether the weights of the way forward are there
     for (int i = 0; i < plan_length; i++) {
       const int step = plan[3 * i], from = plan[3 * i + 1], to = plan[3 * i + 2];
-      const auto slot = [&](int number) { return slots + (number - 1) * stride; };
-      const float* const position = from ? slot(from) : x + image * PIXELS;
+      const auto own = [&](int number) { return slots + ((number - num_kept - 1) * IMAGES + block.place.image) * PIXELS; };
+      const float* const position = from > num_kept ? own(from) : (from ? kept + (from - 1) * n * PIXELS : x) + image * PIXELS;
       if (!ready) block.fetch(0, FORWARD);
       if (staged != from) stage(block, position, present);
       ready = to >= 0;
       staged = to;
       if (to >= 0) {
         hidden_layers<false>(block, nullptr);
-        langevin(block, settings, position, slot(to), present, first_step + step, sample);
+        langevin(block, settings, position, own(to), present, first_step + step, sample);
         continue;
       }
       hidden_layers<true>(block, saved);

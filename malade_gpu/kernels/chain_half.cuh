@@ -259,12 +259,12 @@ __device__ __forceinline__ void put_padding(const Block& block, int image, int s
   }
 }
 
-// y is x after num_steps >= 1 steps; or the position after each step, `stride` numbers apart, if that is not 0. `small`:
-// SMALL float32 parameters; `weights`: those of three layers in half precision.
+// y is x after num_steps >= 1 steps; positions on the way are kept as `place_after` says. `small`: SMALL float32
+// parameters; `weights`: those of three layers in half precision.
 extern "C" __global__ void __launch_bounds__(256, 1)
-    chain_half(const float* x, float* y, const uint32_t* sample_index, const float* small, const uint32_t* weights,
-               int64_t n, int num_steps, int64_t stride, uint32_t first_step, uint32_t key_0, uint32_t key_1, float a,
-               float delta, bool clip) {
+    chain_half(const float* x, float* y, float* kept, const uint32_t* sample_index, const uint32_t* keys,
+               const float* small, const uint32_t* weights, int64_t n, int num_steps, int every, uint32_t first_step, bool keyed,
+               uint32_t key_0, uint32_t key_1, float a, float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
   Block block;
   block.small = shared;
@@ -283,13 +283,14 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   fill_table(block.small);
   async_wait<0>();
 
-  const Chain settings = {key_0, key_1, a, delta, clip};
+  Chain settings = {key_0, key_1, a, delta, clip};
   const float constant = tanh_of(block.small[BIAS_4]);
   const int own = threadIdx.x % IMAGES, slot = threadIdx.x / IMAGES, row = row_of(block.warp);
   for (int64_t group = int64_t(blockIdx.x) * IMAGES; group < n; group += int64_t(gridDim.x) * IMAGES) {
     const int64_t image = group + own;
     const bool present = image < n;
     const uint32_t sample = present ? sample_index[image] : 0u;
+    if (keyed && present) settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];
     const float* from = x + image * PIXELS;
     put_padding(block, own, slot);
     for (int quad = slot; quad < QUADS; quad += SLOTS) {
@@ -298,7 +299,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
       put_input(block, own, quad, value);
     }
     for (int step = 0; step < num_steps; step++) {
-      float* const to = y + step * stride + image * PIXELS;
+      float* const to = place_after(step, num_steps, every, image, n, y, kept);
       __syncthreads();
       first_layer(block);
       __syncthreads();

@@ -12,12 +12,21 @@ constexpr int SECOND = 25, SECOND_SIDE = 7;  // of the inner one
 constexpr int BIAS_1 = 0, BIAS_2 = 10, BIAS_3 = 35, WEIGHT_4 = 45, BIAS_4 = 55, WEIGHT_5 = 56, BIAS_5 = 81;
 constexpr int TABLE = 82, SMALL = 112;
 
-// Settings of the chain.
+// Settings of the chain; the key may be the image's own.
 struct Chain {
   uint32_t key_0, key_1;
   float a, delta;
   bool clip;
 };
+
+// Where the position after `step` goes: to y, image for image, but every `every`-th before the last is kept for the way
+// back, if `every` is not 0.
+__device__ __forceinline__ float* place_after(int step, int num_steps, int every, int64_t image, int64_t n, float* y,
+                                              float* kept) {
+  const int number = every ? (step + 1) / every : 0;
+  const bool keep = number && number * every == step + 1 && step + 1 < num_steps;
+  return (keep ? kept + ((number - 1) * n + image) * PIXELS : y + image * PIXELS);
+}
 
 // Vector loads of WORDS words, a multiple of 4, at a multiple of 16 bytes.
 template <int WORDS>

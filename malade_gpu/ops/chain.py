@@ -9,9 +9,9 @@ The kernels multiply in float32, unless ``MALADE_GPU_PRECISION`` is tf32 or bf16
 kernels/chain_half.cuh: then the chain is run on tensor cores, with 11 bits for each operand, and only the way back is
 in float32.
 
-The way back needs the chain's positions. Up to `NUM_SLOTS` steps, those of the way there are kept. Of longer chains as
-many are kept for each image that is being worked on, however many steps there are; the others are computed again, in
-float32, from the nearest one before them (`checkpoint_plan`).
+The way back needs the chain's positions. Of each image `NUM_KEPT` at most are kept on the way there, however many steps
+there are; the others are computed again, in float32, from the one before them, a segment at a time, for the images that
+are being worked on (`backward_plan`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ..device import device
 from ..precision import precision
 from . import chain_half
 from .chain_half import pack_half, residence
+from .random import own_keys
 
 Key = tuple[int, int]
 
@@ -64,7 +65,7 @@ THREADS = 256
 # In the order and sizes of kernels/chain.cuh.
 SMALL = ("0.bias", "2.bias", "4.bias", "6.weight", "6.bias", "8.weight", "8.bias")
 SMALL_WORDS = 112
-NUM_SLOTS = 32
+NUM_KEPT, NUM_SLOTS = 10, 32
 PIXELS, SAVED = 28 * 28, 10 * 14 * 14 + 25 * 7 * 7 + 3
 
 
@@ -88,7 +89,7 @@ class FusedChain:
         a: float,
         delta: float,
         clip: bool,
-        key: Key,
+        key: Key | Array,
         sample_index: Array,
         first_step: int = 0,
     ) -> Array:
@@ -106,8 +107,8 @@ class FusedChain:
             Standard deviation of the injected noise, in pixel units, >= 0.
         clip : bool
             Whether positions are clipped to [0, 1] after every step.
-        key : tuple of two int
-            Of the noise, from `derive_key`.
+        key : tuple of two int, or array of shape (n, 2), uint32
+            Of the noise, from `derive_key`; or one for each image.
         sample_index : array of shape (n,), integer
             Numbers of the samples in their data set, in [0, 2^32).
         first_step : int
@@ -128,7 +129,7 @@ class FusedChain:
         if not (num_steps and len(x)):
             return start.copy()
         y = device().empty(x.shape, "float32")
-        self._launch_run(start, y, num_steps, 0, settings)
+        self._launch_run(start, y, device().empty((0, *x.shape), "float32"), num_steps, 0, settings)
         return y
 
     def run_with_vjp(
@@ -139,11 +140,11 @@ class FusedChain:
         a: float,
         delta: float,
         clip: bool,
-        key: Key,
+        key: Key | Array,
         sample_index: Array,
         first_step: int = 0,
     ) -> tuple[Array, Callable[[Array], Array]]:
-        """Last positions of chains, and the way back, for which up to `NUM_SLOTS` positions of each image are kept.
+        """Last positions of chains, and the way back, for which up to `NUM_KEPT` positions of each image are kept.
 
         Parameters
         ----------
@@ -166,13 +167,11 @@ class FusedChain:
         start = device().xp.ascontiguousarray(x)
         if not (num_steps and len(x)):
             return start.copy(), lambda dy: device().xp.ascontiguousarray(dy).copy()
-        if num_steps > NUM_SLOTS:
-            y = device().empty(x.shape, "float32")
-            self._launch_run(start, y, num_steps, 0, settings)
-            return y, lambda dy: self._launch_vjp(dy, start, num_steps, None, settings)
-        positions = device().empty((num_steps, *x.shape), "float32")
-        self._launch_run(start, positions, num_steps, start.size, settings)
-        return positions[-1], lambda dy: self._launch_vjp(dy, start, num_steps, positions, settings)
+        every = -(-num_steps // (NUM_KEPT + 1))
+        y = device().empty(x.shape, "float32")
+        kept = device().empty(((num_steps - 1) // every, *x.shape), "float32")
+        self._launch_run(start, y, kept, num_steps, every, settings)
+        return y, lambda dy: self._launch_vjp(dy, start, kept, num_steps, every, settings)
 
     def vjp(
         self,
@@ -183,7 +182,7 @@ class FusedChain:
         a: float,
         delta: float,
         clip: bool,
-        key: Key,
+        key: Key | Array,
         sample_index: Array,
         first_step: int = 0,
     ) -> Array:
@@ -206,48 +205,39 @@ class FusedChain:
         InputError
             If shapes, dtypes or a setting are not as expected.
         """
-        settings = _settings(x, num_steps, a, delta, clip, key, sample_index, first_step)
         check_same("dy", dy, "x", x)
-        start = device().xp.ascontiguousarray(x)
-        if not (num_steps and len(x)):
-            return device().xp.ascontiguousarray(dy).copy()
-        positions = None
-        if _half() is not None and num_steps <= NUM_SLOTS:
-            positions = device().empty((num_steps, *x.shape), "float32")
-            self._launch_run(start, positions, num_steps, start.size, settings)
-        return self._launch_vjp(dy, start, num_steps, positions, settings)
+        chain: dict[str, Any] = {"num_steps": num_steps, "a": a, "delta": delta, "clip": clip}
+        _, back = self.run_with_vjp(x, **chain, key=key, sample_index=sample_index, first_step=first_step)
+        return back(dy)
 
-    def _launch_run(self, x: Array, y: Array, num_steps: int, stride: int, settings: _Settings) -> None:
-        """Last positions to y, or those after each step, ``stride`` numbers apart."""
+    def _launch_run(self, x: Array, y: Array, kept: Array, num_steps: int, every: int, settings: _Settings) -> None:
+        """Last positions to y; those after every ``every``-th step, if it is not 0, to ``kept``."""
         resident, variant = _half(), _variant(len(x))
         if resident is None:
-            packed, region = variant.pack(self.params), (variant.region_words,)
-            arguments = x, y, settings.index, packed, len(x), num_steps, stride, *region, *settings.numbers
-            _launch("chain", variant, arguments)
+            numbers = len(x), num_steps, every, variant.region_words, *settings.numbers
+            _launch("chain", variant, (x, y, kept, *settings.arrays, variant.pack(self.params), *numbers))
             return
         small = device().xp.concatenate([device().xp.ravel(self.params[name]) for name in SMALL])
-        packed = pack_half(self.params)
+        weights = small, pack_half(self.params)
         device().launch(
             "chain_half",
             "chain_half",
             grid=(min(-(-len(x) // chain_half.IMAGES), device().multiprocessors),),
             block=(chain_half.THREADS,),
-            arguments=(x, y, settings.index, small, packed, len(x), num_steps, stride, *settings.numbers),
+            arguments=(x, y, kept, *settings.arrays, *weights, len(x), num_steps, every, *settings.numbers),
             shared_bytes=chain_half.shared_bytes(resident),
             defines={"RESIDENT": int(resident)},
         )
 
-    def _launch_vjp(self, dy: Array, x: Array, num_steps: int, positions: Array | None, settings: _Settings) -> Array:
-        """Gradient with respect to x; ``positions`` are those after each step, or None: they are computed again."""
+    def _launch_vjp(self, dy: Array, x: Array, kept: Array, num_steps: int, every: int, settings: _Settings) -> Array:
+        """Gradient with respect to x, from what the way there has kept."""
+        check_same("dy", dy, "x", x)
         dx = device().xp.ascontiguousarray(dy).copy()
         variant = _variant(len(x))
-        num_slots = 0 if positions is not None else NUM_SLOTS
-        plan = _plan(num_steps, num_slots)
-        if positions is None:
-            positions = device().empty((variant.grid, NUM_SLOTS * PIXELS, variant.images), "float32")
-        scratch = device().empty((variant.grid, SAVED, variant.images), "float32")
-        arrays = x, dx, positions, scratch, plan, settings.index, variant.pack(self.params)
-        numbers = len(x), len(plan), num_slots, variant.region_words, *settings.numbers
+        plan = _plan(num_steps, every, NUM_SLOTS)
+        scratch = device().empty((variant.grid, NUM_SLOTS * PIXELS + SAVED, variant.images), "float32")
+        arrays = x, dx, kept, scratch, plan, *settings.arrays, variant.pack(self.params)
+        numbers = len(x), len(plan), len(kept), NUM_SLOTS, variant.region_words, *settings.numbers
         _launch("chain_vjp", variant, (*arrays, *numbers))
         return dx
 
@@ -279,7 +269,7 @@ def fused_chain(architecture: Mapping[str, Any], params: Mapping[str, Array]) ->
 
 
 def checkpoint_plan(num_steps: int, num_slots: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """Which positions to compute, keep and go back through, for the gradient of a chain in constant memory.
+    """Which positions to compute, keep and go back through, for the gradient of a chain from its first position only.
 
     With a slot for each step nothing is computed twice. Otherwise half of the slots spread over the chain and the rest
     is left for the segments between them, which are treated likewise, from the last to the first.
@@ -316,15 +306,43 @@ def checkpoint_plan(num_steps: int, num_slots: int) -> np.ndarray[Any, np.dtype[
     return np.array(plan, dtype=np.int32)
 
 
-class _Settings(NamedTuple):
-    """What both kernels take last."""
+def backward_plan(num_steps: int, every: int, num_slots: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Which positions to compute again and go back through, where every ``every``-th one was kept.
 
-    index: Any
+    Parameters
+    ----------
+    num_steps : int
+        Steps of the chain, >= 1.
+    every : int
+        Steps of a segment, >= 1.
+    num_slots : int
+        Positions that can be kept on the way back, >= 1.
+
+    Returns
+    -------
+    array of shape (m, 3), int32
+        Rows as those of `checkpoint_plan`. Slot 0 holds the first position, slot i the one that was kept after
+        ``i * every`` steps; the slots behind are for the way back.
+    """
+    num_kept = (num_steps - 1) // every
+    rows = []
+    for number in reversed(range(num_kept + 1)):
+        first = number * every
+        segment = checkpoint_plan(min(every, num_steps - first), num_slots)
+        source, target = (np.where(segment[:, i] > 0, segment[:, i] + num_kept, segment[:, i]) for i in (1, 2))
+        rows.append(np.stack([segment[:, 0] + first, np.where(source == 0, number, source), target], axis=1))
+    return np.concatenate(rows).astype(np.int32)
+
+
+class _Settings(NamedTuple):
+    """What all kernels take of the noise, and last."""
+
+    arrays: tuple[Any, Any]
     numbers: tuple[Any, ...]
 
 
 def _settings(
-    x: Array, num_steps: int, a: float, delta: float, clip: bool, key: Key, sample_index: Array, first_step: int
+    x: Array, num_steps: int, a: float, delta: float, clip: bool, key: Key | Array, sample_index: Array, first_step: int
 ) -> _Settings:
     check_shape("x", x, (len(x), 1, 28, 28))
     if str(x.dtype) != "float32":
@@ -336,7 +354,8 @@ def _settings(
     check_number("delta", delta, minimum=0)
     xp = device().xp
     index = xp.ascontiguousarray(sample_index.astype(xp.uint32))
-    return _Settings(index, (first_step, *key, a, delta, bool(clip)))
+    keys, *one = own_keys(key, index)
+    return _Settings((index, keys), (first_step, *one, a, delta, bool(clip)))
 
 
 class Variant(NamedTuple):
@@ -496,11 +515,8 @@ def layout(images: int) -> Layout:
 
 
 @cache
-def _plan(num_steps: int, num_slots: int) -> Array:
-    """With no slots: back through all steps, whose positions are there."""
-    if num_slots:
-        return device().xp.asarray(checkpoint_plan(num_steps, num_slots))
-    return device().xp.asarray(np.array([(step, step, -1) for step in reversed(range(num_steps))], dtype=np.int32))
+def _plan(num_steps: int, every: int, num_slots: int) -> Array:
+    return device().xp.asarray(backward_plan(num_steps, every, num_slots))
 
 
 @cache

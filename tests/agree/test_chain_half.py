@@ -71,10 +71,10 @@ def test_any_number_of_images(n: int, num_steps: int) -> None:
 
 
 def test_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way back is in float32, at the positions of the way there; those of a long chain are float32's."""
+    """The way back is in float32, from the positions that the way there has kept."""
     x, index, dy = images(2), numbers(2), gradients(2)
-    for num_slots in (32, 1):
-        monkeypatch.setattr(chain, "NUM_SLOTS", num_slots)
+    for num_kept in (10, 0):
+        monkeypatch.setattr(chain, "NUM_KEPT", num_kept)
         last, back = on_device(fused().run_with_vjp)(x, sample_index=index, **SETTINGS)
         np.testing.assert_array_equal(last, run(x, index))
         dx = to_host(back(to_device(dy)))
@@ -128,6 +128,14 @@ def test_a_chain_in_two_pieces() -> None:
     whole = run(x, index, num_steps=3, first_step=7)
     middle = run(x, index, num_steps=2, first_step=7)
     np.testing.assert_array_equal(run(middle, index, num_steps=1, first_step=9), whole)
+
+
+def test_every_image_may_have_its_own_noise() -> None:
+    x, index, keys = images(2), numbers(2), np.array([(1, 2), (2**32 - 1, 0)], "uint32")
+    together = run(x, index, key=keys, num_steps=1)
+    for i in range(2):
+        one, own = slice(i, i + 1), {"key": tuple(keys[i].tolist()), "num_steps": 1}
+        np.testing.assert_array_equal(together[one], run(x[one], index[one], **own))
 
 
 def test_smaller_devices(monkeypatch: pytest.MonkeyPatch) -> None:

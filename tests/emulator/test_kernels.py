@@ -16,7 +16,7 @@ pytest.importorskip("numba", reason="malade_gpu needs Numba, which is not instal
 from malade_gpu.device import KERNELS
 from malade_gpu.emulation import SCHEDULES, build, sanitize
 from malade_gpu.ops import chain_half as half
-from malade_gpu.ops.chain import PIXELS, SAVED, SHAPES, SMALL, Variant, checkpoint_plan, layout
+from malade_gpu.ops.chain import PIXELS, SAVED, SHAPES, SMALL, Variant, backward_plan, layout
 from malade_gpu.resources import units
 from malade_gpu.source import kernels_of
 
@@ -147,12 +147,13 @@ def chain() -> list[Launch]:
         words = np.concatenate([*(params[name].ravel() for name in SHAPES), np.zeros(1, "float32")])
         x, y, dx = rng.random((3, n, 1, 28, 28)).astype("float32")
         weights, index = words[layout(images).order], np.array([5, 0, 2**32 - 1], "uint32")
-        slots, scratch = (np.zeros((grid, size, images), "float32") for size in (num_slots * PIXELS, SAVED))
-        plan = checkpoint_plan(2, num_slots)
-        numbers = variant.region_words, 3, 1, 2, 0.5, 0.2, True
+        kept = rng.random((1, *x.shape)).astype("float32")
+        scratch = np.zeros((grid, num_slots * PIXELS + SAVED, images), "float32")
+        plan, keys = backward_plan(4, 2, num_slots), np.arange(2 * n, dtype="uint32")
+        numbers = variant.region_words, 3, grid == 1, 1, 2, 0.5, 0.2, True
         for kernel, arguments in (
-            ("chain", (x, y, index, weights, n, 2, 0)),
-            ("chain_vjp", (x, dx, slots, scratch, plan, index, weights, n, len(plan), num_slots)),
+            ("chain", (x, y, kept, index, keys, weights, n, 3, 2)),
+            ("chain_vjp", (x, dx, kept, scratch, plan, index, keys, weights, n, len(plan), 1, num_slots)),
         ):
             found.append(
                 Launch(
@@ -172,7 +173,9 @@ def chain_half() -> list[Launch]:
     weights = np.concatenate(flat)[half.order()].astype("float16").view("uint32")
     for resident, num_steps in ((True, 2), (False, 1)):
         x, y = np.random.default_rng(0).random((2, 1, 1, 28, 28)).astype("float32")
-        arguments = x, y, np.array([5], "uint32"), small, weights, 1, num_steps, 0, 3, 1, 2, 0.5, 0.2, True
+        index, keys = np.array([5], "uint32"), np.array([6, 7], "uint32")
+        arrays = x, y, np.zeros_like(y)[None], index, keys, small, weights
+        arguments = *arrays, 1, num_steps, 1, 3, resident, 1, 2, 0.5, 0.2, True
         found.append(
             Launch(
                 *("chain_half", "chain_half", (1,), (half.THREADS,), arguments, half.shared_bytes(resident)),

@@ -48,7 +48,13 @@ RANDOM = "tests/agree/test_random.py"
 CHAIN = "'tests/agree/test_chain.py::test_any_number_of_images[3]'"
 CHAIN_ORDERS = ORDERS.format("chain and not half")
 CHAIN_HALF = "'tests/agree/test_chain_half.py::test_any_number_of_images[35-2]'"
-CHAIN_KEPT = "'tests/agree/test_chain.py::test_kept_positions_make_no_difference[32]'"
+# Of both kernels of chain.cuh: what follows tells one from the other.
+SAMPLE = """    const uint32_t sample = present ? sample_index[image] : 0u;
+    if (keyed && present) settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];
+"""
+CHAIN_KEYS = "tests/agree/test_chain.py -k own_noise"
+CHAIN_HALF_KEYS = "tests/agree/test_chain_half.py -k own_noise"
+CHAIN_KEPT = "'tests/agree/test_chain.py::test_kept_positions_make_no_difference[2]'"
 CHAIN_HALF_KEPT = "tests/agree/test_chain_half.py::test_gradient"
 CHAIN_HALF_ORDERS = ORDERS.format("chain_half")
 CHAIN_MANY_STEPS = "tests/agree/test_chain.py -k few_positions"
@@ -581,8 +587,8 @@ MUTANTS = [
     Mutant(
         "chain: noise of another sample",
         "chain.cuh",
-        "sample_index[image] : 0u;\n    const float* from",
-        "sample_index[block.place.image] : 0u;\n    const float* from",
+        SAMPLE + "    const float* from",
+        SAMPLE.replace("sample_index[image]", "sample_index[block.place.image]") + "    const float* from",
         CHAIN,
     ),
     Mutant(
@@ -602,13 +608,28 @@ MUTANTS = [
     Mutant(
         "chain: another step repeated",
         "chain.cuh",
-        "slot(to), present, first_step + step,",
-        "slot(to), present, first_step + i,",
+        "own(to), present, first_step + step,",
+        "own(to), present, first_step + i,",
         CHAIN_MANY_STEPS,
     ),
-    Mutant("chain: a slot too far", "chain.cuh", "(number - 1) * stride", "number * stride", CHAIN_MANY_STEPS),
-    Mutant("chain: positions of another step", "chain.cuh", "y + step * stride", "y + stride", CHAIN_KEPT),
-    Mutant("chain: kept positions of the block", "chain.cuh", "(num_slots ? IMAGES : n)", "IMAGES", CHAIN_KEPT),
+    Mutant(
+        "chain: a slot too far",
+        "chain.cuh",
+        "(number - num_kept - 1) * IMAGES",
+        "(number - num_kept) * IMAGES",
+        CHAIN_MANY_STEPS,
+    ),
+    Mutant("chain: kept after the next step", "purification.cuh", "== step + 1 && step", "== step && step", CHAIN_KEPT),
+    Mutant("chain: last position kept", "purification.cuh", " && step + 1 < num_steps", "", CHAIN_KEPT),
+    Mutant("chain: kept positions in one place", "purification.cuh", "(number - 1) * n + image", "image", CHAIN_KEPT),
+    Mutant("chain: a kept position too far", "chain.cuh", "(from - 1) * n * PIXELS", "from * n * PIXELS", CHAIN_KEPT),
+    Mutant(
+        "chain: key of another image",
+        "chain.cuh",
+        "settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];\n    float* const gradient",
+        "settings.key_0 = keys[0], settings.key_1 = keys[1];\n    float* const gradient",
+        CHAIN_KEYS,
+    ),
     Mutant("chain: gradient not masked", "chain.cuh", "unclipped >= 0.0f && unclipped <= 1", "unclipped <= 1", CHAIN),
     Mutant("chain: gradient past the residual", "chain.cuh", "      dy[j] -= dresidual;\n", "", CHAIN),
     Mutant("chain: slope of the last tanh", "chain.cuh", "(1.0f - r[j] * r[j])", "(1.0f - r[j])", CHAIN),
@@ -768,7 +789,8 @@ MUTANTS = [
         CHAIN_HALF,
     ),
     Mutant("half: every step from the first position", "chain_half.cuh", "      from = to;\n", "", CHAIN_HALF),
-    Mutant("half: positions of another step", "chain_half.cuh", "y + step * stride", "y + stride", CHAIN_HALF_KEPT),
+    Mutant("half: key of another image", "chain_half.cuh", "keys[2 * image + 1]", "keys[1]", CHAIN_HALF_KEYS),
+    Mutant("half: nothing kept", "chain_half.cuh", "num_steps, every, image", "num_steps, 0, image", CHAIN_HALF_KEPT),
     # philox.cuh
     Mutant("philox: nine rounds", "philox.cuh", "round < 10", "round < 9", PHILOX),
     Mutant("philox: key not raised", "philox.cuh", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;", PHILOX),
@@ -1288,6 +1310,7 @@ MUTANTS = [
     ),
     Mutant("optim: uphill", "optim.py", "parameter[i] - rate * v", "parameter[i] + rate * v", OPTIM),
     # random.py
+    Mutant("random: key of another sample", "random.py", "return keys[2 * sample],", "return keys[0],", RANDOM),
     Mutant("random: nine rounds", "random.py", "ROUNDS = 10", "ROUNDS = 9", RANDOM),
     Mutant("random: key not raised", "random.py", "uint64(0xBB67AE85) & LOW", "uint64(0xBB67AE84) & LOW", RANDOM),
     Mutant(
