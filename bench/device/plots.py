@@ -35,6 +35,9 @@ LIBRARIES: dict[str, tuple[str, Any]] = {
 }
 NAMES = {"gpu": "malade_gpu", "torch": "PyTorch", "torch-compiled": "PyTorch compiled", "jax": "JAX"}
 
+# An axis that spans more than this has powers of ten only.
+WIDE = 200
+
 Point = tuple[float, float]
 Lines = dict[str, list[Point]]  # by backend
 
@@ -48,9 +51,7 @@ class _Drawn:
     """Which backends were drawn, for one legend of a figure."""
 
     def __init__(self, works: Sequence[dict[str, Any]]) -> None:
-        self.precision = {
-            name: result["precision"] for work in works for name, result in work["backends"].items()
-        }
+        self.precision = {name: result["precision"] for work in works for name, result in work["backends"].items()}
         self.handles: dict[str, Any] = {}
 
     def line(self, axes: Any, name: str, points: Sequence[Point], *, joined: bool = True) -> None:
@@ -92,7 +93,7 @@ def curves(works: Sequence[dict[str, Any]], along: str, key: str, **fixed: Any) 
                 value = result.get(key)
                 if value:
                     lines.setdefault(name, []).append((work[along], value))
-    return {name: points for name, points in lines.items() if len(points) > 1}
+    return lines if any(len(points) > 1 for points in lines.values()) else {}
 
 
 def batch_figure(works: Sequence[dict[str, Any]]) -> bytes | None:
@@ -149,9 +150,9 @@ def _panels(
                 axes.set_xscale("log")
                 axes.set_yscale("log")
                 sizes = sorted({size for points in lines.values() for size, _ in points})
-                _plain_ticks(axes.xaxis, sizes)
-                low, high = axes.get_ylim()
-                _plain_ticks(axes.yaxis, _ticks(low, high))
+                # The sizes that were measured, as long as there is room for their numbers.
+                _plain_ticks(axes.xaxis, sizes if sizes[-1] < WIDE * sizes[0] else _ticks(*axes.get_xlim()))
+                _plain_ticks(axes.yaxis, _ticks(*axes.get_ylim()))
                 axes.set_title(title, loc="left")
                 axes.set_xlabel(xlabel)
                 axes.set_ylabel(ylabel)
@@ -164,20 +165,16 @@ def _panels(
 
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers within an axis: 1, 2 and 5 of each power of ten, or the powers only where there are many."""
-    steps = (1, 2, 5) if high / low < 200 else (1,)
+    steps = (1, 2, 5) if high < WIDE * low else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
 
 
 def _plain_ticks(axis: Any, places: Sequence[float]) -> None:
-    """Numbers as people write them, where they are wanted; too near to the one before, they have no room."""
+    """Numbers as people write them, where they are wanted."""
     from matplotlib.ticker import NullLocator
 
-    kept: list[float] = []
-    for place in places:
-        if not kept or place / kept[-1] > 1.35:
-            kept.append(place)
-    axis.set_ticks(kept, labels=[f"{place:,.0f}" if place >= 1 else f"{place:g}" for place in kept])
+    axis.set_ticks(places, labels=[f"{place:,.0f}" if place >= 1 else f"{place:g}" for place in places])
     axis.set_minor_locator(NullLocator())
 
 
@@ -194,23 +191,29 @@ def roofline_figure(works: Sequence[dict[str, Any]]) -> bytes | None:
         return None
     kinds = list(KINDS)
     details = {work["name"]: work for work in works}
-    order = sorted(found, key=lambda name: (kinds.index(details[name]["kind"]), *details[name]["name"].split("-")[:0]))
+
+    def place(name: str) -> tuple[int, int, int]:
+        work = details[name]
+        return kinds.index(work["kind"]), work["batch"], work["steps"]
+
+    order = sorted(found, key=place)
     drawn = _Drawn(works)
-    with drawing(width=9.0, height=0.3 * len(order) + 1.2) as (figure, content):
+    with drawing(width=9.5, height=0.27 * len(order) + 1.2) as (figure, content):
         axes = figure.subplots()
         for row, name in enumerate(order):
             axes.axhline(row, color=GREY, alpha=0.2, linewidth=0.5)
             for backend, least in found[name].items():
                 drawn.line(axes, backend, [(100 * least["share"], row)], joined=False)
         axes.set_yticks(range(len(order)), labels=[_title(details[name], found[name]) for name in order])
-        axes.invert_yaxis()
+        axes.set_ylim(len(order) - 0.4, -0.6)
         axes.set_xscale("log")
         low = min(least["share"] for shares in found.values() for least in shares.values())
         axes.set_xlim(max(0.01, 100 * low / 1.5), 130)
-        _plain_ticks(axes.xaxis, [tick for tick in (0.01, 0.1, 1, 2, 5, 10, 20, 50, 100) if tick > 100 * low / 1.5])
+        _plain_ticks(axes.xaxis, [tick for tick in (0.01, 0.1, 1, 3, 10, 30, 100) if tick > 100 * low / 1.5])
         axes.axvline(100, color=GREY, linewidth=1)
         whose = "ceilings of the same run" if key == "roofline" else "an H200's data sheet"
-        axes.set_xlabel(f"share of the roofline (%), by {whose}; the roofline is each precision's own")
+        axes.set_xlabel(f"share of its precision's roofline (%),\nby {whose}")
+        axes.set_title("work, images × steps", loc="right", x=-0.02, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.3, linewidth=0.5)
         drawn.legend(figure)
@@ -219,11 +222,12 @@ def roofline_figure(works: Sequence[dict[str, Any]]) -> bytes | None:
 
 
 def _title(work: dict[str, Any], shares: dict[str, Any]) -> str:
-    """What was done, on how much, and what bounds it."""
+    """What was done, on how much; and what bounds it, if not operations for all."""
     size = f"{work['batch']:,}" + (f" × {work['steps']:,}" if work["steps"] else "")
     draws = f", {work['draws']} draws" if work["draws"] > 1 else ""
     bounds = {least["bound"] for least in shares.values()}
-    return f"{KINDS[work['kind']]}, {size}{draws} ({' or '.join(sorted(bounds))})"
+    note = "" if bounds == {"operations"} else f" (bound by {' or '.join(sorted(bounds))})"
+    return f"{KINDS[work['kind']]}, {size}{draws}{note}"
 
 
 FIGURES = {"batch.png": batch_figure, "steps.png": steps_figure, "roofline.png": roofline_figure}
