@@ -2,9 +2,9 @@
 
     python -m bench.device.runs BUNDLE [--seconds FILE] [--copy FOLDER]
 
-FILE has a line for each call that worked on the bundle: how many seconds it took. A step that was interrupted counts only
-there, so the time of a run in several calls is their sum; of a training too, of which that is more than it took. FOLDER
-gets everything but arrays of images, the folder of work in progress, and the manifest, which is about all files.
+FILE has a line for each call that worked on the bundle: how many seconds it took. The bundle itself does not count the
+time of steps that were interrupted, so a run in several calls took the sum of these; its training took less.
+FOLDER gets everything but arrays of images, the folder of work in progress, and the manifest, which is about all files.
 
 Exit code 1 if something asked is not met, or cannot be told.
 """

@@ -61,3 +61,28 @@ def test_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(path.name for path in out.iterdir()) == sorted(plots.FIGURES)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.iterdir())
     assert capsys.readouterr().out.count("written: ") == 3
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = invented(measured=False)
+    content["works"] = [record for record in content["works"] if record["name"] == "forward-10000"]
+    file = tmp_path / "bench.json"
+    file.write_text(json.dumps(content))
+    assert plots.main([str(file)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "roofline.png"]
+    assert "steps.png: left out" in capsys.readouterr().out
+    file.write_text(json.dumps({"format": "other"}))
+    assert plots.main([str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"plots: error: {file}: is not what")
+
+
+def test_a_curve_needs_two_sizes() -> None:
+    works = invented(measured=True)["works"]
+    lines = plots.curves(works, "steps", "median_seconds", kind="chain", batch=10_000)
+    assert [steps for steps, _ in sorted(lines["gpu-fp32"])] == [5, 10, 25, 50, 100, 200]
+    # A peer that was measured at one size only is one point.
+    assert len(lines["jax-tf32"]) == 1
+    assert "jax" not in lines  # it failed
+    assert plots.curves(works, "batch", "median_seconds", kind="pgd") == {}
+    assert plots.library_of("torch-compiled-tf32", "tf32") == plots.library_of("torch-compiled", "fp32")
+    assert plots.library_of("gpu-tf32x3", "tf32x3") == "gpu"
