@@ -32,6 +32,7 @@ from bench.device.work import (
     make_problem,
     verdicts,
 )
+from malade_ref.experiment import read_experiment
 from malade_ref.network import cnn, sdae
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -295,6 +296,8 @@ def test_everything_in_one_command(tmp_path: Path) -> None:
     copied = {path.name for path in (out / "mnist-madry").iterdir()}
     assert {"results.json", "report.md", "outcomes.h5", "models"} <= copied
     assert not copied & {"pictures.h5", "MANIFEST.json", ".work"}
+    cells = json.loads((out / "mnist-madry" / "results.json").read_text())["cells"]
+    assert {"madry/clean/0", "madry/restarts/0.3"} <= cells.keys()  # which `bench.device.runs` looks at
     seconds = tmp_path / "runs" / "rehearsal-mnist-madry.seconds"
     before = seconds.read_text()
     assert len(before.split()) == 1
@@ -384,6 +387,16 @@ def finished(folder: Path, name: str, *, scale: str = "paper", timings: dict[str
         (folder / file).write_text(json.dumps(content))
     (folder / "pictures.h5").write_bytes(b"images")
     return folder
+
+
+def test_what_is_asked_is_what_is_run() -> None:
+    experiment = read_experiment("mnist-madry", ["scale=paper"]).experiment
+    training = experiment.models["madry"].adversarial
+    assert training is not None
+    assert (training.resolved()["eps"], training.resolved()["num_steps"]) == (0.3, 40)
+    (attack,) = (attack for attack in experiment.attacks if attack.name == "restarts")
+    assert {"num_steps": 100, "num_restarts": 20}.items() <= attack.resolved().items()
+    assert (attack.eps, attack.num_images, experiment.evaluation.num_images) == ((0.3,), 10_000, 10_000)
 
 
 def test_what_is_asked_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
