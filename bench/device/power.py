@@ -4,7 +4,7 @@ Turns (see `bench.device.timing`) are too short for a reading of power, which is
 already. So each backend works once more, alone, for about a second: without a pause, which also tells whether it gets
 slower when the device is warm. Readings of the first part of it are left out.
 
-    watts, sm_mhz, memory_mhz    medians of the readings, nvidia-smi every 100 ms
+    watts, sm_mhz, memory_mhz    medians of the readings, about ten a second
     joules_per_image             by NVML's counter of energy where pynvml can read it, else watts times seconds
 """
 
@@ -19,8 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-EVERY = 100  # milliseconds between readings
-PATIENCE = 3.0  # seconds for the first one
+EVERY = 0.05  # seconds from one reading to the next, which itself takes about as long
 SETTLING = 0.3  # share of the time at whose readings nobody looks
 FIELDS = ("sm_mhz", "memory_mhz", "watts")
 # The first of them that the driver knows; the second is a mean over a second on newer GPUs.
@@ -29,16 +28,13 @@ POWER = ("power.draw.instant", "power.draw")
 
 def smi(*fields: str) -> dict[str, str]:
     """What nvidia-smi says of the first device; empty where it cannot be asked."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
     try:
-        answer = subprocess.run(_command(fields), capture_output=True, text=True, timeout=20, check=True).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
     values = [value.strip() for value in next(csv.reader([answer.strip()]))]
     return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
-
-
-def _command(fields: tuple[str, ...]) -> list[str]:
-    return ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
 
 
 def clocks() -> dict[str, str]:
@@ -53,59 +49,42 @@ class Sampler:
     ----------
     readings : list of (float, dict of str to float)
         When, by the monotonic clock, and what; no entry for what cannot be read.
+    works : bool
+        Whether there is something to read.
     """
 
     def __init__(self) -> None:
         self.readings: list[tuple[float, dict[str, float]]] = []
-        self._process: subprocess.Popen[str] | None = None
+        self.works = False
+        self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Sampler:
         power = next((name for name in POWER if _number(smi(name).get(name, "")) is not None), None)
-        if power is None:
-            return self
-        command = [*_command(("clocks.sm", "clocks.mem", power)), f"--loop-ms={EVERY}"]
-        try:
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        except OSError:
-            return self
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-        begun = time.monotonic()
-        while not self.readings and self._thread.is_alive() and time.monotonic() - begun < PATIENCE:
-            time.sleep(0.01)
+        if power is not None:
+            self.works = True
+            self._thread = threading.Thread(target=self._read, args=(("clocks.sm", "clocks.mem", power),), daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None and self._thread is not None:
-            self._process.terminate()
+        self._over.set()
+        if self._thread is not None:
             self._thread.join()
-            assert self._process.stdout is not None
-            self._process.stdout.close()
-            self._process.wait()
 
-    @property
-    def works(self) -> bool:
-        """Whether there is something to read."""
-        return self._process is not None
-
-    def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            numbers = [_number(text) for text in line.split(",")]
-            # The last line may be cut short.
-            found = {name: value for name, value in zip(FIELDS, numbers, strict=False) if value is not None}
+    def _read(self, fields: tuple[str, ...]) -> None:
+        # One process a reading: what an endless one prints may lie in a buffer for long.
+        while not self._over.wait(EVERY):
+            answer = smi(*fields)
+            numbers = {name: _number(answer.get(field, "")) for name, field in zip(FIELDS, fields, strict=True)}
+            found = {name: value for name, value in numbers.items() if value is not None}
             self.readings.append((time.monotonic(), found))
 
     def medians(self, start: float, end: float) -> dict[str, float]:
         """Median of each reading between two moments."""
         within = [found for moment, found in self.readings if start <= moment <= end]
-        return {
-            name: statistics.median(values)
-            for name in FIELDS
-            if (values := [row[name] for row in within if name in row])
-        }
+        values = {name: [row[name] for row in within if name in row] for name in FIELDS}
+        return {name: statistics.median(found) for name, found in values.items() if found}
 
 
 def _number(text: str) -> float | None:
