@@ -352,8 +352,9 @@ class MALADE:
                 """Purified images of one draw, and the way back."""
                 key = self.ops.derive_key(stream.seed, stream.name, draw)
                 noise = {"key": key, "sample_index": index[part]}
-                purified, vjp = last_position_with_vjp(x[part], self.denoiser, self.chain, **noise)
-                return purified, vjp if mode == "exact" else lambda dy: dy
+                if mode == "exact":
+                    return last_position_with_vjp(x[part], self.denoiser, self.chain, **noise)
+                return last_position(x[part], self.denoiser, self.chain, **noise), lambda dy: dy
 
             def of_draw(draw: int) -> LossGradient:
                 purified, vjp = chain(draw)

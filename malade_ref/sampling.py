@@ -279,8 +279,8 @@ def last_position_with_vjp(
     noise = {"key": key, "sample_index": sample_index}
     fused = _fused(denoiser)
     if fused is not None:
-        numbers = {**settings._asdict(), **noise}
-        return fused.run(x, **numbers), lambda dy: fused.vjp(dy, x, **numbers)
+        last, vjp = fused.run_with_vjp(x, **settings._asdict(), **noise)
+        return last, vjp
     positions = run_chain(x, denoiser, settings, **noise)
     return positions[-1], lambda dy: run_chain_vjp(dy, positions, denoiser, settings, **noise)
 

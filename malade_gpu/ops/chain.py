@@ -3,18 +3,22 @@ r"""The purification chain of the paper's denoiser as one kernel, and its gradie
     x_{t+1} = clip(x_t + a (r(x_t) - x_t) + delta z_t)
 
 `fused_chain` has kernels for one network, the sDAE of the paper in float32; see kernels/chain.cuh. For any other, and
-everywhere if the environment variable ``MALADE_GPU_FUSED`` is 0, it answers None, and chains are run step by step. The
-kernels multiply in float32 whatever ``MALADE_GPU_PRECISION`` says.
+everywhere if the environment variable ``MALADE_GPU_FUSED`` is 0, it answers None, and chains are run step by step.
 
-The gradient keeps positions of the chain: `NUM_SLOTS` of them for each image that is being worked on, however many
-steps there are. What is not kept is computed again from the nearest position before it (`checkpoint_plan`).
+The kernels multiply in float32, unless ``MALADE_GPU_PRECISION`` is tf32 or bf16 and the device has room for
+kernels/chain_half.cuh: then the chain is run on tensor cores, with 11 bits for each operand, and only the way back is
+in float32.
+
+The way back needs the chain's positions. Up to `NUM_SLOTS` steps, those of the way there are kept. Of longer chains as
+many are kept for each image that is being worked on, however many steps there are; the others are computed again, in
+float32, from the nearest one before them (`checkpoint_plan`).
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,6 +28,9 @@ from malade_ref.arrays import Array
 from malade_ref.checks import InputError, check_choice, check_count, check_number, check_same, check_shape
 
 from ..device import device
+from ..precision import precision
+from . import chain_half
+from .chain_half import pack_half, residence
 
 Key = tuple[int, int]
 
@@ -121,9 +128,51 @@ class FusedChain:
         if not (num_steps and len(x)):
             return start.copy()
         y = device().empty(x.shape, "float32")
-        variant = _variant(len(x))
-        _launch("chain", variant, (start, y, settings.index, variant.pack(self.params), len(x), num_steps), settings)
+        self._launch_run(start, y, num_steps, 0, settings)
         return y
+
+    def run_with_vjp(
+        self,
+        x: Array,
+        *,
+        num_steps: int,
+        a: float,
+        delta: float,
+        clip: bool,
+        key: Key,
+        sample_index: Array,
+        first_step: int = 0,
+    ) -> tuple[Array, Callable[[Array], Array]]:
+        """Last positions of chains, and the way back, for which up to `NUM_SLOTS` positions of each image are kept.
+
+        Parameters
+        ----------
+        x, num_steps, a, delta, clip, key, sample_index, first_step
+            As given to `run`.
+
+        Returns
+        -------
+        y : array of x's shape, float32
+            Positions after the steps.
+        vjp : callable
+            From a gradient with respect to y to the one with respect to x, exact: through every step.
+
+        Raises
+        ------
+        InputError
+            If shapes, dtypes or a setting are not as expected.
+        """
+        settings = _settings(x, num_steps, a, delta, clip, key, sample_index, first_step)
+        start = device().xp.ascontiguousarray(x)
+        if not (num_steps and len(x)):
+            return start.copy(), lambda dy: device().xp.ascontiguousarray(dy).copy()
+        if num_steps > NUM_SLOTS:
+            y = device().empty(x.shape, "float32")
+            self._launch_run(start, y, num_steps, 0, settings)
+            return y, lambda dy: self._launch_vjp(dy, start, num_steps, None, settings)
+        positions = device().empty((num_steps, *x.shape), "float32")
+        self._launch_run(start, positions, num_steps, start.size, settings)
+        return positions[-1], lambda dy: self._launch_vjp(dy, start, num_steps, positions, settings)
 
     def vjp(
         self,
@@ -159,15 +208,47 @@ class FusedChain:
         """
         settings = _settings(x, num_steps, a, delta, clip, key, sample_index, first_step)
         check_same("dy", dy, "x", x)
-        xp = device().xp
-        dx = xp.ascontiguousarray(dy).copy()
+        start = device().xp.ascontiguousarray(x)
         if not (num_steps and len(x)):
-            return dx
+            return device().xp.ascontiguousarray(dy).copy()
+        positions = None
+        if _half() is not None and num_steps <= NUM_SLOTS:
+            positions = device().empty((num_steps, *x.shape), "float32")
+            self._launch_run(start, positions, num_steps, start.size, settings)
+        return self._launch_vjp(dy, start, num_steps, positions, settings)
+
+    def _launch_run(self, x: Array, y: Array, num_steps: int, stride: int, settings: _Settings) -> None:
+        """Last positions to y, or those after each step, ``stride`` numbers apart."""
+        resident, variant = _half(), _variant(len(x))
+        if resident is None:
+            packed, region = variant.pack(self.params), (variant.region_words,)
+            arguments = x, y, settings.index, packed, len(x), num_steps, stride, *region, *settings.numbers
+            _launch("chain", variant, arguments)
+            return
+        small = device().xp.concatenate([device().xp.ravel(self.params[name]) for name in SMALL])
+        packed = pack_half(self.params)
+        device().launch(
+            "chain_half",
+            "chain_half",
+            grid=(min(-(-len(x) // chain_half.IMAGES), device().multiprocessors),),
+            block=(chain_half.THREADS,),
+            arguments=(x, y, settings.index, small, packed, len(x), num_steps, stride, *settings.numbers),
+            shared_bytes=chain_half.shared_bytes(resident),
+            defines={"RESIDENT": int(resident)},
+        )
+
+    def _launch_vjp(self, dy: Array, x: Array, num_steps: int, positions: Array | None, settings: _Settings) -> Array:
+        """Gradient with respect to x; ``positions`` are those after each step, or None: they are computed again."""
+        dx = device().xp.ascontiguousarray(dy).copy()
         variant = _variant(len(x))
-        plan = _plan(num_steps, NUM_SLOTS)
-        scratch = device().empty((variant.grid, NUM_SLOTS * PIXELS + SAVED, variant.images), "float32")
-        arrays = xp.ascontiguousarray(x), dx, scratch, plan, settings.index, variant.pack(self.params)
-        _launch("chain_vjp", variant, (*arrays, len(x), len(plan), NUM_SLOTS), settings)
+        num_slots = 0 if positions is not None else NUM_SLOTS
+        plan = _plan(num_steps, num_slots)
+        if positions is None:
+            positions = device().empty((variant.grid, NUM_SLOTS * PIXELS, variant.images), "float32")
+        scratch = device().empty((variant.grid, SAVED, variant.images), "float32")
+        arrays = x, dx, positions, scratch, plan, settings.index, variant.pack(self.params)
+        numbers = len(x), len(plan), num_slots, variant.region_words, *settings.numbers
+        _launch("chain_vjp", variant, (*arrays, *numbers))
         return dx
 
 
@@ -317,13 +398,20 @@ def _variant(n: int) -> Variant:
     return best._replace(grid=min(-(-n // best.images), blocks))
 
 
-def _launch(kernel: str, variant: Variant, arguments: tuple[Any, ...], settings: _Settings) -> None:
+def _half() -> bool | None:
+    """Whether the weights lie in shared memory, if the chain is run in half precision; None if it is not."""
+    if precision() not in ("tf32", "bf16"):
+        return None
+    return residence(device().max_shared)
+
+
+def _launch(kernel: str, variant: Variant, arguments: tuple[Any, ...]) -> None:
     device().launch(
         "chain",
         kernel,
         grid=(variant.grid,),
         block=(THREADS,),
-        arguments=(*arguments, variant.region_words, *settings.numbers),
+        arguments=arguments,
         shared_bytes=variant.shared_bytes,
         defines={"IMAGES": variant.images, "RESIDENT": int(variant.resident)},
     )
@@ -409,7 +497,10 @@ def layout(images: int) -> Layout:
 
 @cache
 def _plan(num_steps: int, num_slots: int) -> Array:
-    return device().xp.asarray(checkpoint_plan(num_steps, num_slots))
+    """With no slots: back through all steps, whose positions are there."""
+    if num_slots:
+        return device().xp.asarray(checkpoint_plan(num_steps, num_slots))
+    return device().xp.asarray(np.array([(step, step, -1) for step in reversed(range(num_steps))], dtype=np.int32))
 
 
 @cache

@@ -172,6 +172,18 @@ def test_few_positions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_array_equal(vjp(dy, x, index, num_steps=9), whole)
 
 
+@pytest.mark.parametrize("num_slots", [1, 32])
+def test_kept_positions_make_no_difference(monkeypatch: pytest.MonkeyPatch, num_slots: int) -> None:
+    """Those of the way there, or computed again on the way back."""
+    monkeypatch.setattr(chain, "NUM_SLOTS", num_slots)
+    x, index, dy = images(19), numbers(19), gradients(19)
+    with assert_not_mutated(x, index, dy):
+        last, back = on_device(fused().run_with_vjp)(x, sample_index=index, **SETTINGS)
+        dx = to_host(back(to_device(dy)))
+    np.testing.assert_array_equal(last, run(x, index))
+    np.testing.assert_array_equal(dx, vjp(dy, x, index))
+
+
 @pytest.mark.parametrize(("capability", "kibibytes"), [(80, 163), (86, 99), (75, 64)])
 def test_smaller_devices(monkeypatch: pytest.MonkeyPatch, capability: int, kibibytes: int) -> None:
     """Weights from global memory, fewer images a block."""
