@@ -82,7 +82,7 @@ def records(exponent: float = 1.0, **seconds: float) -> list[dict[str, Any]]:
             name.replace("_", "-"): {
                 "median_seconds": value * (size**exponent if name.startswith("gpu") and size > 1 else 1),
                 "precision": name.rpartition("_")[2],
-                "memory_bytes": 1000 + work.steps * (work.kind == "chain-gradient"),
+                "memory_bytes": 3000 + work.steps * (work.kind == "chain-gradient"),
             }
             for name, value in seconds.items()
         }
@@ -102,9 +102,9 @@ def test_verdicts() -> None:
     assert lines[f"{extrapolated}; gpu-fp32 1.5e+03; gpu-tf32x3 2e+03"] is True
     one = "1.000 (gpu-fp32), 1.000 (gpu-tf32x3), 1.000 (gpu-tf32), asked 1.00 +- 0.05"
     assert lines[f"chain, time against batch 10000 to 100000: exponent {one}"] is True
-    assert lines[f"chain-gradient, time against steps 10 to 40: exponent {one}"] is True
-    flat = "1.03 (gpu-fp32), 1.03 (gpu-tf32x3), 1.03 (gpu-tf32), asked 1.1"
-    assert lines[f"chain-gradient, memory against steps 10 to 40: ratio {flat}"] is True
+    assert lines[f"chain-gradient, time against steps 40 to 160: exponent {one}"] is True
+    flat = "1.05 (gpu-fp32), 1.05 (gpu-tf32x3), 1.05 (gpu-tf32), asked 1.1"
+    assert lines[f"chain-gradient, memory against steps 10 to 160: ratio {flat}"] is True
     assert [line for line, met in lines.items() if not met] == [
         "mixture-1000000x1000: gpu-fp32 13.3 times as fast as torch, asked 20; gpu-tf32x3 10"
     ]
@@ -114,7 +114,7 @@ def test_verdicts() -> None:
     slow = verdicts(records(gpu_fp32=30.0, gpu_tf32=15.0, exponent=1.2, **peers))
     assert [line.partition(":")[0] for met, line in slow if met] == [
         "chain, memory against steps 25 to 200",
-        "chain-gradient, memory against steps 10 to 40",
+        "chain-gradient, memory against steps 10 to 160",
     ]
     assert "1.200 (gpu-fp32)" in next(line for _, line in slow if line.startswith("chain, time against steps"))
     assert {met for met, _ in verdicts([])} == {None}
