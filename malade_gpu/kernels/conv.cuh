@@ -61,6 +61,8 @@
 #define RIGHT_VECTOR 1
 #endif
 
+#include "finish.cuh"
+
 constexpr int THREADS = 128, DEPTH = 16, STAGES = 3;
 // Rows of a block's results; ops/conv.py knows them too.
 constexpr int TILE_M =
@@ -159,9 +161,9 @@ struct Product {
     }
   }
 
-  // f(row, column, value) for each of the thread's results.
+  // f(row, column, value) for each of the thread's results, which f may change.
   template <class F>
-  __device__ void for_each(F f) const {
+  __device__ __forceinline__ void for_each(F f) {
     const int m = threadIdx.x / LANES_N, n = threadIdx.x % LANES_N * VECTOR;
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
@@ -262,7 +264,7 @@ struct Product {
 #endif
 
   template <class F>
-  __device__ void for_each(F f) const {
+  __device__ __forceinline__ void for_each(F f) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < MATRICES_M; i++)
@@ -415,7 +417,8 @@ __device__ void multiply(Left left, const REAL* right, int num_steps, int num_li
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 correlate(const REAL* x, const REAL* weight, REAL* y, int num_pixels, int num_taps, int num_columns, int h, int w, int c,
           int kw, int sh, int sw, int top, int left, int rows, int cols, int height, int width, int row_step,
-          int column_step, int first_row, int first_column) {
+          int column_step, int first_row, int first_column, const REAL* bias, const REAL* input, bool has_bias,
+          int activation, int input_activation) {
   DYNAMIC_SHARED(REAL, buffers);
   __shared__ Window windows[TILE_M];
   __shared__ int64_t results[TILE_M];  // element of y that the row's results begin at, or -1
@@ -433,6 +436,15 @@ correlate(const REAL* x, const REAL* weight, REAL* y, int num_pixels, int num_ta
   Product product;
   multiply(TapByTap(images, windows, num_taps), weight, (num_taps + DEPTH - 1) / DEPTH, num_taps, n0, num_columns,
            buffers, product);
+  // `finished`, each step for all results at once: what it reads is on its way together, and no store is in between.
+  const int last = num_columns - 1;
+  if (has_bias) product.for_each([&](int, int n, REAL& value) { value += bias[min(n0 + n, last)]; });
+  if (activation == RELU) product.for_each([](int, int, REAL& value) { value = rectified(value); });
+  if (activation == TANH) product.for_each([](int, int, REAL& value) { value = tanh_of(value); });
+  if (input_activation)
+    product.for_each([&](int m, int n, REAL& value) {
+      value *= derivative(input[max(results[m], int64_t(0)) + min(n0 + n, last)], input_activation);
+    });
   product.for_each([&](int m, int n, REAL value) {
     if (results[m] >= 0 && n0 + n < num_columns) y[results[m] + n0 + n] = value;
   });

@@ -49,11 +49,11 @@ def general(network: Network) -> Network:
 
 
 def every_layer(dtype: str = "float64") -> Network:
-    """A small network with every kind of layer, unequal sides and explicit paddings."""
+    """Every kind of layer, activations beside products and apart from them, unequal sides and explicit paddings."""
     layers: list[Layer] = [
         Conv2d(2, 4, (3, 2), (1, 1), ((1, 0), (0, 2))),
         BatchNorm(4),
-        Tanh(),
+        ReLU(),
         AvgPool2d((2, 3)),
         Flatten(),
         Linear(4 * 2 * 2, 12),
@@ -64,6 +64,7 @@ def every_layer(dtype: str = "float64") -> Network:
         Tanh(),
         Flatten(),
         Linear(2 * 5 * 4, 5),
+        Tanh(),
     ]
     return general(build(layers, (2, 6, 6), initialisation="glorot", dtype=dtype, ops=ops))
 
