@@ -45,8 +45,8 @@ TILES = {"fp32": (4, 16, 32, 64), "tf32x3": (8, 16, 32, 64), "tf32": (8, 16, 32,
 DEPTH, STAGES = 16, 3
 # A sum over pixels is cut into parts of at least PART pixels, but into no more than MOST_PARTS.
 PART, MOST_PARTS = 1024, 64
-# Of narrow.cuh: the most taps of a window, the fewest channels of dy, the most shared memory of a block (a multiprocessor
-# of an H200 has it for four), and how many of dy's channels it takes at a time.
+# Of narrow.cuh: the most taps of a window, the fewest channels of dy, the most shared memory of a block (an H200 has it
+# for four on a multiprocessor), and how many of dy's channels it takes at a time.
 MOST_TAPS, FEWEST_CHANNELS, NARROW_BYTES = 32, 8, 48 << 10
 NARROW_PART = {"float32": 128, "float64": 64}
 

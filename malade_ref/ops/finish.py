@@ -1,8 +1,8 @@
 """What a product of `conv` or `linear` becomes before anybody else sees it.
 
 Forwards that is activation(product + bias); for input gradients, the product times the derivative of the activation
-that the input came from. It is done in the product's own memory, without a new array for each step, and gives the same
-bits as `add_bias`, `relu`, `tanh` and their vector-Jacobian products.
+that the input came from. It gives the same bits as `add_bias`, `relu`, `tanh` and their vector-Jacobian products, in the
+order in memory that they would give them (sums of later layers depend on it), but without a new array for each step.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def check_finish(
 
 
 def finish(product: Floats, bias: Floats | None, activation: str | None) -> Floats:
-    """Take activation(product + bias), in the product's memory.
+    """Take activation(product + bias).
 
     Parameters
     ----------
     product : ndarray of shape (n, c, ...)
-        Overwritten.
+        May be overwritten.
     bias : ndarray of shape (c,) or None
         One number a channel; none for 0.
     activation : {"relu", "tanh"} or None
@@ -63,25 +63,28 @@ def finish(product: Floats, bias: Floats | None, activation: str | None) -> Floa
 
     Returns
     -------
-    ndarray
-        ``product``.
+    ndarray of the product's shape
+        The result; maybe ``product`` itself.
     """
+    # A product that was cropped has gaps in memory, which a new array has not.
+    extent = sum((size - 1) * stride for size, stride in zip(product.shape, product.strides, strict=True))
+    out = product if extent + product.itemsize == product.nbytes else None
     if bias is not None:
-        product += bias.reshape(-1, *[1] * (product.ndim - 2))
+        product = out = np.add(product, bias.reshape(-1, *[1] * (product.ndim - 2)), out=out)
     if activation == "relu":
-        np.maximum(product, product.dtype.type(0), out=product)
+        product = np.maximum(product, product.dtype.type(0), out=out)
     elif activation == "tanh":
-        np.tanh(product, out=product)
+        product = np.tanh(product, out=out)
     return product
 
 
 def finish_gradient(dx: Floats, x: Floats, activation: str | None) -> Floats:
-    """Gradient with respect to what an activation was applied to, in the memory of that with respect to its output.
+    """Gradient with respect to what an activation was applied to, from that with respect to its output.
 
     Parameters
     ----------
     dx : ndarray
-        Gradient with respect to x; overwritten.
+        Gradient with respect to x; may be overwritten.
     x : ndarray of the same shape
         Output of the activation, by which its derivative is expressed.
     activation : {"relu", "tanh"} or None
@@ -89,11 +92,11 @@ def finish_gradient(dx: Floats, x: Floats, activation: str | None) -> Floats:
 
     Returns
     -------
-    ndarray
-        ``dx``.
+    ndarray of the same shape
+        The result; maybe ``dx`` itself.
     """
-    if activation == "relu":
-        dx *= x > 0
-    elif activation == "tanh":
-        dx *= 1 - x * x
-    return dx
+    if activation is None:
+        return dx
+    slope = x > 0 if activation == "relu" else 1 - x * x
+    lie_alike = all(a * slope.itemsize == b * dx.itemsize for a, b in zip(dx.strides, slope.strides, strict=True))
+    return np.asarray(np.multiply(dx, slope, out=dx if lie_alike else None))
