@@ -1,8 +1,8 @@
 """What a product of `conv` or `linear` becomes before anybody else sees it.
 
 Forwards that is activation(product + bias); for input gradients, the product times the derivative of the activation
-that the input came from. It gives the same bits as `add_bias`, `relu`, `tanh` and their vector-Jacobian products, in the
-order in memory that they would give them (sums of later layers depend on it), but without a new array for each step.
+that the input came from. It gives the same bits as `add_bias`, `relu`, `tanh` and their vector-Jacobian products, in
+the order in memory that they would give them (sums of later layers depend on it), but without new arrays in between.
 """
 
 from __future__ import annotations

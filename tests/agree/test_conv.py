@@ -209,6 +209,25 @@ def test_sizes_and_precisions(name: str, x_shape: Any, weight_shape: Any, stride
                     assert error > 1e-2 * ALLOWED[name] or wanted.size < 100
 
 
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_wide_finish(name: str) -> None:
+    """More columns than a block has, in every precision."""
+    rng = np.random.default_rng(0)
+    x, weight, bias = (rng.standard_normal(shape).astype("float32") for shape in ((2, 16, 5, 4), (65, 16, 3, 3), (65,)))
+    size = ref.conv2d(np.abs(x), np.abs(weight)) + np.abs(bias)[:, None, None]
+    dy = size / size.max()
+    of_x, _ = ref.conv2d_vjp(dy, np.abs(x), np.abs(weight), need_dweight=False)
+    for activation in ("relu", "tanh"):
+        finish = {"bias": bias, "activation": activation}
+        back = {"need_dweight": False, "input_activation": activation}
+        with set_precision(name):
+            y = on_device(gpu.conv2d)(x, weight, **finish)
+            dx, _ = on_device(gpu.conv2d_vjp)(dy, x, weight, **back)
+        assert (np.abs(y - ref.conv2d(x, weight, **finish)) / size).max() <= ALLOWED[name]
+        error = np.abs(dx - ref.conv2d_vjp(dy, x, weight, **back)[0])
+        assert (error / (of_x * (1 + x * x))).max() <= ALLOWED[name]
+
+
 @pytest.mark.parametrize(("name", "allowed"), {"fp32": 2e-6, "tf32x3": 2e-6, "tf32": 5e-5, "bf16": 1e-4}.items())
 def test_long_sums_of_one_sign(name: str, allowed: float) -> None:
     """As in the paper's classifier, after a rectifier: what is cut off instead of rounded adds up."""
