@@ -45,9 +45,9 @@ TILES = {"fp32": (4, 16, 32, 64), "tf32x3": (8, 16, 32, 64), "tf32": (8, 16, 32,
 DEPTH, STAGES = 16, 3
 # A sum over pixels is cut into parts of at least PART pixels, but into no more than MOST_PARTS.
 PART, MOST_PARTS = 1024, 64
-# Of narrow.cuh: the most taps of a window, the fewest channels of dy, the most shared memory of a block (an H200 has it
-# for four on a multiprocessor), and how many of dy's channels it takes at a time.
-MOST_TAPS, FEWEST_CHANNELS, NARROW_BYTES = 32, 8, 48 << 10
+# Of narrow.cuh: the most taps of a window, the fewest channels and pixels of an image of dy, the most shared memory of a
+# block (an H200 has it for four on a multiprocessor), and how many of dy's channels it takes at a time.
+MOST_TAPS, FEWEST_CHANNELS, FEWEST_PIXELS, NARROW_BYTES = 32, 8, 64, 48 << 10
 NARROW_PART = {"float32": 128, "float64": 64}
 
 
@@ -262,12 +262,12 @@ def _spread(dy: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
 def _bands(weight: Array, g: Geometry) -> _Bands | None:
     """How narrow.cuh would cut W^T dy, or None where conv.cuh has to compute it.
 
-    The rule: windows of few taps, dy of many channels (with fewer, lanes would idle), and rows short enough for the
+    The rule: windows of few taps, dy of enough channels and pixels (else lanes idle), and rows short enough for the
     shared memory. The setting of the precision does not matter: this is float's own arithmetic.
     """
     (o, c, kh, kw), (sh, _) = weight.shape, g.stride
     num_taps, size = c * kh * kw, weight.dtype.itemsize
-    if num_taps > MOST_TAPS or o < FEWEST_CHANNELS:
+    if num_taps > MOST_TAPS or o < FEWEST_CHANNELS or math.prod(g.output) < FEWEST_PIXELS:
         return None
     part = NARROW_PART[str(weight.dtype)]
     most_rows = (NARROW_BYTES // (num_taps * size) - part) // g.output[1]

@@ -60,9 +60,10 @@ def finished_calls(
 
 @contextmanager
 def narrow(fewest_channels: int, *, num_bytes: int = 48 << 10) -> Iterator[None]:
-    """A block in which narrow.cuh serves few channels, too, or none, and has little memory."""
+    """A block in which narrow.cuh serves few channels and pixels, too, or none, and has little memory."""
     with (
         mock.patch.object(conv, "FEWEST_CHANNELS", fewest_channels),
+        mock.patch.object(conv, "FEWEST_PIXELS", 1),
         mock.patch.object(conv, "NARROW_BYTES", num_bytes),
     ):
         yield
@@ -142,7 +143,7 @@ def test_sizes_of_narrow(x_shape: Any, weight_shape: Any, stride: Any, num_bytes
 
 
 def test_which_windows_are_narrow() -> None:
-    """The first layers of classifiers, and not what has many taps, few channels or long rows."""
+    """The first layers of classifiers, and not what has many taps, few channels or pixels, or long rows."""
 
     def is_narrow(c: int, o: int, kernel: int, size: int = 28) -> bool:
         x, weight = np.zeros((1, c, size, size), "float32"), np.zeros((o, c, kernel, kernel), "float32")
@@ -150,11 +151,12 @@ def test_which_windows_are_narrow() -> None:
 
     assert is_narrow(1, 128, 3)
     assert is_narrow(3, 64, 3, 32)
-    assert is_narrow(3, 64, 3, 224) is False
+    assert not is_narrow(3, 64, 3, 224)
     assert is_narrow(1, 16, 3, 224)
     assert not is_narrow(4, 128, 3)
     assert not is_narrow(128, 64, 5)
     assert not is_narrow(1, 4, 3)
+    assert not is_narrow(1, 128, 3, 7)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
