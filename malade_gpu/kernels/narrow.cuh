@@ -7,27 +7,24 @@
 // `correlate` of conv.cuh would fetch each pixel of dy kh kw times and multiply 4 or 8 columns where there are c. Here it
 // is read once, with all taps multiplied at once, and the products stay in shared memory until they are added up.
 //
-// A block computes the dx of one image, a band of its rows after the other. The products of the rows of dy that a band
-// needs are in a ring of `ring` rows: a row that the next band needs, too, is still there. Eight lanes share a pixel: of
+// A block computes `rows` rows of the dx of an image (all of them if it is small), a band of them after the other. The
+// products of the rows of dy that a band needs are in a ring of `ring` rows: what the next band needs, too, is still there. Eight lanes share a pixel: of
 // PART channels each holds CHANNELS of PIXELS pixels in registers, multiplies them with each tap's weights from shared
 // memory, and shuffles add up the eight. More channels than PART come in parts, one after the other, added to the
 // products. The order of a sum depends on the sizes alone: an image's results do not depend on its batch.
 //
-// What limits it on an H200 (132 multiprocessors, 1.83 GHz, 4.3 TB/s = 17.8 bytes per clock and multiprocessor; none of
-// this has been measured), for the paper's classifier, whose dy has 28 x 28 pixels of 128 channels, 401 KB an image, with
-// 9 taps. Clocks of a multiprocessor for 16 pixels, which a warp takes at a time:
+// What limits it on an H200 (132 multiprocessors, 1.83 GHz, 4.3 TB/s = 17.8 bytes per clock and multiprocessor; counted,
+// nothing of it has been measured), for the paper's classifier, whose dy has 28 x 28 pixels of 128 channels, 401 KB an
+// image, and 9 taps. Clocks of a multiprocessor for the 16 pixels that a warp takes at a time:
 //
-//     dy from memory                   8 KiB                                             460
-//     loads into registers             16 instructions of a warp, 4 a clock                4
-//     multiply-adds                    9 taps x 64                                       144
-//     weights from shared memory       9 x 4 loads of 512 bytes, 128 a clock             144 (beside the others)
-//     shuffles                         9 x 4, one a clock                                 36 (beside the others)
-//     additions, selections, stores    9 x 20                                             45
+//     dy from memory, 8 KiB                                                                                460
+//     instructions, 4 a clock: 9 x (64 multiply-adds, 4 loads of weights, 4 shuffles, 20 others), 16 loads  210
+//     shared memory, 128 bytes a clock: 9 x (4 x 512 bytes of weights, 4 shuffles, a store)                 190
+//     adding up: 16 x 9 numbers from shared memory, with 12 instructions for each                            14
 //
-// so memory takes more than twice the time of the instructions: 0.93 ms for 10,000 images, and the sums of dx, 9 loads from
-// shared memory for each of 784 pixels beside 441 multiply-adds, a twentieth more instructions. With 27 taps instructions
-// and memory would take the same time. Four blocks (registers) have 16 warps; one warp's loads are what 460 clocks of
-// memory's latency need in flight.
+// so it waits for memory: 0.93 ms for 10,000 images. With 27 taps the instructions would take 620 clocks, 1.3 ms. At 4.3
+// TB/s and 1,000 clocks of latency 18 KB have to be on their way to a multiprocessor; the registers of its 16 warps take
+// 8 KiB each.
 //
 // Macros: REAL float or double; VECTOR: how many numbers one load takes: 1, or 4 floats where dy's channels are a multiple
 // of 4 and dy is aligned to 16 bytes. Launch with num_taps (PART + ring ow) numbers of dynamic shared memory.
@@ -123,21 +120,22 @@ __device__ void multiply(const REAL* dy, int num_pixels, int o, int count, const
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 spread(const REAL* dy, const REAL* weight, REAL* dx, int num_taps, int o, int oh, int ow, int kh, int kw, int sh, int sw,
-       int top, int left, int height, int width, int band, int ring, const REAL* bias, const REAL* input, bool has_bias,
+       int top, int left, int height, int width, int rows, int band, int ring, const REAL* bias, const REAL* input, bool has_bias,
        int activation, int input_activation) {
   DYNAMIC_SHARED(REAL, weights);
   REAL* const products = weights + num_taps * PART;
   const Finish finish = {bias, input, has_bias, activation, input_activation};
   const int c = num_taps / kh / kw;
   const int64_t image = blockIdx.x;
-  int done = max(0, (top - kh + sh) / sh);  // rows of dy, of which the first ones may lie outside of the image
-  for (int first_row = 0; first_row < height; first_row += band) {
-    const int num_rows = min(band, height - first_row);
+  const int begin_row = blockIdx.y * rows, end_row = min(begin_row + rows, height);
+  int done = max(0, (begin_row + top - kh + sh) / sh);  // rows of dy, of which some come before those that are needed
+  for (int first_row = begin_row; first_row < end_row; first_row += band) {
+    const int num_rows = min(band, end_row - first_row);
     const int needed = min(oh, (first_row + num_rows - 1 + top) / sh + 1);
     for (int first = 0; first < o; first += PART) {
       const int count = min(PART, o - first);
       __syncthreads();  // nobody reads what is overwritten next
-      for (int i = threadIdx.x; i < num_taps * PART && (first_row == 0 || o > PART); i += THREADS) {
+      for (int i = threadIdx.x; i < num_taps * PART && (first_row == begin_row || o > PART); i += THREADS) {
         const int channel = i % PART / QUAD * QUAD + channel_of(i % QUAD / 4, i % 4);
         weights[i] = channel < count ? weight[i / PART * o + first + channel] : REAL(0);
       }

@@ -45,10 +45,11 @@ TILES = {"fp32": (4, 16, 32, 64), "tf32x3": (8, 16, 32, 64), "tf32": (8, 16, 32,
 DEPTH, STAGES = 16, 3
 # A sum over pixels is cut into parts of at least PART pixels, but into no more than MOST_PARTS.
 PART, MOST_PARTS = 1024, 64
-# Of narrow.cuh: the most taps of a window, the fewest channels and pixels of an image of dy, the most shared memory of a
-# block (an H200 has it for four on a multiprocessor), and how many of dy's channels it takes at a time.
+# Of narrow.cuh: the most taps of a window, the fewest channels and pixels of an image of dy, a block's shared memory at
+# most (a multiprocessor of an H200 holds four), how many of dy's channels it takes at a time, and how many pixels of dx
+# are enough for a block: few large images are work for many blocks.
 MOST_TAPS, FEWEST_CHANNELS, FEWEST_PIXELS, NARROW_BYTES = 32, 8, 64, 48 << 10
-NARROW_PART = {"float32": 128, "float64": 64}
+NARROW_PART, BLOCK_PIXELS = {"float32": 128, "float64": 64}, 1024
 
 
 def conv2d(
@@ -276,7 +277,7 @@ def _bands(weight: Array, g: Geometry) -> _Bands | None:
     if rows < 1:
         return None
     ring = min(g.output[0], most_rows)
-    return _Bands(rows, ring, num_taps * (part + ring * g.output[1]) * size)
+    return _Bands(-(-BLOCK_PIXELS // g.size[1]), rows, ring, num_taps * (part + ring * g.output[1]) * size)
 
 
 def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, finish: Finish) -> Array:
@@ -288,11 +289,11 @@ def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, finish:
         device().launch(
             "narrow",
             "spread",
-            grid=(len(dy),),
+            grid=(len(dy), -(-g.size[0] // bands.of_block)),
             block=(THREADS,),
             arguments=(
                 *(source, matrix, memory, len(matrix), o, *g.output, kh, kw, *g.stride, g.pads[0][0], g.pads[1][0]),
-                *(*g.size, bands.rows, bands.ring, *finish.arguments(matrix)),
+                *(*g.size, bands.of_block, bands.rows, bands.ring, *finish.arguments(matrix)),
             ),
             shared_bytes=bands.shared_bytes,
             defines={"REAL": REAL[str(dy.dtype)], "VECTOR": _vector(source)},
@@ -336,8 +337,9 @@ def _weight_gradient(x: Array, dy: Array, g: Geometry) -> Array:
 
 
 class _Bands(NamedTuple):
-    """Rows of dx that narrow.cuh computes at a time, rows of dy whose products it holds, and the memory for them."""
+    """Rows of dx of a block of narrow.cuh, and at a time; rows of dy whose products it holds, and the memory for all."""
 
+    of_block: int
     rows: int
     ring: int
     shared_bytes: int

@@ -59,12 +59,13 @@ def finished_calls(
 
 
 @contextmanager
-def narrow(fewest_channels: int, *, num_bytes: int = 48 << 10) -> Iterator[None]:
+def narrow(fewest_channels: int, *, num_bytes: int = 48 << 10, block_pixels: int = 1024) -> Iterator[None]:
     """A block in which narrow.cuh serves few channels and pixels, too, or none, and has little memory."""
     with (
         mock.patch.object(conv, "FEWEST_CHANNELS", fewest_channels),
         mock.patch.object(conv, "FEWEST_PIXELS", 1),
         mock.patch.object(conv, "NARROW_BYTES", num_bytes),
+        mock.patch.object(conv, "BLOCK_PIXELS", block_pixels),
     ):
         yield
 
@@ -100,13 +101,16 @@ def test_bias_and_activation(transposed: bool, activation: str | None, data: st.
 
 
 @hypothesis_settings(max_examples=25)
-@given(st.booleans(), ACTIVATIONS, st.integers(2, 9), st.data())
-def test_narrow(transposed: bool, activation: str | None, most_rows: int, data: st.DataObject) -> None:
-    """Windows of few taps; as many rows at a time as fit into the memory."""
+@given(st.booleans(), ACTIVATIONS, st.integers(2, 9), st.sampled_from([20, 1024]), st.data())
+def test_narrow(
+    transposed: bool, activation: str | None, most_rows: int, block_pixels: int, data: st.DataObject
+) -> None:
+    """Windows of few taps; as many rows at a time as fit into the memory; images in one block, and in several."""
     case = data.draw(conv_cases(transposed=transposed))
     num_taps, width = case.weight[0].size, case.x.shape[3]
     assume(num_taps <= conv.MOST_TAPS)
-    with narrow(1, num_bytes=num_taps * case.x.itemsize * (128 + most_rows * width)):
+    num_bytes = num_taps * case.x.itemsize * (128 + most_rows * width)
+    with narrow(1, num_bytes=num_bytes, block_pixels=block_pixels):
         for name, arrays, options, scale in finished_calls(case, activation, transposed=transposed):
             agree(name, *arrays, **options, scale=scale)
 
@@ -124,7 +128,7 @@ NARROW = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("x_shape", "weight_shape", "stride", "num_bytes"), NARROW)
 def test_sizes_of_narrow(x_shape: Any, weight_shape: Any, stride: Any, num_bytes: int, dtype: str) -> None:
-    """As the reference, as conv.cuh, and each image as if alone."""
+    """As the reference, as conv.cuh; each image as if alone, and in one block as in several."""
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, weight_shape))
     dy = np.abs(ref.conv2d(x, weight, stride=stride))
@@ -136,6 +140,9 @@ def test_sizes_of_narrow(x_shape: Any, weight_shape: Any, stride: Any, num_bytes
         dx, _ = agree("conv2d_vjp", dy, x, weight, **options, scale=scale)
         alone, _ = on_device(gpu.conv2d_vjp)(dy[-1:], x[-1:], weight, **options)
     np.testing.assert_array_equal(alone, dx[-1:])
+    with narrow(8, num_bytes=num_bytes, block_pixels=30):
+        in_blocks, _ = on_device(gpu.conv2d_vjp)(dy, x, weight, **options)
+    np.testing.assert_array_equal(in_blocks, dx)
     with narrow(NEVER), set_precision("fp32"):
         assert conv._bands(weight, geometry) is None
         other, _ = on_device(gpu.conv2d_vjp)(dy, x, weight, **options)

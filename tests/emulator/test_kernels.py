@@ -140,7 +140,7 @@ def conv() -> list[Launch]:
 
 
 def narrow() -> list[Launch]:
-    """Two images of 5 x 7 in bands of two rows, windows of 3 x 2 with a stride of 2 x 1; channels for two parts."""
+    """Two images of 5 x 7, windows of 3 x 2 with a stride of 2 x 1; blocks of four rows, bands of two; one part and two."""
     found = []
     for number, (real, dtype, vector, o, part) in enumerate(
         (("float", "float32", 4, 132, 128), ("float", "float32", 1, 9, 128), ("double", "float64", 1, 65, 64))
@@ -151,12 +151,12 @@ def narrow() -> list[Launch]:
             rng.standard_normal(shape).astype(dtype) for shape in ((n, oh, ow, o), (kh * kw * c, o), c, (n, h, w, c))
         )
         dx = np.full_like(activated, np.nan)
-        sizes = kh * kw * c, o, oh, ow, kh, kw, 2, 1, 1, 0, h, w, 2, ring
+        sizes = kh * kw * c, o, oh, ow, kh, kw, 2, 1, 1, 0, h, w, 4, 2, ring
         finish = bias, activated, True, number, (number + 1) % 3
         shared_bytes = kh * kw * c * (part + ring * ow) * dx.itemsize
         arguments = dy, weight, dx, *sizes, *finish
         defines = {"REAL": real, "VECTOR": vector}
-        found.append(Launch("narrow", "spread", (n,), (128,), arguments, shared_bytes, defines))
+        found.append(Launch("narrow", "spread", (n, 2), (128,), arguments, shared_bytes, defines))
     return found
 
 

@@ -551,8 +551,8 @@ MUTANTS = [
     Mutant(
         "narrow: second part's weights not read",
         "narrow.cuh",
-        "(first_row == 0 || o > PART)",
-        "first_row == 0 && first == 0",
+        "(first_row == begin_row || o > PART)",
+        "first_row == begin_row && first == 0",
         NARROW,
     ),
     Mutant(
@@ -565,8 +565,8 @@ MUTANTS = [
     Mutant(
         "narrow: first row of dy too late",
         "narrow.cuh",
-        "max(0, (top - kh + sh) / sh)",
-        "max(0, (top - kh + sh) / sh + 1)",
+        "max(0, (begin_row + top - kh + sh) / sh)",
+        "max(0, (begin_row + top - kh + sh) / sh + 1)",
         NARROW,
     ),
     Mutant(
