@@ -4,17 +4,18 @@
 //     products[(u, v, c)][i, j] = sum over o  dy[i, j, o] weight[(u, v, c)][o]
 //     dx[row, column, c]        = sum over u, v  products[(u, v, c)][(row + top - u) / sh, (column + left - v) / sw]
 //
-// `correlate` of conv.cuh would fetch each pixel of dy kh kw times and multiply 4 or 8 columns where there are c. Here it
-// is read once, with all taps multiplied at once, and the products stay in shared memory until they are added up.
+// `correlate` of conv.cuh would fetch each pixel of dy kh kw times and multiply 4 or 8 columns where there are c. Here
+// it is read once, with all taps multiplied at once, and the products stay in shared memory until they are added up.
 //
 // A block computes `rows` rows of the dx of an image (all of them if it is small), a band of them after the other. The
-// products of the rows of dy that a band needs are in a ring of `ring` rows: what the next band needs, too, is still there. Eight lanes share a pixel: of
-// PART channels each holds CHANNELS of PIXELS pixels in registers, multiplies them with each tap's weights from shared
-// memory, and shuffles add up the eight. More channels than PART come in parts, one after the other, added to the
-// products. The order of a sum depends on the sizes alone: an image's results do not depend on its batch.
+// products of the rows of dy that a band needs are in a ring of `ring` rows: what the next band needs, too, is still
+// there. Eight lanes share a pixel: of PART channels each holds CHANNELS of PIXELS pixels in registers, multiplies them
+// with each tap's weights from shared memory, and shuffles add up the eight. More channels than PART come in parts, one
+// after the other, added to the products. The order of a sum depends on the window and the channels alone: an image's
+// results do not depend on its batch.
 //
 // What limits it on an H200 (132 multiprocessors, 1.83 GHz, 4.3 TB/s = 17.8 bytes per clock and multiprocessor; counted,
-// nothing of it has been measured), for the paper's classifier, whose dy has 28 x 28 pixels of 128 channels, 401 KB an
+// none of it has been measured), for the paper's classifier, whose dy has 28 x 28 pixels of 128 channels, 401 KB an
 // image, and 9 taps. Clocks of a multiprocessor for the 16 pixels that a warp takes at a time:
 //
 //     dy from memory, 8 KiB                                                                                460
@@ -22,12 +23,12 @@
 //     shared memory, 128 bytes a clock: 9 x (4 x 512 bytes of weights, 4 shuffles, a store)                 190
 //     adding up: 16 x 9 numbers from shared memory, with 12 instructions for each                            14
 //
-// so it waits for memory: 0.93 ms for 10,000 images. With 27 taps the instructions would take 620 clocks, 1.3 ms. At 4.3
-// TB/s and 1,000 clocks of latency 18 KB have to be on their way to a multiprocessor; the registers of its 16 warps take
-// 8 KiB each.
+// so it waits for memory: 0.93 ms for 10,000 images. With 27 taps the instructions would take 620 clocks, 1.3 ms. At
+// 4.3 TB/s and 1,000 clocks of latency 18 KB have to be on their way to a multiprocessor; each of its 16 warps asks for
+// 8 KiB at once.
 //
-// Macros: REAL float or double; VECTOR: how many numbers one load takes: 1, or 4 floats where dy's channels are a multiple
-// of 4 and dy is aligned to 16 bytes. Launch with num_taps (PART + ring ow) numbers of dynamic shared memory.
+// Macros: REAL float or double; VECTOR: how many numbers one load takes: 1, or 4 floats where dy's channels are a
+// multiple of 4 and dy is aligned to 16 bytes. Launch with num_taps (PART + ring ow) numbers of dynamic shared memory.
 
 #include "finish.cuh"
 
@@ -120,8 +121,8 @@ __device__ void multiply(const REAL* dy, int num_pixels, int o, int count, const
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 spread(const REAL* dy, const REAL* weight, REAL* dx, int num_taps, int o, int oh, int ow, int kh, int kw, int sh, int sw,
-       int top, int left, int height, int width, int rows, int band, int ring, const REAL* bias, const REAL* input, bool has_bias,
-       int activation, int input_activation) {
+       int top, int left, int height, int width, int rows, int band, int ring, const REAL* bias, const REAL* input,
+       bool has_bias, int activation, int input_activation) {
   DYNAMIC_SHARED(REAL, weights);
   REAL* const products = weights + num_taps * PART;
   const Finish finish = {bias, input, has_bias, activation, input_activation};

@@ -337,7 +337,7 @@ def _weight_gradient(x: Array, dy: Array, g: Geometry) -> Array:
 
 
 class _Bands(NamedTuple):
-    """Rows of dx of a block of narrow.cuh, and at a time; rows of dy whose products it holds, and the memory for all."""
+    """Rows of dx of a block of narrow.cuh, and at a time; rows of dy whose products it holds; the memory for them."""
 
     of_block: int
     rows: int

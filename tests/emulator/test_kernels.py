@@ -140,7 +140,7 @@ def conv() -> list[Launch]:
 
 
 def narrow() -> list[Launch]:
-    """Two images of 5 x 7, windows of 3 x 2 with a stride of 2 x 1; blocks of four rows, bands of two; one part and two."""
+    """Two images of 5 x 7, windows of 3 x 2, a stride of 2 x 1; blocks of four rows, bands of two; one part and two."""
     found = []
     for number, (real, dtype, vector, o, part) in enumerate(
         (("float", "float32", 4, 132, 128), ("float", "float32", 1, 9, 128), ("double", "float64", 1, 65, 64))
