@@ -14,9 +14,9 @@
 // after the other, added to the products. The order of a sum depends on the window and the channels alone: an image's
 // results do not depend on its batch.
 //
-// What limits it on an H200 (132 multiprocessors, 1.83 GHz, 4.3 TB/s = 17.8 bytes per clock and multiprocessor; counted,
-// none of it has been measured), for the paper's classifier, whose dy has 28 x 28 pixels of 128 channels, 401 KB an
-// image, and 9 taps. Clocks of a multiprocessor for the 16 pixels that a warp takes at a time:
+// What limits it on an H200 (132 multiprocessors, 1.83 GHz, 4.3 TB/s = 17.8 bytes per clock and multiprocessor; none of
+// this has been measured), for the paper's classifier, whose dy has 28 x 28 pixels of 128 channels, 401 KB an image,
+// and 9 taps. Clocks of a multiprocessor for the 16 pixels that a warp takes at a time:
 //
 //     dy from memory, 8 KiB                                                                                460
 //     instructions, 4 a clock: 9 x (64 multiply-adds, 4 loads of weights, 4 shuffles, 20 others), 16 loads  210
@@ -120,16 +120,16 @@ __device__ void multiply(const REAL* dy, int num_pixels, int o, int count, const
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-spread(const REAL* dy, const REAL* weight, REAL* dx, int num_taps, int o, int oh, int ow, int kh, int kw, int sh, int sw,
-       int top, int left, int height, int width, int rows, int band, int ring, const REAL* bias, const REAL* input,
-       bool has_bias, int activation, int input_activation) {
+spread(const REAL* dy, const REAL* weight, REAL* dx, int num_taps, int o, int oh, int ow, int kh, int kw, int sh,
+       int sw, int top, int left, int height, int width, int rows, int band, int ring, const REAL* bias,
+       const REAL* input, bool has_bias, int activation, int input_activation) {
   DYNAMIC_SHARED(REAL, weights);
   REAL* const products = weights + num_taps * PART;
   const Finish finish = {bias, input, has_bias, activation, input_activation};
   const int c = num_taps / kh / kw;
   const int64_t image = blockIdx.x;
   const int begin_row = blockIdx.y * rows, end_row = min(begin_row + rows, height);
-  int done = max(0, (begin_row + top - kh + sh) / sh);  // rows of dy, of which some come before those that are needed
+  int done = max(0, (begin_row + top - kh + sh) / sh);  // the first row of dy that is still to be multiplied
   for (int first_row = begin_row; first_row < end_row; first_row += band) {
     const int num_rows = min(band, end_row - first_row);
     const int needed = min(oh, (first_row + num_rows - 1 + top) / sh + 1);
