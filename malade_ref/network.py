@@ -123,12 +123,11 @@ def together(layers: Sequence[Layer]) -> tuple[dict[int, int], dict[int, int]]:
     forwards, backwards = {}, {}
     source = None  # the activation whose output the current layer gets
     for number, layer in enumerate(layers):
-        if isinstance(layer, Product):
-            if isinstance(layers[min(number + 1, len(layers) - 1)], Activation):
-                forwards[number] = number + 1
-            if source is not None:
-                backwards[number] = source
+        if isinstance(layer, Product) and source is not None:
+            backwards[number] = source
         if isinstance(layer, Activation):
+            if number > 0 and isinstance(layers[number - 1], Product):
+                forwards[number - 1] = number
             source = number
         elif not isinstance(layer, Flatten | Reshape):
             source = None
