@@ -556,6 +556,9 @@ MUTANTS = [
         NARROW,
     ),
     Mutant(
+        "narrow: all blocks at the first row", "narrow.cuh", "begin_row = blockIdx.y * rows", "begin_row = 0", NARROW
+    ),
+    Mutant(
         "narrow: ring one row short",
         "narrow.cuh",
         "* ring + line % ring) * ow + j",
