@@ -12,6 +12,9 @@ bf16      tensor cores, operands rounded to 8 bits                 about 1e-2
 The last column is the error relative to the sum of the terms' magnitudes. Sums are taken in float32, and float64 images
 are multiplied in float64 whatever the setting. Tensor cores with these formats exist from compute capability 8.0 on.
 
+With tf32 and bf16 the purification chain is run on tensor cores, too, where the GPU has room for it, in both cases with
+operands of 11 bits (kernels/chain_half.cuh); its gradient is taken in float32.
+
 By default it is tf32x3 where there are such tensor cores, fp32 elsewhere, for results and for gradients alike. tf32x3
 is as exact as fp32, and on an H200 three products at 494 TFLOP/s are rated 2.5 times as fast as one at 67. Results take
 part because an attack's gradient should be that of the very function that is attacked. What one may notice is an

@@ -28,6 +28,7 @@ from malade_ref.storage import atomic_write, one_line, to_json
 
 from .device import CAPABILITIES, KERNELS, SHARED_BYTES, source_for_gpu
 from .ops.chain import variants
+from .ops.chain_half import CAPABILITY, residence, shared_bytes
 from .ops.conv import NARROW_BYTES, TILES, tile_of
 from .precision import PRECISIONS, TENSOR_CORES
 from .source import read_source
@@ -169,6 +170,9 @@ def units() -> Iterator[Unit]:
         for variant in variants(SHARED_BYTES[capability]):
             defines = {"IMAGES": variant.images, "RESIDENT": int(variant.resident)}
             yield Unit("chain", defines, capability, variant.shared_bytes)
+        resident = residence(SHARED_BYTES[capability])
+        if capability >= CAPABILITY and resident is not None:
+            yield Unit("chain_half", {"RESIDENT": int(resident)}, capability, shared_bytes(resident))
         for real, vector in (("float", 1), ("float", 4), ("double", 1)):
             yield Unit("narrow", {"REAL": real, "VECTOR": vector}, capability, NARROW_BYTES)
         for name in PRECISIONS if capability >= TENSOR_CORES else PRECISIONS[:1]:

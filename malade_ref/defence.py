@@ -347,37 +347,46 @@ class MALADE:
 
         def of_slice(part: slice) -> LossGradient:
             labels, aims = y[part], None if targets is None else targets[part]
+            at_once = self.ops.copies_at_once(len(labels))
+            groups = [draws[i : i + at_once] for i in range(0, num_draws, at_once)]
 
-            def chain(draw: int) -> tuple[Array, Callable[[Array], Array]]:
-                """Purified images of one draw, and the way back."""
-                key = self.ops.derive_key(stream.seed, stream.name, draw)
-                noise = {"key": key, "sample_index": index[part]}
-                purified, vjp = last_position_with_vjp(x[part], self.denoiser, self.chain, **noise)
-                return purified, vjp if mode == "exact" else lambda dy: dy
+            def chain(group: range) -> tuple[Array, Callable[[Array], Array]]:
+                """Purified images of some draws, one draw after the other, and the way back."""
+                keys = [self.ops.derive_key(stream.seed, stream.name, draw) for draw in group]
+                key = keys[0] if len(keys) == 1 else self.ops.keys_of_samples(keys, len(labels))
+                noise = {"key": key, "sample_index": self._copies(index[part], group)}
+                start = self._copies(x[part], group)
+                if mode == "exact":
+                    return last_position_with_vjp(start, self.denoiser, self.chain, **noise)
+                return last_position(start, self.denoiser, self.chain, **noise), lambda dy: dy
 
-            def of_draw(draw: int) -> LossGradient:
-                purified, vjp = chain(draw)
-                result = classifier.loss_gradient_of(*classifier.forward(purified), labels, loss=loss, targets=aims)
-                return result._replace(gradient=vjp(result.gradient))
+            def of_group(group: range) -> list[LossGradient]:
+                purified, vjp = chain(group)
+                own, their_aims = self._copies(labels, group), None if aims is None else self._copies(aims, group)
+                result = classifier.loss_gradient_of(*classifier.forward(purified), own, loss=loss, targets=their_aims)
+                result = result._replace(gradient=vjp(result.gradient))
+                return [LossGradient(*arrays) for arrays in zip(*(_draws(a, group) for a in result), strict=True)]
 
             def of_mean_logits() -> LossGradient:
-                passes = [chain(draw) for draw in draws]
-                logits = _mean_of([classifier.forward(purified)[0] for purified, _ in passes])
+                passes = [(group, *chain(group)) for group in groups]
+                logits = _mean_of([a for group, x, _ in passes for a in _draws(classifier.forward(x)[0], group)])
                 value_of, loss_vjp = loss_ops(self.ops, loss)
                 dlogits = loss_vjp(self.ops.ones(labels.shape, self.dtype), logits, labels, aims)
 
-                def back(purified: Array, vjp: Callable[[Array], Array]) -> Array:
+                def back(group: range, purified: Array, vjp: Callable[[Array], Array]) -> list[Array]:
                     # Only now is the gradient known that goes back; activations of all draws would take much memory.
                     _, tape = classifier.forward(purified)
-                    return vjp(classifier.backward(tape, dlogits)[0])
+                    dpurified, _ = classifier.backward(tape, self._copies(dlogits, group))
+                    return _draws(vjp(dpurified), group)
 
-                gradient = _mean_of([back(*of_pass) for of_pass in passes])
+                gradient = _mean_of([a for of_pass in passes for a in back(*of_pass)])
                 return LossGradient(value_of(logits, labels, aims), logits, gradient)
 
             if expectation == "logits":
                 result = of_mean_logits()
             else:
-                result = LossGradient(*map(_mean_of, zip(*map(of_draw, draws), strict=True)))
+                of_draws = [result for group in groups for result in of_group(group)]
+                result = LossGradient(*map(_mean_of, zip(*of_draws, strict=True)))
             if mode == "bpda-denoiser" and self.chain.num_steps > 0:
                 _, tape = self.denoiser.forward(x[part])
                 result = result._replace(gradient=self.denoiser.backward(tape, result.gradient)[0])
@@ -385,6 +394,10 @@ class MALADE:
 
         slice_size = min(classifier.slice_size, self.denoiser.slice_size)
         return join(self.ops, self.ops.map_slices(of_slice, len(x), slice_size=slice_size))
+
+    def _copies(self, array: Array, group: range) -> Array:
+        """A batch for each draw of a group, one after the other."""
+        return array if len(group) == 1 else self.ops.concatenate([array] * len(group))
 
     def _noise(
         self, x: Array, sample_index: Array | None, stream: Stream | None, draw: int
@@ -397,6 +410,12 @@ class MALADE:
         index = self.ops.arange(len(x)) if sample_index is None else sample_index
         self.ops.check_sample_index("sample_index", index, len(x))
         return self.ops.derive_key(stream.seed, stream.name, draw), index
+
+
+def _draws(array: Array, group: range) -> list[Array]:
+    """What belongs to each draw of a group."""
+    count = len(array) // len(group)
+    return [array[i * count : (i + 1) * count] for i in range(len(group))]
 
 
 def _mean_of(arrays: Sequence[Array]) -> Array:

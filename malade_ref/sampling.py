@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 from .arrays import Array
 from .network import Network
 
+Key = tuple[int, int] | Array
+
 
 class Stream(NamedTuple):
     """Whose noise: a seed and a name. The streams of a defender and of an attacker never meet.
@@ -110,7 +112,7 @@ def step(
     denoiser: Network,
     settings: ChainSettings,
     *,
-    key: tuple[int, int],
+    key: Key,
     sample_index: Array,
 ) -> tuple[ChainState, ChainInfo]:
     """One Langevin step.
@@ -123,8 +125,8 @@ def step(
         r.
     settings : ChainSettings
         a, delta, clip.
-    key : tuple of two int
-        Of the noise, from ``ops.derive_key``.
+    key : tuple of two int, or array of shape (n, 2)
+        Of the noise, from ``ops.derive_key``; or one for each sample, from ``ops.keys_of_samples``.
     sample_index : array of shape (n,), integer
         Numbers of the samples in their data set.
 
@@ -146,7 +148,7 @@ def run_chain(
     denoiser: Network,
     settings: ChainSettings,
     *,
-    key: tuple[int, int],
+    key: Key,
     sample_index: Array,
 ) -> list[Array]:
     """Positions of a chain, in one piece.
@@ -177,7 +179,7 @@ def run_chain_vjp(
     denoiser: Network,
     settings: ChainSettings,
     *,
-    key: tuple[int, int],
+    key: Key,
     sample_index: Array,
     dpositions: Sequence[Array] | None = None,
 ) -> Array:
@@ -221,7 +223,7 @@ def last_position(
     denoiser: Network,
     settings: ChainSettings,
     *,
-    key: tuple[int, int],
+    key: Key,
     sample_index: Array,
 ) -> Array:
     """Where a chain ends, for a batch of any size.
@@ -246,8 +248,9 @@ def last_position(
 
     def of_slice(part: slice) -> None:
         state = init(x[part])
+        own = key if isinstance(key, tuple) else key[part]
         for _ in range(settings.num_steps):
-            state, _ = step(state, denoiser, settings, key=key, sample_index=sample_index[part])
+            state, _ = step(state, denoiser, settings, key=own, sample_index=sample_index[part])
         last[part] = state.position
 
     ops.map_slices(of_slice, len(x), slice_size=denoiser.slice_size)
@@ -259,7 +262,7 @@ def last_position_with_vjp(
     denoiser: Network,
     settings: ChainSettings,
     *,
-    key: tuple[int, int],
+    key: Key,
     sample_index: Array,
 ) -> tuple[Array, Callable[[Array], Array]]:
     """Where a chain ends, and how a gradient gets back to its start; in one piece.
@@ -279,8 +282,8 @@ def last_position_with_vjp(
     noise = {"key": key, "sample_index": sample_index}
     fused = _fused(denoiser)
     if fused is not None:
-        numbers = {**settings._asdict(), **noise}
-        return fused.run(x, **numbers), lambda dy: fused.vjp(dy, x, **numbers)
+        last, vjp = fused.run_with_vjp(x, **settings._asdict(), **noise)
+        return last, vjp
     positions = run_chain(x, denoiser, settings, **noise)
     return positions[-1], lambda dy: run_chain_vjp(dy, positions, denoiser, settings, **noise)
 

@@ -76,6 +76,12 @@ def rounded_bf16(x: Array) -> Array:
         return bits(np.where(np.isfinite(x), nearest, x).astype("float32")) >> 16
 
 
+def rounded_f16(x: Array) -> Array:
+    """Halves of the nearest numbers in half precision, by NumPy."""
+    with np.errstate(over="ignore"):
+        return x.astype("float16").view("uint16").astype("uint32")
+
+
 def hard_to_round(kept: int) -> Array:
     """Numbers whose last bits, beyond ``kept`` bits of the mantissa, lie at ties and beside them; and extreme ones."""
     rest = 23 - kept
@@ -107,6 +113,13 @@ BF16 = Program(
     """,
     block=(512,),
 )
+F16 = BF16.but("pack_bf16", "pack_f16")
+TANH = Program(
+    """
+    extern "C" __global__ void kernel(const float* x, float* y) { y[threadIdx.x] = tanh_approximate(x[threadIdx.x]); }
+    """,
+    block=(512,),
+)
 # Every NaN must stay one: uninitialised memory would else round to a number.
 NANS = Program(
     """
@@ -115,6 +128,7 @@ NANS = Program(
       y[threadIdx.x] = __uint_as_float(to_tf32(value));
       y[32 + threadIdx.x] = __uint_as_float(pack_bf16(value, 1.0f) << 16);
       y[64 + threadIdx.x] = __uint_as_float(pack_bf16(1.0f, value) & 0xffff0000u);
+      y[96 + threadIdx.x] = __uint_as_float(pack_f16(value, 1.0f) << 16);
     }
     """,
     block=(32,),
@@ -123,12 +137,19 @@ NANS = Program(
 
 def rounding() -> list[Instruction]:
     tf32, bf16 = hard_to_round(10), hard_to_round(7)
+    # Ties beside what half precision can hold, down to its smallest numbers, and what is too large for it.
+    f16 = tf32 * np.resize([1.0, 2.0**-14, 2.0**-24, 2.0**16, 2.0**-120], 512)
+    f16 = np.clip(f16, -3e38, 3e38).astype("float32")
+    slopes = np.sinh(np.linspace(-12, 12, 512)).astype("float32")
+    tanh = np.tanh(slopes.astype("float64")).astype("float32")
     nans = floats([0x7F800001, 0x7FC00000, 0x7FFFFFFF, 0xFF800001, 0xFFC00000, 0xFFFFFFFF, 0x7F801000, 0x7F810000] * 4)
     packed = rounded_bf16(bf16) | rounded_bf16(np.roll(bf16, -1)) << 16
     return [
         Instruction("to_tf32", TF32, (tf32, ...), rounded_tf32(tf32)),
         Instruction("pack_bf16", BF16, (bf16, ...), packed.astype("uint32")),
-        Instruction("nan", NANS, (nans, ...), np.full(96, np.nan, "float32")),
+        Instruction("pack_f16", F16, (f16, ...), (rounded_f16(f16) | rounded_f16(np.roll(f16, -1)) << 16)),
+        Instruction("tanh_approximate", TANH, (slopes, ...), tanh, 2.0**-10.9 * np.abs(tanh)),
+        Instruction("nan", NANS, (nans, ...), np.full(128, np.nan, "float32")),
     ]
 
 
@@ -171,11 +192,15 @@ PRODUCT_BF16 = Program(
 )
 
 
+PRODUCT_F16 = Program(PRODUCT_BF16.text.replace("bf16", "f16"), block=(32,))
+
+
 def products() -> list[Instruction]:
     found = []
     for name, program, depth, rounded in (
         ("mma_tf32", PRODUCT_TF32, 8, lambda x: floats(rounded_tf32(x))),
         ("mma_bf16", PRODUCT_BF16, 16, lambda x: floats(rounded_bf16(x) << 16)),
+        ("mma_f16", PRODUCT_F16, 16, lambda x: x.astype("float16")),
     ):
         a, b, c = numbers(16, depth), numbers(depth, 8, seed=1), numbers(16, 8, seed=2)
         left, right = rounded(a).astype("float64"), rounded(b).astype("float64")

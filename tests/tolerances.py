@@ -68,6 +68,9 @@ TOLERANCES: dict[str, Tolerance] = {
     "fused_chain": Tolerance(
         3e-6, 0.0, False, "tanh and noise with errors of 1e-7, and a chain forgets more than it adds"
     ),
+    "fused_chain_half": Tolerance(
+        1e-3, 0.0, False, "weights and hidden values of 11 bits, and tanh as exact as these; a chain forgets, too"
+    ),
     "chain": Tolerance(1e-4, 1e-12, False, "25 steps of a network, whose errors the chain carries on"),
     "outcome": Tolerance(1e-4, 1e-4, False, "from float32 networks, maybe of a training of each backend's own"),
 }

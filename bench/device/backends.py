@@ -77,7 +77,7 @@ class Gpu:
 
     def prepare(self, work: Work, problem: Problem) -> Prepared:
         import malade_gpu
-        from malade_ref.sampling import run_chain, run_chain_vjp
+        from malade_ref.sampling import last_position_with_vjp
         from malade_ref.training import Batch, Classification, SupervisedDenoising, _State, _train_step
 
         ops = self.ops
@@ -97,8 +97,8 @@ class Gpu:
         def gradient_of_chain(settings: Any) -> Any:
             def of_slice(part: slice) -> Any:
                 noise = {"key": (0, 0), "sample_index": index[part]}
-                positions = run_chain(x[part], denoiser, settings, **noise)
-                return run_chain_vjp(cotangent[part], positions, denoiser, settings, **noise)
+                _, vjp = last_position_with_vjp(x[part], denoiser, settings, **noise)
+                return vjp(cotangent[part])
 
             return ops.concatenate(ops.map_slices(of_slice, len(x), slice_size=denoiser.slice_size))
 

@@ -3,6 +3,8 @@
 // Like there, they exist from compute capability 8.0 on only: what lacks a path for older GPUs does not compile for them.
 #pragma once
 
+#include <vector>
+
 #include "language.cuh"
 
 #if __CUDA_ARCH__ >= 800
@@ -57,6 +59,25 @@ inline unsigned pack_bf16(float low, float high) {
   return rounded(low) | rounded(high) << 16;
 }
 
+// The same in half precision: 11 significant bits, multiples of 2^-24 below 2^-14, infinite from 65520 on.
+inline unsigned pack_f16(float low, float high) {
+  const auto rounded = [](float a) -> unsigned {
+    const unsigned sign = __float_as_uint(a) >> 16 & 0x8000u;
+    const double size = std::fabs(double(a));
+    if (a != a) return 0x7fffu;
+    if (size >= 65520) return sign | 0x7c00u;
+    int exponent;
+    frexp(size, &exponent);
+    exponent = size > 0 ? std::max(exponent, -13) : -13;
+    // In units of the last place, ties to even; a carry into the next power of 2 is right by itself.
+    return sign | static_cast<unsigned>((exponent + 13) * 1024 + nearbyint(ldexp(size, 11 - exponent)));
+  };
+  return rounded(low) | rounded(high) << 16;
+}
+
+// tanh to a relative error of 2^-11, as by the instruction; which of the neighbours it takes is not known.
+inline float tanh_approximate(float a) { return __uint_as_float(to_tf32(tanhf(a))); }
+
 namespace emulation {
 
 // The float next to a sum on the side of 0: tensor cores cut off what does not fit, where other units round to nearest.
@@ -64,6 +85,22 @@ namespace emulation {
 inline float cut_off(double sum) {
   const float rounded = static_cast<float>(sum);
   return std::isfinite(rounded) && std::fabs(double(rounded)) > std::fabs(sum) ? std::nextafterf(rounded, 0.0f) : rounded;
+}
+
+// What 16 bits mean as a number in half precision.
+inline float value_of_half(unsigned bits) {
+  static const std::vector<float> values = [] {
+    std::vector<float> found(1 << 16);
+    for (unsigned i = 0; i < found.size(); i++) {
+      const unsigned exponent = i >> 10 & 31u, rest = i & 0x3ffu;
+      const float size = exponent == 31 ? __uint_as_float(0x7f800000u | rest << 13)
+                         : exponent     ? ldexpf(float(1024 + rest), int(exponent) - 25)
+                                        : ldexpf(float(rest), -24);
+      found[i] = std::copysign(size, i >> 15 ? -1.0f : 1.0f);
+    }
+    return found;
+  }();
+  return values[bits];
 }
 
 // d += a b for a 16 x 8 result that the warp holds together. Lane 4 g + t holds rows g and g + 8, columns 2 t and
@@ -102,6 +139,17 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4], const unsig
                               emulation::Place place = emulation::Place::current()) {
   const uint32_t words[] = {a[0], a[1], a[2], a[3], b[0], b[1]};
   const auto half = [](uint32_t word, int k) { return __uint_as_float(k % 2 ? word & 0xffff0000u : word << 16); };
+  emulation::multiply_accumulate<16>(
+      d, words, place,
+      [&](auto mail, int row, int k) { return half(mail[row % 8 * 4 + k % 8 / 2][row / 8 + 2 * (k / 8)], k); },
+      [&](auto mail, int k, int column) { return half(mail[column * 4 + k % 8 / 2][4 + k / 8], k); });
+}
+
+// mma.m16n8k16 of half precision: likewise.
+inline void mma_m16n8k16_f16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                             emulation::Place place = emulation::Place::current()) {
+  const uint32_t words[] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const auto half = [](uint32_t word, int k) { return emulation::value_of_half(word >> k % 2 * 16 & 0xffffu); };
   emulation::multiply_accumulate<16>(
       d, words, place,
       [&](auto mail, int row, int k) { return half(mail[row % 8 * 4 + k % 8 / 2][row / 8 + 2 * (k / 8)], k); },

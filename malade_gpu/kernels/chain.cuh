@@ -46,7 +46,7 @@
 // Macros: IMAGES 8, 4, 2 or 1; RESIDENT 1 if the weights of a phase lie in shared memory (sm_80 or newer), 0 if they are
 // read from global memory.
 
-#include "philox.cuh"
+#include "purification.cuh"
 
 #ifndef IMAGES
 #define IMAGES 8
@@ -56,9 +56,6 @@
 #endif
 
 constexpr int THREADS = 256, SPLIT = 8 / IMAGES;
-constexpr int SIDE = 28, PIXELS = SIDE * SIDE, QUADS = PIXELS / 4;
-constexpr int FIRST = 10, FIRST_SIDE = 14;   // channels and side of the outer hidden layers
-constexpr int SECOND = 25, SECOND_SIDE = 7;  // of the inner one
 __host__ __device__ constexpr int share(int channels, int parts) { return (channels + parts - 1) / parts; }
 __host__ __device__ constexpr int padded(int words) { return (words + 3) / 4 * 4; }
 
@@ -72,11 +69,7 @@ constexpr int MAP = PIXELS;  // in region B: the map of 14 x 14 and a border of 
 constexpr int IMAGE_WORDS = REGION_A + REGION_B + 4;
 static_assert(IMAGE_WORDS % 8 == 4 && MAP + 16 * PITCH_MAP <= REGION_B);
 
-// Small parameters, in the order of ops/chain.py.
-constexpr int BIAS_1 = 0, BIAS_2 = 10, BIAS_3 = 35, WEIGHT_4 = 45, BIAS_4 = 55, WEIGHT_5 = 56, BIAS_5 = 81;
-constexpr int TABLE = 82, SMALL = 112;
-
-// Weights of the three phases, likewise.
+// Weights of the three phases, in the order of ops/chain.py.
 template <int KERNEL>
 struct Strided {  // [thread's channels][row of taps][input channel][column of taps x channels of a thread]
   static constexpr int BEFORE = (KERNEL - 3) / 2;  // padding above and to the left
@@ -102,25 +95,6 @@ constexpr int BACKWARD_1 = BACKWARD_2 + Transposed<5>::SIZE, WEIGHTS = BACKWARD_
 // What the gradient keeps of a step, in global memory, the images innermost.
 constexpr int SAVED_1 = 0, SAVED_2 = FIRST * FIRST_SIDE * FIRST_SIDE;
 constexpr int SAVED = padded(SAVED_2 + SECOND * SECOND_SIDE * SECOND_SIDE);
-
-// Vector loads of WORDS words, a multiple of 4, at a multiple of 16 bytes.
-template <int WORDS>
-__device__ __forceinline__ void load(const float* from, float (&to)[WORDS]) {
-#pragma unroll
-  for (int i = 0; i < WORDS; i += 4) {
-    const float4 four = *reinterpret_cast<const float4*>(from + i);
-    to[i] = four.x;
-    to[i + 1] = four.y;
-    to[i + 2] = four.z;
-    to[i + 3] = four.w;
-  }
-}
-
-// tanh by one exponential, without branches: the error is absolute, 1e-7.
-__device__ __forceinline__ float tanh_of(float u) {
-  const float e = exp2_approximate(fabsf(u) * 2.885390082f);
-  return copysignf(1.0f - 2.0f * reciprocal_approximate(e + 1.0f), u);
-}
 
 // Of a thread: an image, and its part of the work on it.
 struct Place {
@@ -169,13 +143,6 @@ struct Block {
 #endif
     __syncthreads();
   }
-};
-
-// Settings of the chain.
-struct Chain {
-  uint32_t key_0, key_1;
-  float a, delta;
-  bool clip;
 };
 
 // 10 channels of 14 x 14 from x in B, to A.
@@ -350,62 +317,22 @@ __device__ __forceinline__ void hidden_layers(const Block& block, float* saved) 
   __syncthreads();
 }
 
-// What the last convolution makes of the constant: by kinds of rows and columns 0, 1, inner, 26, 27.
-__device__ __forceinline__ int kind_of(int i) { return i < 2 ? i : i < SIDE - 2 ? 2 : i - (SIDE - 5); }
-__device__ __forceinline__ void fill_table(float* small) {
-  const int i = threadIdx.x;
-  if (i >= 25) return;
-  const auto inside = [](int kind, int tap) { return kind + tap >= 2 && kind + tap < 7; };
-  float sum = 0.0f;
-  for (int tap = 0; tap < 25; tap++)
-    if (inside(i / 5, tap / 5) && inside(i % 5, tap % 5)) sum += small[WEIGHT_5 + tap];
-  small[TABLE + i] = multiply_add(tanh_of(small[BIAS_4]), sum, small[BIAS_5]);
-}
-
-// The reconstruction r(x) of four neighbours in a row, pixels 4 quad .. 4 quad + 3, from the map.
+// The reconstruction of a quad of pixels.
 __device__ __forceinline__ void reconstruct(const Block& block, int quad, float (&r)[4]) {
-  const int y = quad / (SIDE / 4), x = quad % (SIDE / 4) * 4;
+  reconstruct(block.small, quad, [&](int row, int column, float (&value)[4]) {
 #pragma unroll
-  for (int j = 0; j < 4; j++) r[j] = block.small[TABLE + 5 * kind_of(y) + kind_of(x + j)];
-  for (int ky = y % 2; ky < 5; ky += 2) {
-    const float* map = block.b() + MAP + (y + ky) / 2 * PITCH_MAP + x / 2;
-    const float* weight = block.small + WEIGHT_5 + 5 * ky;
-    float value[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) value[i] = map[i];
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-#pragma unroll
-      for (int kx = j % 2; kx < 5; kx += 2) r[j] = multiply_add(weight[kx], value[(j + kx) / 2], r[j]);
-  }
-#pragma unroll
-  for (int j = 0; j < 4; j++) r[j] = tanh_of(r[j]);
-}
-
-__device__ __forceinline__ void noise(const Chain& chain, int quad, uint32_t step, uint32_t sample, float (&z)[4]) {
-  const Words words = philox(quad, step, sample, 0u, chain.key_0, chain.key_1);
-  normal_pair(words.w[0], words.w[1], z[0], z[1]);
-  normal_pair(words.w[2], words.w[3], z[2], z[3]);
-}
-
-// x + a (r(x) - x) + delta z before clipping, rounded like the reference.
-__device__ __forceinline__ float moved(const Chain& chain, float x, float r, float z) {
-  return plus_product(plus_product(x, chain.a, __fadd_rn(r, -x)), chain.delta, z);
+    for (int i = 0; i < 4; i++) value[i] = block.b()[MAP + row * PITCH_MAP + column + i];
+  }, r);
 }
 
 // From the map to the next position, to B and to global memory; `from` and `to` may be the same. No barriers.
 __device__ __forceinline__ void langevin(const Block& block, const Chain& chain, const float* from, float* to, bool present,
                                          uint32_t step, uint32_t sample) {
   for (int quad = block.place.slot; quad < QUADS; quad += 32 * SPLIT) {
-    float x[4] = {}, r[4], z[4];
+    float x[4] = {}, r[4];
     if (present) load(from + 4 * quad, x);
     reconstruct(block, quad, r);
-    noise(chain, quad, step, sample, z);
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      x[j] = moved(chain, x[j], r[j], z[j]);
-      if (chain.clip) x[j] = x[j] < 0.0f ? 0.0f : x[j] > 1.0f ? 1.0f : x[j];
-    }
+    move(chain, x, r, quad, step, sample);
     const float4 four = make_float4(x[0], x[1], x[2], x[3]);
     *reinterpret_cast<float4*>(block.b() + 4 * quad) = four;
     if (present) *reinterpret_cast<float4*>(to + 4 * quad) = four;
@@ -429,25 +356,29 @@ __device__ __forceinline__ Block begin(float* shared, const float* weights) {
   return block;
 }
 
-// y is x after num_steps >= 1 steps. `region_words`: of shared memory for weights (at least FORWARD if RESIDENT, else 0).
+// y is x after num_steps >= 1 steps; positions on the way are kept as `place_after` says. `region_words`: of shared memory
+// for weights (at least FORWARD if RESIDENT, else 0).
 extern "C" __global__ void __launch_bounds__(256, 1)
-    chain(const float* x, float* y, const uint32_t* sample_index, const float* weights, int64_t n, int num_steps,
-          int region_words, uint32_t first_step, uint32_t key_0, uint32_t key_1, float a, float delta, bool clip) {
+    chain(const float* x, float* y, float* kept, const uint32_t* sample_index, const uint32_t* keys, const float* weights,
+          int64_t n, int num_steps, int every, int region_words, uint32_t first_step, bool keyed, uint32_t key_0, uint32_t key_1,
+          float a, float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
   Block block = begin(shared, weights);
   block.images = block.region + region_words;
-  const Chain settings = {key_0, key_1, a, delta, clip};
+  Chain settings = {key_0, key_1, a, delta, clip};
   block.fetch(0, FORWARD);
   for (int64_t first = int64_t(blockIdx.x) * IMAGES; first < n; first += int64_t(gridDim.x) * IMAGES) {
     const int64_t image = first + block.place.image;
     const bool present = image < n;
     const uint32_t sample = present ? sample_index[image] : 0u;
+    if (keyed && present) settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];
     const float* from = x + image * PIXELS;
     stage(block, from, present);
     for (int step = 0; step < num_steps; step++) {
+      float* const to = place_after(step, num_steps, every, image, n, y, kept);
       hidden_layers<false>(block, nullptr);
-      langevin(block, settings, from, y + image * PIXELS, present, first_step + step, sample);
-      from = y + image * PIXELS;
+      langevin(block, settings, from, to, present, first_step + step, sample);
+      from = to;
     }
   }
 }
@@ -530,35 +461,38 @@ __device__ __forceinline__ void first_layer_vjp(const Block& block, float* dx, b
 //
 // The host has made a plan (ops/chain.py), rows (step, from, to): compute the position after `step` from the one in slot
 // `from` and put it in slot `to`, or, where `to` is -1, carry dx back through `step` from the position in slot `from`.
-// Slot 0 is x; the others are the block's own, num_slots of them, in `scratch`, and behind them what a step saves.
+// Slot 0 is x, the next num_kept are what `chain` kept of all images, and the others, num_slots of them, the block's own, in
+// `scratch`, and behind them what a step saves.
 extern "C" __global__ void __launch_bounds__(256, 1)
-    chain_vjp(const float* x, float* dx, float* scratch, const int* plan, const uint32_t* sample_index,
-              const float* weights, int64_t n, int plan_length, int num_slots, int region_words, uint32_t first_step,
-              uint32_t key_0, uint32_t key_1, float a, float delta, bool clip) {
+    chain_vjp(const float* x, float* dx, const float* kept, float* scratch, const int* plan,
+              const uint32_t* sample_index, const uint32_t* keys, const float* weights, int64_t n, int plan_length,
+              int num_kept, int num_slots, int region_words, uint32_t first_step, bool keyed, uint32_t key_0, uint32_t key_1, float a,
+              float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
   Block block = begin(shared, weights);
   block.images = block.region + region_words;
-  const Chain settings = {key_0, key_1, a, delta, clip};
-  float* const slots = scratch + size_t(blockIdx.x) * IMAGES * (num_slots * PIXELS + SAVED);
-  float* const saved = slots + size_t(num_slots) * IMAGES * PIXELS;
+  Chain settings = {key_0, key_1, a, delta, clip};
+  float* const slots = scratch + int64_t(blockIdx.x) * IMAGES * (num_slots * PIXELS + SAVED);
+  float* const saved = slots + int64_t(num_slots) * IMAGES * PIXELS;
   for (int64_t first = int64_t(blockIdx.x) * IMAGES; first < n; first += int64_t(gridDim.x) * IMAGES) {
     const int64_t image = first + block.place.image;
     const bool present = image < n;
     const uint32_t sample = present ? sample_index[image] : 0u;
+    if (keyed && present) settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];
     float* const gradient = dx + image * PIXELS;
     int staged = -1;  // slot whose position is in B
     bool ready = false;  // whether the weights of the way forward are there
     for (int i = 0; i < plan_length; i++) {
       const int step = plan[3 * i], from = plan[3 * i + 1], to = plan[3 * i + 2];
-      const auto slot = [&](int number) { return slots + (size_t(number - 1) * IMAGES + block.place.image) * PIXELS; };
-      const float* const position = from ? slot(from) : x + image * PIXELS;
+      const auto own = [&](int number) { return slots + ((number - num_kept - 1) * IMAGES + block.place.image) * PIXELS; };
+      const float* const position = from > num_kept ? own(from) : (from ? kept + (from - 1) * n * PIXELS : x) + image * PIXELS;
       if (!ready) block.fetch(0, FORWARD);
       if (staged != from) stage(block, position, present);
       ready = to >= 0;
       staged = to;
       if (to >= 0) {
         hidden_layers<false>(block, nullptr);
-        langevin(block, settings, position, slot(to), present, first_step + step, sample);
+        langevin(block, settings, position, own(to), present, first_step + step, sample);
         continue;
       }
       hidden_layers<true>(block, saved);

@@ -38,6 +38,14 @@ def words_of(i: Any, sample_index: Any, num_blocks: Any, step: Any, k0: Any, k1:
 
 
 @element
+def key_of(sample: Any, keys: Any, keyed: Any, k0: Any, k1: Any) -> Any:
+    """The sample's own key where there are such, else the one of all."""
+    if keyed:
+        return keys[2 * sample], keys[2 * sample + 1]
+    return k0, k1
+
+
+@element
 def put(out: Any, i: Any, num_blocks: Any, size: Any, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
     """Write four values as numbers 4 block .. 4 block + 3 of a sample, as far as it has so many."""
     first = i % num_blocks * 4
@@ -53,9 +61,12 @@ def put(out: Any, i: Any, num_blocks: Any, size: Any, v0: Any, v1: Any, v2: Any,
 
 
 @element
-def fill_words(i: Any, out: Any, sample_index: Any, num_blocks: Any, size: Any, step: Any, k0: Any, k1: Any) -> None:
+def fill_words(
+    i: Any, out: Any, sample_index: Any, keys: Any, keyed: Any, num_blocks: Any, size: Any, step: Any, k0: Any, k1: Any
+) -> None:
     """The words themselves."""
-    w0, w1, w2, w3 = words_of(i, sample_index, num_blocks, step, k0, k1)
+    own_0, own_1 = key_of(i // num_blocks, keys, keyed, k0, k1)
+    w0, w1, w2, w3 = words_of(i, sample_index, num_blocks, step, own_0, own_1)
     put(out, i, num_blocks, size, w0, w1, w2, w3)
 
 
@@ -88,8 +99,20 @@ def fill_uniform(uniform_of: Any) -> Any:
     """Body that fills samples with uniform numbers in (0, 1)."""
 
     @element
-    def fill(i: Any, out: Any, sample_index: Any, num_blocks: Any, size: Any, step: Any, k0: Any, k1: Any) -> None:
-        w0, w1, w2, w3 = words_of(i, sample_index, num_blocks, step, k0, k1)
+    def fill(
+        i: Any,
+        out: Any,
+        sample_index: Any,
+        keys: Any,
+        keyed: Any,
+        num_blocks: Any,
+        size: Any,
+        step: Any,
+        k0: Any,
+        k1: Any,
+    ) -> None:
+        own_0, own_1 = key_of(i // num_blocks, keys, keyed, k0, k1)
+        w0, w1, w2, w3 = words_of(i, sample_index, num_blocks, step, own_0, own_1)
         put(out, i, num_blocks, size, uniform_of(w0), uniform_of(w1), uniform_of(w2), uniform_of(w3))
 
     return fill
@@ -114,8 +137,20 @@ def fill_normal(pair_of: Any) -> Any:
     """Body that fills samples with standard normal numbers."""
 
     @element
-    def fill(i: Any, out: Any, sample_index: Any, num_blocks: Any, size: Any, step: Any, k0: Any, k1: Any) -> None:
-        w0, w1, w2, w3 = words_of(i, sample_index, num_blocks, step, k0, k1)
+    def fill(
+        i: Any,
+        out: Any,
+        sample_index: Any,
+        keys: Any,
+        keyed: Any,
+        num_blocks: Any,
+        size: Any,
+        step: Any,
+        k0: Any,
+        k1: Any,
+    ) -> None:
+        own_0, own_1 = key_of(i // num_blocks, keys, keyed, k0, k1)
+        w0, w1, w2, w3 = words_of(i, sample_index, num_blocks, step, own_0, own_1)
         z0, z1 = pair_of(w0, w1)
         z2, z3 = pair_of(w2, w3)
         put(out, i, num_blocks, size, z0, z1, z2, z3)

@@ -3,18 +3,22 @@ r"""The purification chain of the paper's denoiser as one kernel, and its gradie
     x_{t+1} = clip(x_t + a (r(x_t) - x_t) + delta z_t)
 
 `fused_chain` has kernels for one network, the sDAE of the paper in float32; see kernels/chain.cuh. For any other, and
-everywhere if the environment variable ``MALADE_GPU_FUSED`` is 0, it answers None, and chains are run step by step. The
-kernels multiply in float32 whatever ``MALADE_GPU_PRECISION`` says.
+everywhere if the environment variable ``MALADE_GPU_FUSED`` is 0, it answers None, and chains are run step by step.
 
-The gradient keeps positions of the chain: `NUM_SLOTS` of them for each image that is being worked on, however many
-steps there are. What is not kept is computed again from the nearest position before it (`checkpoint_plan`).
+The kernels multiply in float32, unless ``MALADE_GPU_PRECISION`` is tf32 or bf16 and the device has room for
+kernels/chain_half.cuh: then the chain is run on tensor cores, with 11 bits for each operand, and only the way back is
+in float32.
+
+The way back needs the chain's positions. Of each image `NUM_KEPT` at most are kept on the way there, however many steps
+there are; the others are computed again, in float32, from the one before them, a segment at a time, for the images that
+are being worked on (`backward_plan`).
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,6 +28,10 @@ from malade_ref.arrays import Array
 from malade_ref.checks import InputError, check_choice, check_count, check_number, check_same, check_shape
 
 from ..device import device
+from ..precision import precision
+from . import chain_half
+from .chain_half import pack_half, residence
+from .random import own_keys
 
 Key = tuple[int, int]
 
@@ -57,7 +65,7 @@ THREADS = 256
 # In the order and sizes of kernels/chain.cuh.
 SMALL = ("0.bias", "2.bias", "4.bias", "6.weight", "6.bias", "8.weight", "8.bias")
 SMALL_WORDS = 112
-NUM_SLOTS = 32
+NUM_KEPT, NUM_SLOTS = 10, 32
 PIXELS, SAVED = 28 * 28, 10 * 14 * 14 + 25 * 7 * 7 + 3
 
 
@@ -81,7 +89,7 @@ class FusedChain:
         a: float,
         delta: float,
         clip: bool,
-        key: Key,
+        key: Key | Array,
         sample_index: Array,
         first_step: int = 0,
     ) -> Array:
@@ -99,8 +107,8 @@ class FusedChain:
             Standard deviation of the injected noise, in pixel units, >= 0.
         clip : bool
             Whether positions are clipped to [0, 1] after every step.
-        key : tuple of two int
-            Of the noise, from `derive_key`.
+        key : tuple of two int, or array of shape (n, 2), uint32
+            Of the noise, from `derive_key`; or one for each image.
         sample_index : array of shape (n,), integer
             Numbers of the samples in their data set, in [0, 2^32).
         first_step : int
@@ -121,9 +129,49 @@ class FusedChain:
         if not (num_steps and len(x)):
             return start.copy()
         y = device().empty(x.shape, "float32")
-        variant = _variant(len(x))
-        _launch("chain", variant, (start, y, settings.index, variant.pack(self.params), len(x), num_steps), settings)
+        self._launch_run(start, y, device().empty((0, *x.shape), "float32"), num_steps, 0, settings)
         return y
+
+    def run_with_vjp(
+        self,
+        x: Array,
+        *,
+        num_steps: int,
+        a: float,
+        delta: float,
+        clip: bool,
+        key: Key | Array,
+        sample_index: Array,
+        first_step: int = 0,
+    ) -> tuple[Array, Callable[[Array], Array]]:
+        """Last positions of chains, and the way back, for which up to `NUM_KEPT` positions of each image are kept.
+
+        Parameters
+        ----------
+        x, num_steps, a, delta, clip, key, sample_index, first_step
+            As given to `run`.
+
+        Returns
+        -------
+        y : array of x's shape, float32
+            Positions after the steps.
+        vjp : callable
+            From a gradient with respect to y to the one with respect to x, exact: through every step.
+
+        Raises
+        ------
+        InputError
+            If shapes, dtypes or a setting are not as expected.
+        """
+        settings = _settings(x, num_steps, a, delta, clip, key, sample_index, first_step)
+        start = device().xp.ascontiguousarray(x)
+        if not (num_steps and len(x)):
+            return start.copy(), lambda dy: device().xp.ascontiguousarray(dy).copy()
+        every = -(-num_steps // (NUM_KEPT + 1))
+        y = device().empty(x.shape, "float32")
+        kept = device().empty(((num_steps - 1) // every, *x.shape), "float32")
+        self._launch_run(start, y, kept, num_steps, every, settings)
+        return y, lambda dy: self._launch_vjp(dy, start, kept, num_steps, every, settings)
 
     def vjp(
         self,
@@ -134,7 +182,7 @@ class FusedChain:
         a: float,
         delta: float,
         clip: bool,
-        key: Key,
+        key: Key | Array,
         sample_index: Array,
         first_step: int = 0,
     ) -> Array:
@@ -157,17 +205,40 @@ class FusedChain:
         InputError
             If shapes, dtypes or a setting are not as expected.
         """
-        settings = _settings(x, num_steps, a, delta, clip, key, sample_index, first_step)
         check_same("dy", dy, "x", x)
-        xp = device().xp
-        dx = xp.ascontiguousarray(dy).copy()
-        if not (num_steps and len(x)):
-            return dx
+        chain: dict[str, Any] = {"num_steps": num_steps, "a": a, "delta": delta, "clip": clip}
+        _, back = self.run_with_vjp(x, **chain, key=key, sample_index=sample_index, first_step=first_step)
+        return back(dy)
+
+    def _launch_run(self, x: Array, y: Array, kept: Array, num_steps: int, every: int, settings: _Settings) -> None:
+        """Last positions to y; those after every ``every``-th step, if it is not 0, to ``kept``."""
+        resident, variant = _half(), _variant(len(x))
+        if resident is None:
+            numbers = len(x), num_steps, every, variant.region_words, *settings.numbers
+            _launch("chain", variant, (x, y, kept, *settings.arrays, variant.pack(self.params), *numbers))
+            return
+        small = device().xp.concatenate([device().xp.ravel(self.params[name]) for name in SMALL])
+        weights = small, pack_half(self.params)
+        device().launch(
+            "chain_half",
+            "chain_half",
+            grid=(min(-(-len(x) // chain_half.IMAGES), device().multiprocessors),),
+            block=(chain_half.THREADS,),
+            arguments=(x, y, kept, *settings.arrays, *weights, len(x), num_steps, every, *settings.numbers),
+            shared_bytes=chain_half.shared_bytes(resident),
+            defines={"RESIDENT": int(resident)},
+        )
+
+    def _launch_vjp(self, dy: Array, x: Array, kept: Array, num_steps: int, every: int, settings: _Settings) -> Array:
+        """Gradient with respect to x, from what the way there has kept."""
+        check_same("dy", dy, "x", x)
+        dx = device().xp.ascontiguousarray(dy).copy()
         variant = _variant(len(x))
-        plan = _plan(num_steps, NUM_SLOTS)
+        plan = _plan(num_steps, every, NUM_SLOTS)
         scratch = device().empty((variant.grid, NUM_SLOTS * PIXELS + SAVED, variant.images), "float32")
-        arrays = xp.ascontiguousarray(x), dx, scratch, plan, settings.index, variant.pack(self.params)
-        _launch("chain_vjp", variant, (*arrays, len(x), len(plan), NUM_SLOTS), settings)
+        arrays = x, dx, kept, scratch, plan, *settings.arrays, variant.pack(self.params)
+        numbers = len(x), len(plan), len(kept), NUM_SLOTS, variant.region_words, *settings.numbers
+        _launch("chain_vjp", variant, (*arrays, *numbers))
         return dx
 
 
@@ -198,7 +269,7 @@ def fused_chain(architecture: Mapping[str, Any], params: Mapping[str, Array]) ->
 
 
 def checkpoint_plan(num_steps: int, num_slots: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """Which positions to compute, keep and go back through, for the gradient of a chain in constant memory.
+    """Which positions to compute, keep and go back through, for the gradient of a chain from its first position only.
 
     With a slot for each step nothing is computed twice. Otherwise half of the slots spread over the chain and the rest
     is left for the segments between them, which are treated likewise, from the last to the first.
@@ -235,15 +306,43 @@ def checkpoint_plan(num_steps: int, num_slots: int) -> np.ndarray[Any, np.dtype[
     return np.array(plan, dtype=np.int32)
 
 
-class _Settings(NamedTuple):
-    """What both kernels take last."""
+def backward_plan(num_steps: int, every: int, num_slots: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Which positions to compute again and go back through, where every ``every``-th one was kept.
 
-    index: Any
+    Parameters
+    ----------
+    num_steps : int
+        Steps of the chain, >= 1.
+    every : int
+        Steps of a segment, >= 1.
+    num_slots : int
+        Positions that can be kept on the way back, >= 1.
+
+    Returns
+    -------
+    array of shape (m, 3), int32
+        Rows as those of `checkpoint_plan`. Slot 0 holds the first position, slot i the one that was kept after
+        ``i * every`` steps; the slots behind are for the way back.
+    """
+    num_kept = (num_steps - 1) // every
+    rows = []
+    for number in reversed(range(num_kept + 1)):
+        first = number * every
+        segment = checkpoint_plan(min(every, num_steps - first), num_slots)
+        source, target = (np.where(segment[:, i] > 0, segment[:, i] + num_kept, segment[:, i]) for i in (1, 2))
+        rows.append(np.stack([segment[:, 0] + first, np.where(source == 0, number, source), target], axis=1))
+    return np.concatenate(rows).astype(np.int32)
+
+
+class _Settings(NamedTuple):
+    """What all kernels take of the noise, and last."""
+
+    arrays: tuple[Any, Any]
     numbers: tuple[Any, ...]
 
 
 def _settings(
-    x: Array, num_steps: int, a: float, delta: float, clip: bool, key: Key, sample_index: Array, first_step: int
+    x: Array, num_steps: int, a: float, delta: float, clip: bool, key: Key | Array, sample_index: Array, first_step: int
 ) -> _Settings:
     check_shape("x", x, (len(x), 1, 28, 28))
     if str(x.dtype) != "float32":
@@ -255,7 +354,8 @@ def _settings(
     check_number("delta", delta, minimum=0)
     xp = device().xp
     index = xp.ascontiguousarray(sample_index.astype(xp.uint32))
-    return _Settings(index, (first_step, *key, a, delta, bool(clip)))
+    keys, *one = own_keys(key, index)
+    return _Settings((index, keys), (first_step, *one, a, delta, bool(clip)))
 
 
 class Variant(NamedTuple):
@@ -317,13 +417,20 @@ def _variant(n: int) -> Variant:
     return best._replace(grid=min(-(-n // best.images), blocks))
 
 
-def _launch(kernel: str, variant: Variant, arguments: tuple[Any, ...], settings: _Settings) -> None:
+def _half() -> bool | None:
+    """Whether the weights lie in shared memory, if the chain is run in half precision; None if it is not."""
+    if precision() not in ("tf32", "bf16"):
+        return None
+    return residence(device().max_shared)
+
+
+def _launch(kernel: str, variant: Variant, arguments: tuple[Any, ...]) -> None:
     device().launch(
         "chain",
         kernel,
         grid=(variant.grid,),
         block=(THREADS,),
-        arguments=(*arguments, variant.region_words, *settings.numbers),
+        arguments=arguments,
         shared_bytes=variant.shared_bytes,
         defines={"IMAGES": variant.images, "RESIDENT": int(variant.resident)},
     )
@@ -408,8 +515,8 @@ def layout(images: int) -> Layout:
 
 
 @cache
-def _plan(num_steps: int, num_slots: int) -> Array:
-    return device().xp.asarray(checkpoint_plan(num_steps, num_slots))
+def _plan(num_steps: int, every: int, num_slots: int) -> Array:
+    return device().xp.asarray(backward_plan(num_steps, every, num_slots))
 
 
 @cache

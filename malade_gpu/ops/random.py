@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from malade_ref.arrays import Array
-from malade_ref.checks import InputError, check_choice, check_count, check_integer, check_ndim
+from malade_ref.checks import InputError, check_choice, check_count, check_integer, check_ndim, check_shape
 
 from ..device import device
 from ..kernels import random as kernels
@@ -95,15 +95,34 @@ def derive_key(seed: int, stream: str, draw: int = 0) -> Key:
     return c0, c1
 
 
-def random_words(num_words: int, *, key: Key, sample_index: Array, step: int = 0) -> Array:
+def keys_of_samples(keys: Sequence[Key], num_samples: int) -> Array:
+    """Keys for the draws of a batch that are computed at once: each for all samples, one draw after the other.
+
+    Parameters
+    ----------
+    keys : sequence of d keys
+        From `derive_key`, one a draw.
+    num_samples : int
+        Size n of the batch.
+
+    Returns
+    -------
+    array of shape (d * n, 2), uint32
+        For `normal` and its kin, with the batch's sample numbers d times in a row.
+    """
+    xp = device().xp
+    return xp.repeat(xp.asarray(np.array(keys, dtype=np.uint32).reshape(-1, 2)), num_samples, axis=0)
+
+
+def random_words(num_words: int, *, key: Key | Array, sample_index: Array, step: int = 0) -> Array:
     """Random 32-bit words of given samples.
 
     Parameters
     ----------
     num_words : int
         Words a sample.
-    key : tuple of two int
-        From `derive_key`.
+    key : tuple of two int, or array of shape (n, 2), uint32
+        From `derive_key`; or one for each sample, from `keys_of_samples`.
     sample_index : array of shape (n,), integer
         Which samples, in [0, 2^32): their numbers in the whole data set, not in the batch.
     step : int
@@ -122,7 +141,9 @@ def random_words(num_words: int, *, key: Key, sample_index: Array, step: int = 0
     return _fill(kernels.fill_words, "uint32", num_words, key, sample_index, step)
 
 
-def uniform(shape: tuple[int, ...], *, key: Key, sample_index: Array, step: int = 0, dtype: str = "float32") -> Array:
+def uniform(
+    shape: tuple[int, ...], *, key: Key | Array, sample_index: Array, step: int = 0, dtype: str = "float32"
+) -> Array:
     """Independent uniform numbers in the open interval (0, 1).
 
     Parameters
@@ -149,7 +170,9 @@ def uniform(shape: tuple[int, ...], *, key: Key, sample_index: Array, step: int 
     return values.reshape(len(values), *shape)
 
 
-def normal(shape: tuple[int, ...], *, key: Key, sample_index: Array, step: int = 0, dtype: str = "float32") -> Array:
+def normal(
+    shape: tuple[int, ...], *, key: Key | Array, sample_index: Array, step: int = 0, dtype: str = "float32"
+) -> Array:
     """Independent standard normal numbers, by Box-Muller; magnitude at most sqrt(66 log 2) = 6.77.
 
     Parameters
@@ -217,7 +240,33 @@ def permutation(n: int, *, key: Key) -> Array:
     return xp.argsort(words[:, 0] << xp.uint64(32) | words[:, 1], kind="stable")
 
 
-def _fill(body: Any, dtype: str, size: int, key: Key, sample_index: Array, step: int) -> Array:
+def own_keys(key: Key | Array, index: Array) -> tuple[Array, bool, int, int]:
+    """A key as kernels take it: those of all samples if each has its own (else any array), whether so, and the one key.
+
+    Parameters
+    ----------
+    key : tuple of two int, or array of shape (n, 2), uint32
+        One, or one for each sample.
+    index : array of shape (n,), uint32
+        Numbers of the samples.
+
+    Returns
+    -------
+    tuple of array, bool, int, int
+        In the order of the kernels' parameters.
+
+    Raises
+    ------
+    InputError
+        If the keys are not as many as the samples.
+    """
+    if isinstance(key, tuple):
+        return index, False, *key
+    check_shape("key", key, (len(index), 2))
+    return device().xp.ascontiguousarray(key), True, 0, 0
+
+
+def _fill(body: Any, dtype: str, size: int, key: Key | Array, sample_index: Array, step: int) -> Array:
     """An (n, size) array, each element from its own word of its sample."""
     check_ndim("sample_index", sample_index, 1, "(n,)")
     check_integer("sample_index", sample_index)
@@ -227,6 +276,7 @@ def _fill(body: Any, dtype: str, size: int, key: Key, sample_index: Array, step:
     out = device().empty((len(sample_index), size), dtype)
     num_blocks = -(-size // 4)
     index = xp.ascontiguousarray(sample_index.astype(xp.uint32))
-    numbers = np.int64(num_blocks), np.int64(size), np.uint32(step), *map(np.uint32, key)
-    device().for_elements(body, len(index) * num_blocks, out.reshape(-1), index, *numbers)
+    keys, keyed, *one = own_keys(key, index)
+    numbers = np.bool_(keyed), np.int64(num_blocks), np.int64(size), np.uint32(step), *map(np.uint32, one)
+    device().for_elements(body, len(index) * num_blocks, out.reshape(-1), index, keys.reshape(-1), *numbers)
     return out

@@ -8,7 +8,9 @@ What is computed of a sample does not depend on the cut. Sums over samples do, i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from malade_ref.checks import OutOfMemoryError
@@ -56,7 +58,8 @@ def map_slices(
         num_slices = max(1, -(-num_samples // at_once))
         bounds = [num_samples * i // num_slices for i in range(num_slices + 1)]
         try:
-            return [function(slice(first, last)) for first, last in itertools.pairwise(bounds)]
+            with _at_most(at_once):
+                return [function(slice(first, last)) for first, last in itertools.pairwise(bounds)]
         except device().out_of_memory as error:
             if at_once == 1 or num_samples <= 1:
                 raise OutOfMemoryError(f"{device().name}: out of memory with a single sample: {error}") from None
@@ -66,6 +69,36 @@ def map_slices(
                     f"{device().name}: out of memory with {count} samples in one sum: {error}; use smaller batches"
                 ) from None
             at_once = max(1, min(at_once, num_samples) // 2)
+
+
+def copies_at_once(num_samples: int) -> int:
+    """How many copies of a slice's samples are worked on at once, where a function wants several draws of each.
+
+    Parameters
+    ----------
+    num_samples : int
+        Samples of the slice that is being worked on.
+
+    Returns
+    -------
+    int
+        As many as make a slice as large as `map_slices` would have it: a few samples leave a device idle. 1 outside of
+        it.
+    """
+    return max(1, _room.get() // max(1, num_samples))
+
+
+@contextmanager
+def _at_most(num_samples: int) -> Iterator[None]:
+    """A block in which that many samples are worked on at once."""
+    before = _room.set(num_samples)
+    try:
+        yield
+    finally:
+        _room.reset(before)
+
+
+_room: ContextVar[int] = ContextVar("room", default=1)
 
 
 def num_threads() -> int:

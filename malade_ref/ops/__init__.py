@@ -100,8 +100,8 @@ from .proposals import (
     square_step_l2,
     square_step_linf,
 )
-from .random import box_muller, derive_key, normal, permutation, philox4x32, random_words, uniform
-from .slices import map_slices, num_threads
+from .random import box_muller, derive_key, keys_of_samples, normal, permutation, philox4x32, random_words, uniform
+from .slices import copies_at_once, map_slices, num_threads
 
 __all__ = [
     "adam_step",
@@ -133,6 +133,7 @@ __all__ = [
     "conv2d_vjp",
     "conv_transpose2d",
     "conv_transpose2d_vjp",
+    "copies_at_once",
     "cw_gradient",
     "derive_key",
     "describe_device",
@@ -148,6 +149,7 @@ __all__ = [
     "from_tanh_space",
     "fused_chain",
     "interpolate",
+    "keys_of_samples",
     "langevin_log_ratio",
     "langevin_step",
     "langevin_step_vjp",

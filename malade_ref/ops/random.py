@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import InputError, check_choice, check_count, check_integer, check_ndim
+from ..checks import InputError, check_choice, check_count, check_integer, check_ndim, check_shape
 
 Key = tuple[int, int]
 Words = NDArray[np.uint32]
@@ -43,15 +43,15 @@ DTYPES = ("float32", "float64")
 CHUNK = 1 << 14
 
 
-def philox4x32(counter: Sequence[Words], key: Key) -> tuple[Words, Words, Words, Words]:
+def philox4x32(counter: Sequence[Words], key: Key | tuple[Words, Words]) -> tuple[Words, Words, Words, Words]:
     """Ten rounds of Philox4x32.
 
     Parameters
     ----------
     counter : sequence of four ndarrays of shape (m,), uint32
         The counters' words. Not modified.
-    key : tuple of two int
-        The key's words, in [0, 2^32).
+    key : tuple of two int, or of two ndarrays of shape (m,), uint32
+        The key's words, in [0, 2^32); or those of each counter.
 
     Returns
     -------
@@ -59,7 +59,9 @@ def philox4x32(counter: Sequence[Words], key: Key) -> tuple[Words, Words, Words,
         The random words.
     """
     c0, c1, c2, c3 = (np.array(word, dtype=np.uint32) for word in counter)
-    k0, k1 = key
+    k0: Any
+    k1: Any
+    k0, k1 = key  # numbers, or arrays of uint32, whose sums wrap around by themselves
     low, high = _halves()
     product_0, product_1 = np.empty((2, *c0.shape), dtype=np.uint64)
     # The 64-bit products are read as pairs of 32-bit halves instead of being shifted and masked.
@@ -116,15 +118,33 @@ def derive_key(seed: int, stream: str, draw: int = 0) -> Key:
     return int(out[0][0]), int(out[1][0])
 
 
-def random_words(num_words: int, *, key: Key, sample_index: Any, step: int = 0) -> Words:
+def keys_of_samples(keys: Sequence[Key], num_samples: int) -> Words:
+    """Keys for the draws of a batch that are computed at once: each for all samples, one draw after the other.
+
+    Parameters
+    ----------
+    keys : sequence of d keys
+        From `derive_key`, one a draw.
+    num_samples : int
+        Size n of the batch.
+
+    Returns
+    -------
+    ndarray of shape (d * n, 2), uint32
+        For `normal` and its kin, with the batch's sample numbers d times in a row.
+    """
+    return np.repeat(np.array(keys, dtype=np.uint32).reshape(-1, 2), num_samples, axis=0)
+
+
+def random_words(num_words: int, *, key: Key | Words, sample_index: Any, step: int = 0) -> Words:
     """Random 32-bit words of given samples.
 
     Parameters
     ----------
     num_words : int
         Words a sample.
-    key : tuple of two int
-        From `derive_key`.
+    key : tuple of two int, or ndarray of shape (n, 2), uint32
+        From `derive_key`; or one for each sample, from `keys_of_samples`.
     sample_index : ndarray of shape (n,), integer
         Which samples, in [0, 2^32): their numbers in the whole data set, not in the batch.
     step : int
@@ -146,6 +166,8 @@ def random_words(num_words: int, *, key: Key, sample_index: Any, step: int = 0) 
         raise InputError(f"step: expected an integer below 2**32, got {step}")
     num_blocks = -(-num_words // 4)
     num_samples = len(sample_index)
+    if not isinstance(key, tuple):
+        check_shape("key", key, (num_samples, 2))
     out = np.empty((num_samples, num_blocks, 4), dtype=np.uint32)
     samples_at_once = max(1, CHUNK // max(1, num_blocks))
     block = np.arange(num_blocks, dtype=np.uint32)
@@ -155,14 +177,14 @@ def random_words(num_words: int, *, key: Key, sample_index: Any, step: int = 0) 
         c0 = np.tile(block, len(index))
         c1 = np.full(c0.shape, step, dtype=np.uint32)
         c2 = np.repeat(index, num_blocks)
-        words = philox4x32((c0, c1, c2, np.zeros_like(c0)), key)
+        words = philox4x32((c0, c1, c2, np.zeros_like(c0)), _of_counters(key, part, num_blocks))
         for i, word in enumerate(words):
             out[part, :, i] = word.reshape(len(index), num_blocks)
     return out.reshape(num_samples, num_blocks * 4)[:, :num_words]
 
 
 def uniform(
-    shape: tuple[int, ...], *, key: Key, sample_index: Any, step: int = 0, dtype: str = "float32"
+    shape: tuple[int, ...], *, key: Key | Words, sample_index: Any, step: int = 0, dtype: str = "float32"
 ) -> NDArray[Any]:
     """Independent uniform numbers in the open interval (0, 1).
 
@@ -201,7 +223,7 @@ def uniform(
 
 
 def normal(
-    shape: tuple[int, ...], *, key: Key, sample_index: Any, step: int = 0, dtype: str = "float32"
+    shape: tuple[int, ...], *, key: Key | Words, sample_index: Any, step: int = 0, dtype: str = "float32"
 ) -> NDArray[Any]:
     """Independent standard normal numbers, by Box-Muller; magnitude at most sqrt(66 log 2) = 6.77.
 
@@ -241,7 +263,8 @@ def normal(
     samples_at_once = max(1, 4 * CHUNK // max(1, num_words))
     for start in range(0, num_samples, samples_at_once):
         part = slice(start, start + samples_at_once)
-        words = random_words(num_words, key=key, sample_index=sample_index[part], step=step)
+        own = key if isinstance(key, tuple) else key[part]
+        words = random_words(num_words, key=own, sample_index=sample_index[part], step=step)
         out[part, 0::2], out[part, 1::2] = box_muller(words[:, 0::2], words[:, 1::2], dtype=dtype)
     return out[:, :size].reshape(num_samples, *shape)
 
@@ -295,6 +318,14 @@ def permutation(n: int, *, key: Key) -> NDArray[np.int64]:
     words = random_words(2, key=key, sample_index=np.arange(n))
     number = words[:, 0].astype(np.uint64) << np.uint64(32) | words[:, 1].astype(np.uint64)
     return np.argsort(number, kind="stable")
+
+
+def _of_counters(key: Key | Words, part: slice, num_blocks: int) -> Key | tuple[Words, Words]:
+    """The key of some samples, or those of each of their blocks."""
+    if isinstance(key, tuple):
+        return key
+    first, second = np.repeat(key[part], num_blocks, axis=0).T
+    return first, second
 
 
 def _halves() -> tuple[int, int]:

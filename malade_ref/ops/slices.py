@@ -63,6 +63,22 @@ def map_slices(
         return list(_pool(num_threads(), os.getpid()).map(lambda part: _run(function, part), slices))
 
 
+def copies_at_once(num_samples: int) -> int:
+    """How many copies of a slice's samples are worked on at once, where a function wants several draws of each.
+
+    Parameters
+    ----------
+    num_samples : int
+        Samples of the slice that is being worked on.
+
+    Returns
+    -------
+    int
+        1: a slice keeps a core busy by itself. Other backends may have room for more.
+    """
+    return 1
+
+
 def num_threads() -> int:
     """Threads that `map_slices` uses: MALADE_NUM_THREADS, or the cores this process may run on.
 

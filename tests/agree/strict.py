@@ -169,7 +169,7 @@ XP = SimpleNamespace(
         name: wrapped(getattr(np, name))
         for name in (
             *("arange", "argsort", "ascontiguousarray", "concatenate", "empty", "ones", "ravel", "stack", "take"),
-            *("clip", "full", "isfinite", "sort", "where", "zeros"),
+            *("clip", "full", "isfinite", "repeat", "sort", "where", "zeros"),
         )
     },
 )

@@ -167,9 +167,33 @@ def test_a_chain_in_two_pieces() -> None:
 def test_few_positions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     x, index, dy = images(2), numbers(2), gradients(2)
     whole = vjp(dy, x, index, num_steps=9)
+    monkeypatch.setattr(chain, "NUM_KEPT", 0)
     for num_slots in (1, 3):
         monkeypatch.setattr(chain, "NUM_SLOTS", num_slots)
         np.testing.assert_array_equal(vjp(dy, x, index, num_steps=9), whole)
+
+
+@pytest.mark.parametrize("num_kept", [0, 1, 2])
+def test_kept_positions_make_no_difference(monkeypatch: pytest.MonkeyPatch, num_kept: int) -> None:
+    """Those of the way there, or computed again on the way back: segments of one, two, three and five steps."""
+    x, index, dy = images(19), numbers(19), gradients(19)
+    whole = vjp(dy, x, index, num_steps=5)
+    monkeypatch.setattr(chain, "NUM_KEPT", num_kept)
+    with assert_not_mutated(x, index, dy):
+        last, back = on_device(fused().run_with_vjp)(x, sample_index=index, **{**SETTINGS, "num_steps": 5})
+        dx = to_host(back(to_device(dy)))
+    np.testing.assert_array_equal(last, run(x, index, num_steps=5))
+    np.testing.assert_array_equal(dx, whole)
+
+
+def test_every_image_may_have_its_own_noise() -> None:
+    x, index, dy = images(3), numbers(3), gradients(3)
+    keys = np.array([(1, 2), KEY, (2**32 - 1, 0)], "uint32")
+    together, back = run(x, index, key=keys), vjp(dy, x, index, key=keys)
+    for i in range(3):
+        one, own = slice(i, i + 1), {"key": tuple(keys[i].tolist())}
+        np.testing.assert_array_equal(together[one], run(x[one], index[one], **own))
+        np.testing.assert_array_equal(back[one], vjp(dy[one], x[one], index[one], **own))
 
 
 @pytest.mark.parametrize(("capability", "kibibytes"), [(80, 163), (86, 99), (75, 64)])
@@ -218,6 +242,21 @@ def test_plans(num_steps: int, num_slots: int) -> None:
             gone_back.append(step)
         else:
             assert 1 <= target <= num_slots
+            held[target] = step + 1
+    assert gone_back == list(reversed(range(num_steps)))
+
+
+@given(st.integers(1, 100), st.integers(1, 40), st.integers(1, 40))
+def test_plans_between_kept_positions(num_steps: int, every: int, num_slots: int) -> None:
+    num_kept = (num_steps - 1) // every
+    held = {number: number * every for number in range(num_kept + 1)}
+    gone_back = []
+    for step, source, target in chain.backward_plan(num_steps, every, num_slots).tolist():
+        assert held[source] == step
+        if target < 0:
+            gone_back.append(step)
+        else:
+            assert num_kept < target <= num_kept + num_slots
             held[target] = step + 1
     assert gone_back == list(reversed(range(num_steps)))
 
@@ -289,6 +328,7 @@ def test_complaints() -> None:
         (lambda: run(x, index[:1]), "sample_index: expected shape"),
         (lambda: run(x, index, num_steps=-1), "num_steps: expected"),
         (lambda: run(x, index, first_step=2**32 - 1), "first_step: expected"),
+        (lambda: run(x, index, key=np.zeros((1, 2), "uint32")), "key: expected shape"),
         (lambda: run(x, index, a=0.0), "a: expected"),
         (lambda: run(x, index, delta=-1.0), "delta: expected"),
         (lambda: vjp(x[:1], x, index), "dy: expected"),

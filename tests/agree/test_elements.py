@@ -34,6 +34,7 @@ SCALARS = {
     **dict.fromkeys(("a", "alpha", "delta", "step_size", "width", "momentum", "rate", "learning_rate", "epsilon"), F32),
     **dict.fromkeys(("rest", "beta", "overshoot"), F32),
     "targeted": I64,
+    "keyed": BOOL,
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
     **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
     **dict.fromkeys(("area", "side", "num_words"), I64),
@@ -46,7 +47,9 @@ SCALARS = {
 ARRAYS = {
     **dict.fromkeys(("condition", "success", "best_success"), BOOL),
     **dict.fromkeys(("labels", "targets", "num_accepted"), I64),
-    **dict.fromkeys(("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3"), U32),
+    **dict.fromkeys(
+        ("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3", "keys"), U32
+    ),
     "words": U32,
     "limit": U64,
     # Sums, and what is known of a sample, in float64 whatever the images are.

@@ -171,6 +171,31 @@ def test_gradients_through_the_chain(mode: str, expectation: str) -> None:
         assert_close(to_host(result), expected, op="chain", dtype="float64")
 
 
+@pytest.mark.parametrize(
+    ("mode", "expectation"), [("exact", "loss"), ("exact", "logits"), ("bpda", "loss"), ("bpda-denoiser", "logits")]
+)
+def test_draws_at_once_make_no_difference(monkeypatch: pytest.MonkeyPatch, mode: str, expectation: str) -> None:
+    """One by one, in pairs and a last one, or all at once: the same bits."""
+    ours = defended(lambda name: both(name)[1], num_steps=2)
+    sizes: list[int] = []
+    forward = ours.classifier.forward
+    monkeypatch.setattr(ours.classifier, "forward", lambda x: sizes.append(len(x)) or forward(x))
+    settings: dict[str, Any] = {"mode": mode, "num_draws": 5, "first_draw": 1, "expectation": expectation}
+    results = []
+    for at_once in (1, 2, None):
+        if at_once:
+            monkeypatch.setattr(gpu, "copies_at_once", lambda _, at_once=at_once: at_once)
+        else:
+            monkeypatch.undo()
+            monkeypatch.setattr(ours.classifier, "forward", lambda x: sizes.append(len(x)) or forward(x))
+        results.append(ours.loss_and_gradient(to_device(images(3)), to_device(labels(3)), **settings))
+    passes = 2 if expectation == "logits" else 1
+    assert sizes == [3] * 5 * passes + [6, 6, 3] * passes + [15] * passes
+    for result in results[1:]:
+        for got, wanted in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(to_host(got), to_host(wanted))
+
+
 # Attacks --------------------------------------------------------------------------------------------------------
 
 

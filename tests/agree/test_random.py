@@ -87,6 +87,22 @@ def test_many_numbers(dtype: str) -> None:
     agree("uniform", (1, 28, 28), key=KEY, sample_index=np.arange(40), step=3, dtype=dtype, exact=True)
 
 
+@given(st.integers(0, 3), st.lists(st.tuples(WORDS, WORDS), max_size=3), dtypes(), WORDS)
+def test_keys_of_samples(n: int, keys: Any, dtype: str, step: int) -> None:
+    """Several draws at once are the draws one by one, on both backends."""
+    index = np.arange(5, 5 + n)
+    own = agree("keys_of_samples", keys, n, exact=True)
+    counters: dict[str, Any] = {"sample_index": np.tile(index, len(keys)), "step": step}
+    together = agree("normal", (2, 3), key=own, dtype=dtype, **counters, scale=1.0)
+    words = agree("random_words", 5, key=own, **counters, exact=True)
+    numbers = agree("uniform", (3,), key=own, dtype=dtype, **counters, exact=True)
+    for i, key in enumerate(keys):
+        part, one = slice(i * n, (i + 1) * n), {"key": key, "sample_index": index, "step": step}
+        np.testing.assert_array_equal(together[part], on_device(gpu.normal)((2, 3), dtype=dtype, **one))
+        np.testing.assert_array_equal(words[part], ref.random_words(5, **one))
+        np.testing.assert_array_equal(numbers[part], ref.uniform((3,), dtype=dtype, **one))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     counters = {"key": KEY, "sample_index": np.arange(3), "dtype": dtype}
@@ -103,5 +119,6 @@ def test_complaints() -> None:
     complain_alike("random_words", 3, key=KEY, sample_index=index[None])
     complain_alike("random_words", 3, key=KEY, sample_index=index, step=-1)
     complain_alike("random_words", 3, key=KEY, sample_index=index, step=1 << 32)
+    complain_alike("normal", (3,), key=np.zeros((2, 2), "uint32"), sample_index=index)
     for name in ("uniform", "normal"):
         complain_alike(name, (3,), key=KEY, sample_index=index, dtype="float16")

@@ -30,6 +30,8 @@ def test_instructions(instruction: Instruction) -> None:
         ("pack_bf16", "(threadIdx.x + 1)", "(threadIdx.x + 2)"),
         ("mma_tf32", "(g + 8 * (i % 2)) * 8 + t + 4 * (i / 2)", "(g + 8 * (i / 2)) * 8 + t + 4 * (i % 2)"),
         ("mma_bf16", "2 * t + 8 * (i / 2)", "2 * t + 8 * (i % 2)"),
+        ("pack_f16", "(threadIdx.x + 1)", "(threadIdx.x + 2)"),
+        ("mma_f16", "2 * t + 8 * (i / 2)", "2 * t + 8 * (i % 2)"),
         (
             "async_copy",
             "async_copy<8>(tile + 32 + 2 * i, x + 2 * i, i != 3)",

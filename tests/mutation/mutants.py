@@ -46,7 +46,17 @@ LANGEVIN = "tests/agree/test_langevin.py"
 OPTIM = "tests/agree/test_optim.py"
 RANDOM = "tests/agree/test_random.py"
 CHAIN = "'tests/agree/test_chain.py::test_any_number_of_images[3]'"
-CHAIN_ORDERS = ORDERS.format("chain")
+CHAIN_ORDERS = ORDERS.format("chain and not half")
+CHAIN_HALF = "'tests/agree/test_chain_half.py::test_any_number_of_images[35-2]'"
+# Of both kernels of chain.cuh: what follows tells one from the other.
+SAMPLE = """    const uint32_t sample = present ? sample_index[image] : 0u;
+    if (keyed && present) settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];
+"""
+CHAIN_KEYS = "tests/agree/test_chain.py -k own_noise"
+CHAIN_HALF_KEYS = "tests/agree/test_chain_half.py -k own_noise"
+CHAIN_KEPT = "'tests/agree/test_chain.py::test_kept_positions_make_no_difference[2]'"
+CHAIN_HALF_KEPT = "tests/agree/test_chain_half.py::test_gradient"
+CHAIN_HALF_ORDERS = ORDERS.format("chain_half")
 CHAIN_MANY_STEPS = "tests/agree/test_chain.py -k few_positions"
 PHILOX = "tests/emulator/test_philox.py"
 MIXTURE = "tests/agree/test_mixture.py -k 'planted and float64'"
@@ -724,22 +734,24 @@ MUTANTS = [
         CHAIN,
     ),
     Mutant("chain: map keeps its constant", "chain.cuh", "tanh_of(u) - constant;", "tanh_of(u) + constant;", CHAIN),
-    Mutant("chain: kinds of pixels", "chain.cuh", "i < SIDE - 2 ? 2", "i <= SIDE - 2 ? 2", CHAIN),
-    Mutant("chain: taps between the map's pixels", "chain.cuh", "for (int ky = y % 2;", "for (int ky = 0;", CHAIN),
-    Mutant("chain: towards the residual's mirror", "chain.cuh", "__fadd_rn(r, -x)", "__fadd_rn(r, x)", CHAIN),
-    Mutant("chain: clipped below only", "chain.cuh", ": x[j] > 1.0f ? 1.0f : x[j];", ": x[j];", CHAIN),
+    Mutant("chain: kinds of pixels", "purification.cuh", "i < SIDE - 2 ? 2", "i <= SIDE - 2 ? 2", CHAIN),
+    Mutant(
+        "chain: taps between the map's pixels", "purification.cuh", "for (int ky = y % 2;", "for (int ky = 0;", CHAIN
+    ),
+    Mutant("chain: towards the residual's mirror", "purification.cuh", "__fadd_rn(r, -x)", "__fadd_rn(r, x)", CHAIN),
+    Mutant("chain: clipped below only", "purification.cuh", ": x[j] > 1.0f ? 1.0f : x[j];", ": x[j];", CHAIN),
     Mutant(
         "chain: noise of the first step",
         "chain.cuh",
-        "y + image * PIXELS, present, first_step + step,",
-        "y + image * PIXELS, present, first_step,",
+        "from, to, present, first_step + step,",
+        "from, to, present, first_step,",
         CHAIN,
     ),
     Mutant(
         "chain: noise of another sample",
         "chain.cuh",
-        "sample_index[image] : 0u;\n    const float* from",
-        "sample_index[block.place.image] : 0u;\n    const float* from",
+        SAMPLE + "    const float* from",
+        SAMPLE.replace("sample_index[image]", "sample_index[block.place.image]") + "    const float* from",
         CHAIN,
     ),
     Mutant(
@@ -759,11 +771,28 @@ MUTANTS = [
     Mutant(
         "chain: another step repeated",
         "chain.cuh",
-        "slot(to), present, first_step + step,",
-        "slot(to), present, first_step + i,",
+        "own(to), present, first_step + step,",
+        "own(to), present, first_step + i,",
         CHAIN_MANY_STEPS,
     ),
-    Mutant("chain: a slot too far", "chain.cuh", "size_t(number - 1)", "size_t(number)", CHAIN_MANY_STEPS),
+    Mutant(
+        "chain: a slot too far",
+        "chain.cuh",
+        "(number - num_kept - 1) * IMAGES",
+        "(number - num_kept) * IMAGES",
+        CHAIN_MANY_STEPS,
+    ),
+    Mutant("chain: kept after the next step", "purification.cuh", "== step + 1 && step", "== step && step", CHAIN_KEPT),
+    Mutant("chain: last position kept", "purification.cuh", " && step + 1 < num_steps", "", CHAIN_KEPT),
+    Mutant("chain: kept positions in one place", "purification.cuh", "(number - 1) * n + image", "image", CHAIN_KEPT),
+    Mutant("chain: a kept position too far", "chain.cuh", "(from - 1) * n * PIXELS", "from * n * PIXELS", CHAIN_KEPT),
+    Mutant(
+        "chain: key of another image",
+        "chain.cuh",
+        "settings.key_0 = keys[2 * image], settings.key_1 = keys[2 * image + 1];\n    float* const gradient",
+        "settings.key_0 = keys[0], settings.key_1 = keys[1];\n    float* const gradient",
+        CHAIN_KEYS,
+    ),
     Mutant("chain: gradient not masked", "chain.cuh", "unclipped >= 0.0f && unclipped <= 1", "unclipped <= 1", CHAIN),
     Mutant("chain: gradient past the residual", "chain.cuh", "      dy[j] -= dresidual;\n", "", CHAIN),
     Mutant("chain: slope of the last tanh", "chain.cuh", "(1.0f - r[j] * r[j])", "(1.0f - r[j])", CHAIN),
@@ -793,6 +822,138 @@ MUTANTS = [
         "* SECOND_SIDE + column) * IMAGES]",
         CHAIN,
     ),
+    # chain_half.cuh
+    Mutant(
+        "half: no barrier before the first layer",
+        "chain_half.cuh",
+        "      __syncthreads();\n      first_layer(block);\n",
+        "      first_layer(block);\n",
+        CHAIN_HALF_ORDERS,
+    ),
+    Mutant(
+        "half: no barrier after the first layer",
+        "chain_half.cuh",
+        "      first_layer(block);\n      __syncthreads();\n",
+        "      first_layer(block);\n",
+        CHAIN_HALF_ORDERS,
+    ),
+    Mutant(
+        "half: no barrier after the second layer",
+        "chain_half.cuh",
+        "second_layer(block, row);\n      __syncthreads();\n",
+        "second_layer(block, row);\n",
+        CHAIN_HALF_ORDERS,
+    ),
+    Mutant(
+        "half: no barrier after the map",
+        "chain_half.cuh",
+        "last_hidden_layers(block, row, constant);\n      __syncthreads();\n",
+        "last_hidden_layers(block, row, constant);\n",
+        CHAIN_HALF_ORDERS,
+    ),
+    Mutant(
+        "half: no barrier after the small parameters",
+        "chain_half.cuh",
+        "  __syncthreads();\n  fill_table(block.small);\n",
+        "  fill_table(block.small);\n",
+        CHAIN_HALF_ORDERS,
+    ),
+    Mutant("half: weights not waited for", "chain_half.cuh", "  async_wait<0>();\n", "", CHAIN_HALF),
+    Mutant(
+        "half: no zeros beside the first layer",
+        "chain_half.cuh",
+        "i < 2 * FIRST_HALF; i += THREADS) block.first[i] = 0u",
+        "i < 2 * FIRST_HALF; i += THREADS) block.first[i] = 0x3c003c00u",
+        CHAIN_HALF,
+    ),
+    Mutant("half: no zeros around the map", "chain_half.cuh", "block.map[i] = 0.0f", "block.map[i] = 1.0f", CHAIN_HALF),
+    Mutant(
+        "half: zeros around the position only once",
+        "chain_half.cuh",
+        "      __syncthreads();\n      put_padding(block, own, slot);\n",
+        "      __syncthreads();\n",
+        CHAIN_HALF,
+    ),
+    Mutant("half: zeros of the last rows", "chain_half.cuh", "i < 48 ? SIDE + i / 16", "i < 48 ? SIDE + 1", CHAIN_HALF),
+    Mutant("half: zeros on the right", "chain_half.cuh", "i % 2 * 15", "i % 2 * 14", CHAIN_HALF),
+    Mutant("half: pixels swapped", "chain_half.cuh", "pack_f16(x[2], x[3])", "pack_f16(x[3], x[2])", CHAIN_HALF),
+    Mutant("half: pairs of the first layer", "chain_half.cuh", "+ pair % 3 : 0)", "+ pair % 2 : 0)", CHAIN_HALF),
+    Mutant("half: bias of the first layer", "chain_half.cuh", "channel < FIRST ?", "channel < 8 ?", CHAIN_HALF),
+    Mutant(
+        "half: last channels of the first layer", "chain_half.cuh", "block.t == 0) to", "block.t == 1) to", CHAIN_HALF
+    ),
+    Mutant("half: bias of the second layer", "chain_half.cuh", "channel < SECOND ?", "channel < 24 ?", CHAIN_HALF),
+    Mutant("half: first row of taps", "chain_half.cuh", "ky = max(0, -top)", "ky = max(0, 1 - top)", CHAIN_HALF),
+    Mutant(
+        "half: last row of taps", "chain_half.cuh", "min(5, FIRST_SIDE - top)", "min(4, FIRST_SIDE - top)", CHAIN_HALF
+    ),
+    Mutant(
+        "half: rows that a pixel sees", "chain_half.cuh", "min(5, SECOND_SIDE + 2", "min(5, SECOND_SIDE + 1", CHAIN_HALF
+    ),
+    Mutant(
+        "half: column beyond the last",
+        "chain_half.cuh",
+        "if (column < 0 || column >= SECOND_SIDE) continue;",
+        "if (column < 0 || column > SECOND_SIDE) continue;",
+        CHAIN_HALF,
+    ),
+    Mutant("half: halves of the images", "chain_half.cuh", "a[1] = low[half]", "a[1] = low[0]", CHAIN_HALF),
+    Mutant(
+        "half: terms swapped",
+        "chain_half.cuh",
+        "a[2] = high[0], a[3] = high[half]",
+        "a[2] = low[0], a[3] = low[half]",
+        CHAIN_HALF,
+    ),
+    Mutant(
+        "half: last two words of a tap",
+        "chain_half.cuh",
+        "right[8] = two.x, right[9] = two.y",
+        "right[8] = two.y, right[9] = two.x",
+        CHAIN_HALF,
+    ),
+    Mutant(
+        "half: second half of the channels",
+        "chain_half.cuh",
+        "kx) * TAP_3 + s * (TAP_3 / 2)",
+        "kx) * TAP_3",
+        CHAIN_HALF,
+    ),
+    Mutant(
+        "half: channel of the fourth layer",
+        "chain_half.cuh",
+        "sum[q][c / 2][2 * half + c % 2]",
+        "sum[q][c / 2][2 * half]",
+        CHAIN_HALF,
+    ),
+    Mutant(
+        "half: image of the map", "chain_half.cuh", "* IMAGES + block.g + 8 * half;", "* IMAGES + block.g;", CHAIN_HALF
+    ),
+    Mutant(
+        "half: row's parity", "chain_half.cuh", "2 * row + block.t / 2 + 1", "2 * row + block.t % 2 + 1", CHAIN_HALF
+    ),
+    Mutant(
+        "half: map keeps its constant", "chain_half.cuh", "tanh_of(u) - constant;", "tanh_of(u) + constant;", CHAIN_HALF
+    ),
+    Mutant("half: a row twice", "chain_half.cuh", "0x75604132", "0x75604130", CHAIN_HALF),
+    Mutant(
+        "half: noise of the first step",
+        "chain_half.cuh",
+        "quad, first_step + step, sample",
+        "quad, first_step, sample",
+        CHAIN_HALF,
+    ),
+    Mutant("half: noise of another sample", "chain_half.cuh", "sample_index[image]", "sample_index[own]", CHAIN_HALF),
+    Mutant(
+        "half: images beyond the last",
+        "chain_half.cuh",
+        "if (present) *reinterpret_cast<float4*>(to",
+        "*reinterpret_cast<float4*>(to",
+        CHAIN_HALF,
+    ),
+    Mutant("half: every step from the first position", "chain_half.cuh", "      from = to;\n", "", CHAIN_HALF),
+    Mutant("half: key of another image", "chain_half.cuh", "keys[2 * image + 1]", "keys[1]", CHAIN_HALF_KEYS),
+    Mutant("half: nothing kept", "chain_half.cuh", "num_steps, every, image", "num_steps, 0, image", CHAIN_HALF_KEPT),
     # philox.cuh
     Mutant("philox: nine rounds", "philox.cuh", "round < 10", "round < 9", PHILOX),
     Mutant("philox: key not raised", "philox.cuh", "k1 += 0xBB67AE85u;", "k1 += 0xBB67AE84u;", PHILOX),
@@ -1312,6 +1473,7 @@ MUTANTS = [
     ),
     Mutant("optim: uphill", "optim.py", "parameter[i] - rate * v", "parameter[i] + rate * v", OPTIM),
     # random.py
+    Mutant("random: key of another sample", "random.py", "return keys[2 * sample],", "return keys[0],", RANDOM),
     Mutant("random: nine rounds", "random.py", "ROUNDS = 10", "ROUNDS = 9", RANDOM),
     Mutant("random: key not raised", "random.py", "uint64(0xBB67AE85) & LOW", "uint64(0xBB67AE84) & LOW", RANDOM),
     Mutant(
