@@ -29,7 +29,7 @@ from malade_ref.storage import atomic_write, one_line, to_json
 from .device import CAPABILITIES, KERNELS, SHARED_BYTES, source_for_gpu
 from .ops.chain import variants
 from .ops.chain_half import CAPABILITY, residence, shared_bytes
-from .ops.conv import TILES, tile_of
+from .ops.conv import NARROW_BYTES, TILES, tile_of
 from .precision import PRECISIONS, TENSOR_CORES
 from .source import read_source
 
@@ -173,6 +173,8 @@ def units() -> Iterator[Unit]:
         resident = residence(SHARED_BYTES[capability])
         if capability >= CAPABILITY and resident is not None:
             yield Unit("chain_half", {"RESIDENT": int(resident)}, capability, shared_bytes(resident))
+        for real, vector in (("float", 1), ("float", 4), ("double", 1)):
+            yield Unit("narrow", {"REAL": real, "VECTOR": vector}, capability, NARROW_BYTES)
         for name in PRECISIONS if capability >= TENSOR_CORES else PRECISIONS[:1]:
             for width, vectors in product(TILES[name], ((1, 1), (4, 4))):
                 tile = tile_of("float32", name, width, vectors)

@@ -111,7 +111,66 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Conv2d(Layer):
+class Product(Layer):
+    """A product with a weight, and a bias: what can compute activations beside it along the way."""
+
+    def forward(
+        self, ops: ModuleType, p: Parameters, x: Array, training: bool, activation: str | None = None
+    ) -> tuple[Array, Any]:
+        """Output, and what `backward` needs.
+
+        Parameters
+        ----------
+        ops, p, x, training
+            As of `Layer.forward`.
+        activation : {"relu", "tanh"}, optional
+            Of the next layer, to be applied as well.
+
+        Returns
+        -------
+        y : array of shape (n, ...)
+            Outputs.
+        saved : object
+            For `backward`.
+        """
+        raise NotImplementedError
+
+    def backward(
+        self,
+        ops: ModuleType,
+        p: Parameters,
+        saved: Any,
+        dy: Array,
+        need_dx: bool,
+        need_parameters: bool,
+        input_activation: str | None = None,
+    ) -> tuple[Array | None, Parameters]:
+        """Gradients with respect to the input and to the parameters.
+
+        Parameters
+        ----------
+        ops, p, saved, dy, need_dx, need_parameters
+            As of `Layer.backward`.
+        input_activation : {"relu", "tanh"}, optional
+            Of a layer before: what the input is the output of.
+
+        Returns
+        -------
+        dx : array of the input's shape, or None
+            Gradient with respect to the input, or to what its activation was applied to.
+        gradients : dict of str to array
+            Gradients with respect to the parameters, summed over samples.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Activation(Layer):
+    """A function of each number, known to the ops by the layer's kind."""
+
+
+@dataclass(frozen=True)
+class Conv2d(Product):
     """Convolution and bias.
 
     Parameters
@@ -146,12 +205,21 @@ class Conv2d(Layer):
         geometry = conv_geometry((shape[1], shape[2]), self.kernel_size, self.stride, self.padding)
         return self.out_channels, *geometry.output
 
-    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
-        y = ops.conv2d(x, p["weight"], stride=self.stride, padding=self.padding)
-        return ops.add_bias(y, p["bias"]), x
+    def forward(
+        self, ops: ModuleType, p: Parameters, x: Array, training: bool, activation: str | None = None
+    ) -> tuple[Array, Any]:
+        finish = {"bias": p["bias"], "activation": activation}
+        return ops.conv2d(x, p["weight"], stride=self.stride, padding=self.padding, **finish), x
 
     def backward(
-        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+        self,
+        ops: ModuleType,
+        p: Parameters,
+        saved: Any,
+        dy: Array,
+        need_dx: bool,
+        need_parameters: bool,
+        input_activation: str | None = None,
     ) -> tuple[Array | None, Parameters]:
         dx, dweight = ops.conv2d_vjp(
             dy,
@@ -161,12 +229,13 @@ class Conv2d(Layer):
             padding=self.padding,
             need_dx=need_dx,
             need_dweight=need_parameters,
+            input_activation=input_activation,
         )
         return dx, {"weight": dweight, "bias": ops.add_bias_vjp(dy)} if need_parameters else {}
 
 
 @dataclass(frozen=True)
-class ConvTranspose2d(Layer):
+class ConvTranspose2d(Product):
     """Transposed convolution and bias.
 
     Parameters
@@ -206,15 +275,30 @@ class ConvTranspose2d(Layer):
         )
         return self.out_channels, *geometry.size
 
-    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
-        y = ops.conv_transpose2d(x, p["weight"], **self._settings())
-        return ops.add_bias(y, p["bias"]), x
+    def forward(
+        self, ops: ModuleType, p: Parameters, x: Array, training: bool, activation: str | None = None
+    ) -> tuple[Array, Any]:
+        finish = {"bias": p["bias"], "activation": activation}
+        return ops.conv_transpose2d(x, p["weight"], **finish, **self._settings()), x
 
     def backward(
-        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+        self,
+        ops: ModuleType,
+        p: Parameters,
+        saved: Any,
+        dy: Array,
+        need_dx: bool,
+        need_parameters: bool,
+        input_activation: str | None = None,
     ) -> tuple[Array | None, Parameters]:
         dx, dweight = ops.conv_transpose2d_vjp(
-            dy, saved, p["weight"], need_dx=need_dx, need_dweight=need_parameters, **self._settings()
+            dy,
+            saved,
+            p["weight"],
+            need_dx=need_dx,
+            need_dweight=need_parameters,
+            input_activation=input_activation,
+            **self._settings(),
         )
         return dx, {"weight": dweight, "bias": ops.add_bias_vjp(dy)} if need_parameters else {}
 
@@ -223,7 +307,7 @@ class ConvTranspose2d(Layer):
 
 
 @dataclass(frozen=True)
-class Linear(Layer):
+class Linear(Product):
     """Matrix product and bias.
 
     Parameters
@@ -249,18 +333,28 @@ class Linear(Layer):
         _expect(self, shape, (self.in_features,), 1)
         return (self.out_features,)
 
-    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
-        return ops.add_bias(ops.linear(x, p["weight"]), p["bias"]), x
+    def forward(
+        self, ops: ModuleType, p: Parameters, x: Array, training: bool, activation: str | None = None
+    ) -> tuple[Array, Any]:
+        return ops.linear(x, p["weight"], bias=p["bias"], activation=activation), x
 
     def backward(
-        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
+        self,
+        ops: ModuleType,
+        p: Parameters,
+        saved: Any,
+        dy: Array,
+        need_dx: bool,
+        need_parameters: bool,
+        input_activation: str | None = None,
     ) -> tuple[Array | None, Parameters]:
-        dx, dweight = ops.linear_vjp(dy, saved, p["weight"], need_dx=need_dx, need_dweight=need_parameters)
+        needs = {"need_dx": need_dx, "need_dweight": need_parameters}
+        dx, dweight = ops.linear_vjp(dy, saved, p["weight"], **needs, input_activation=input_activation)
         return dx, {"weight": dweight, "bias": ops.add_bias_vjp(dy)} if need_parameters else {}
 
 
 @dataclass(frozen=True)
-class ReLU(Layer):
+class ReLU(Activation):
     """Rectifier."""
 
     kind: ClassVar[str] = "relu"
@@ -276,7 +370,7 @@ class ReLU(Layer):
 
 
 @dataclass(frozen=True)
-class Tanh(Layer):
+class Tanh(Activation):
     """Hyperbolic tangent."""
 
     kind: ClassVar[str] = "tanh"

@@ -27,13 +27,16 @@ from . import ops as reference_ops
 from .arrays import Array
 from .checks import InputError, check_choice, check_shape
 from .layers import (
+    Activation,
     Conv2d,
     ConvTranspose2d,
     Flatten,
     Layer,
     Linear,
     Parameters,
+    Product,
     ReLU,
+    Reshape,
     Shape,
     Tanh,
     layer_from,
@@ -102,6 +105,35 @@ class LossGradient(NamedTuple):
     gradient: Array
 
 
+def together(layers: Sequence[Layer]) -> tuple[dict[int, int], dict[int, int]]:
+    """Which products compute which activations along the way.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        What happens, in order.
+
+    Returns
+    -------
+    forwards : dict of int to int
+        Products (numbers of layers), and the activation right behind each of them.
+    backwards : dict of int to int
+        Products, and the activation that the input of each of them is the output of, maybe in another shape.
+    """
+    forwards, backwards = {}, {}
+    source = None  # the activation whose output the current layer gets
+    for number, layer in enumerate(layers):
+        if isinstance(layer, Product) and source is not None:
+            backwards[number] = source
+        if isinstance(layer, Activation):
+            if number > 0 and isinstance(layers[number - 1], Product):
+                forwards[number - 1] = number
+            source = number
+        elif not isinstance(layer, Flatten | Reshape):
+            source = None
+    return forwards, backwards
+
+
 class Network:
     """A sequence of layers with its parameters.
 
@@ -165,6 +197,7 @@ class Network:
         self.residual = residual
         most = MAX_VECTORS if len(self.input_shape) == 1 else MAX_SLICE
         self.slice_size = max(1, min(most, MAX_ACTIVATION // max(1, largest)))
+        self._forwards, self._backwards = together(self.layers)
 
     def __repr__(self) -> str:
         """Return the layers on one line."""
@@ -235,7 +268,13 @@ class Network:
         """
         tape, y = [], x
         for number, layer in enumerate(self.layers):
-            y, saved = layer.forward(self.ops, self._of_layer(number), y, training)
+            if number in self._forwards.values():
+                saved = y  # the output of the activation, which the product before it has computed
+            elif number in self._forwards and isinstance(layer, Product):
+                activation = self.layers[self._forwards[number]].kind
+                y, saved = layer.forward(self.ops, self._of_layer(number), y, training, activation)
+            else:
+                y, saved = layer.forward(self.ops, self._of_layer(number), y, training)
             tape.append(saved)
         return (x + y if self.residual else y), tape
 
@@ -262,11 +301,16 @@ class Network:
         """
         gradients: Parameters = {}
         dx = dy
-        for number in reversed(range(len(self.layers))):
+        for number, layer in reversed(tuple(enumerate(self.layers))):
+            if number in self._backwards.values():
+                continue  # the product behind it has taken the activation's derivative
             needed = need_dx or (need_parameters and number > 0)
-            dx, of_layer = self.layers[number].backward(
-                self.ops, self._of_layer(number), tape[number], dx, needed, need_parameters
-            )
+            saved, p = tape[number], self._of_layer(number)
+            if number in self._backwards and isinstance(layer, Product):
+                activation = self.layers[self._backwards[number]].kind
+                dx, of_layer = layer.backward(self.ops, p, saved, dx, needed, need_parameters, activation)
+            else:
+                dx, of_layer = layer.backward(self.ops, p, saved, dx, needed, need_parameters)
             gradients.update({f"{number}.{name}": value for name, value in of_layer.items()})
         if not need_dx:
             return None, gradients

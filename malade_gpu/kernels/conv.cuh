@@ -5,7 +5,7 @@
 //
 // pixel = (image, i, j) of a grid of windows, tap = (u, v, channel) of a window, and x[pixel, tap] is the channels-last
 // input at row i sh - top + u and column j sw - left + v, or 0 outside of it. Input gradients and transposed convolutions
-// are `correlate` too, one launch for each phase of the stride (ops/conv.py says how).
+// are `correlate` too, one launch for each phase of the stride, unless narrow.cuh has them (ops/conv.py says how).
 //
 // A block computes TILE_M x TILE_N results, DEPTH terms a step, from STAGES buffers in shared memory: while one is
 // multiplied, the terms of the next steps are on their way into the others (cp.async; GPUs before sm_80, which have none,
@@ -33,10 +33,13 @@
 //
 // The paper's classifier: its second convolution (128 to 64 channels, 5 x 5, stride 2, 14 x 14 results) is 80.3 MFLOP an
 // image forwards and as much for the input gradient: 1.6 of 1.7 TFLOP for 10,000 images, 3.3 ms at the rated speed and
-// 7.0 ms at 47% of it (the mean of the two tiles). Device memory: 4 GB of its input, read once, take 0.9 ms at 4.3 TB/s.
-// The input gradient of the first one has one column: 1 of the 8 that are multiplied, and every window of 9 x 128 terms
-// is fetched in full, 441 steps of 200 clocks an image: 3.8 ms. One column a tap instead, summed afterwards, would read the
-// terms once: 0.9 ms.
+// 7.0 ms at 47% of it (the mean of the two tiles). Device memory: the 128 x 28 x 28 numbers after the first layer, 401 KB
+// an image, are what counts, 0.93 ms for 10,000 images and one pass at 4.3 TB/s. `correlate` finishes its results itself
+// (finish.cuh), and so there are five passes: written and read forwards, read for the rectifier's derivative while their
+// gradient is written, and that one read; 2.0 MB an image, 4.7 ms, three passes of which run beside the products of the
+// second layer. With kernels of their own for bias, rectifier and derivative they were eleven, 4.4 MB and 10.3 ms. The
+// input gradient of the first layer has one column: 1 of the 8 that are multiplied here, and every window of 9 x 128 terms
+// fetched in full, 441 steps of 200 clocks an image, would take 3.8 ms; narrow.cuh reads the terms once, in 0.93 ms.
 //
 // Macros: REAL float or double; TILE_N; PRECISION one of the numbers below (all but FP32 need float and sm_80);
 // LEFT_VECTOR, RIGHT_VECTOR: how many numbers one copy takes: 1, or 4 floats where channels (left operand) or columns
@@ -60,6 +63,8 @@
 #ifndef RIGHT_VECTOR
 #define RIGHT_VECTOR 1
 #endif
+
+#include "finish.cuh"
 
 constexpr int THREADS = 128, DEPTH = 16, STAGES = 3;
 // Rows of a block's results; ops/conv.py knows them too.
@@ -159,9 +164,9 @@ struct Product {
     }
   }
 
-  // f(row, column, value) for each of the thread's results.
+  // f(row, column, value) for each of the thread's results, which f may change.
   template <class F>
-  __device__ void for_each(F f) const {
+  __device__ __forceinline__ void for_each(F f) {
     const int m = threadIdx.x / LANES_N, n = threadIdx.x % LANES_N * VECTOR;
 #pragma unroll
     for (int i = 0; i < ROWS; i++)
@@ -262,7 +267,7 @@ struct Product {
 #endif
 
   template <class F>
-  __device__ void for_each(F f) const {
+  __device__ __forceinline__ void for_each(F f) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < MATRICES_M; i++)
@@ -415,7 +420,8 @@ __device__ void multiply(Left left, const REAL* right, int num_steps, int num_li
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 correlate(const REAL* x, const REAL* weight, REAL* y, int num_pixels, int num_taps, int num_columns, int h, int w, int c,
           int kw, int sh, int sw, int top, int left, int rows, int cols, int height, int width, int row_step,
-          int column_step, int first_row, int first_column) {
+          int column_step, int first_row, int first_column, const REAL* bias, const REAL* input, bool has_bias,
+          int activation, int input_activation) {
   DYNAMIC_SHARED(REAL, buffers);
   __shared__ Window windows[TILE_M];
   __shared__ int64_t results[TILE_M];  // element of y that the row's results begin at, or -1
@@ -433,6 +439,15 @@ correlate(const REAL* x, const REAL* weight, REAL* y, int num_pixels, int num_ta
   Product product;
   multiply(TapByTap(images, windows, num_taps), weight, (num_taps + DEPTH - 1) / DEPTH, num_taps, n0, num_columns,
            buffers, product);
+  // `finished`, each step for all results at once: what it reads is on its way together, and no store is in between.
+  const int last = num_columns - 1;
+  if (has_bias) product.for_each([&](int, int n, REAL& value) { value += bias[min(n0 + n, last)]; });
+  if (activation == RELU) product.for_each([](int, int, REAL& value) { value = rectified(value); });
+  if (activation == TANH) product.for_each([](int, int, REAL& value) { value = tanh_of(value); });
+  if (input_activation)
+    product.for_each([&](int m, int n, REAL& value) {
+      value *= derivative(input[max(results[m], int64_t(0)) + min(n0 + n, last)], input_activation);
+    });
   product.for_each([&](int m, int n, REAL value) {
     if (results[m] >= 0 && n0 + n < num_columns) y[results[m] + n0 + n] = value;
   });

@@ -3,7 +3,8 @@ r"""Two-dimensional convolution and its transpose, with their derivatives.
     y[n, o, i, j] = sum_{c, u, v} weight[o, c, u, v] * xp[n, c, i*sh + u, j*sw + v],    xp = x padded with zeros.
 
 All four ops are three products, `correlate` W x, `spread` W^T dy and `weight_gradient` dy x^T; the kernels of conv.cuh
-compute the first and the last. Along one axis the second one is
+compute the first and the last. The second one is left to narrow.cuh where windows have few taps (`_bands` has the
+rule). Else, along one axis, it is
 
     dx[p] = sum over u of weight[u] dy[(p + top - u) / s],    where s divides p + top - u.
 
@@ -32,6 +33,7 @@ from malade_ref.checks import InputError, check_float, check_ndim, check_shape
 
 from ..device import device
 from ..precision import PRECISIONS, precision
+from .finish import Finish, of_input, of_output
 from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
 from .layout import address_of, channels_last, empty_channels_last
 
@@ -43,9 +45,22 @@ TILES = {"fp32": (4, 16, 32, 64), "tf32x3": (8, 16, 32, 64), "tf32": (8, 16, 32,
 DEPTH, STAGES = 16, 3
 # A sum over pixels is cut into parts of at least PART pixels, but into no more than MOST_PARTS.
 PART, MOST_PARTS = 1024, 64
+# Of narrow.cuh: the most taps of a window, the fewest channels and pixels of an image of dy, a block's shared memory at
+# most (a multiprocessor of an H200 holds four), how many of dy's channels it takes at a time, and how many pixels of dx
+# are enough for a block: few large images are work for many blocks.
+MOST_TAPS, FEWEST_CHANNELS, FEWEST_PIXELS, NARROW_BYTES = 32, 8, 64, 48 << 10
+NARROW_PART, BLOCK_PIXELS = {"float32": 128, "float64": 64}, 1024
 
 
-def conv2d(x: Array, weight: Array, *, stride: int | Pair = 1, padding: Padding = "same") -> Array:
+def conv2d(
+    x: Array,
+    weight: Array,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = "same",
+    bias: Array | None = None,
+    activation: str | None = None,
+) -> Array:
     """Convolution (cross-correlation) of images with a kernel.
 
     Parameters
@@ -58,16 +73,20 @@ def conv2d(x: Array, weight: Array, *, stride: int | Pair = 1, padding: Padding 
         Rows and columns between windows.
     padding : {"same", "valid"}, int, pair of int, or ((top, bottom), (left, right))
         Zeros around the input; "same" is TensorFlow's convention.
+    bias : array of shape (o,), same dtype, optional
+        Added to each channel.
+    activation : {"relu", "tanh"}, optional
+        Applied to the sum.
 
     Returns
     -------
     array of shape (n, o, oh, ow), same dtype
-        The convolution.
+        activation(convolution + bias).
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit, or the kernel is larger than the padded input.
+        If shapes or dtypes do not fit, the kernel is larger than the padded input, or the activation is not known.
 
     Examples
     --------
@@ -77,7 +96,7 @@ def conv2d(x: Array, weight: Array, *, stride: int | Pair = 1, padding: Padding 
            [6., 4.]])
     """
     geometry = _conv_geometry(x, weight, stride, padding)
-    return _correlate(x, weight, geometry)
+    return _correlate(x, weight, geometry, of_output(weight, len(weight), bias, activation))
 
 
 def conv2d_vjp(
@@ -89,6 +108,7 @@ def conv2d_vjp(
     padding: Padding = "same",
     need_dx: bool = True,
     need_dweight: bool = True,
+    input_activation: str | None = None,
 ) -> tuple[Array | None, Array | None]:
     """Vector-Jacobian products of `conv2d`.
 
@@ -100,22 +120,25 @@ def conv2d_vjp(
         As given to `conv2d`.
     need_dx, need_dweight : bool
         Which of the two to compute.
+    input_activation : {"relu", "tanh"}, optional
+        The activation that x is the output of.
 
     Returns
     -------
     dx : array of x's shape, or None
-        Gradient with respect to the input.
+        Gradient with respect to the input, or to what its activation was applied to.
     dweight : array of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit.
+        If shapes or dtypes do not fit, or the activation is not known.
     """
     geometry = _conv_geometry(x, weight, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *geometry.output))
-    dx = _spread(dy, weight, geometry) if need_dx else None
+    finish = of_input(x, input_activation)
+    dx = _spread(dy, weight, geometry, finish) if need_dx else None
     return dx, (_weight_gradient(x, dy, geometry) if need_dweight else None)
 
 
@@ -126,6 +149,8 @@ def conv_transpose2d(
     stride: int | Pair = 1,
     padding: Padding = "same",
     output_padding: int | Pair = 0,
+    bias: Array | None = None,
+    activation: str | None = None,
 ) -> Array:
     """Transposed convolution: the adjoint of `conv2d` with the same weight, stride and padding.
 
@@ -141,16 +166,20 @@ def conv_transpose2d(
         Padding of that convolution, cropped here; "same" gives an output of (h * sh, w * sw).
     output_padding : int or pair of int
         Rows and columns added at the bottom and at the right, less than the stride; 0 with "same".
+    bias : array of shape (o,), same dtype, optional
+        Added to each channel.
+    activation : {"relu", "tanh"}, optional
+        Applied to the sum.
 
     Returns
     -------
     array of shape (n, o, oh, ow), same dtype
-        The transposed convolution. Pixels that no kernel tap reaches are 0.
+        activation(transposed convolution + bias). Pixels that no kernel tap reaches are activation(bias).
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit, or the output would be empty.
+        If shapes or dtypes do not fit, the output would be empty, or the activation is not known.
 
     Examples
     --------
@@ -160,7 +189,7 @@ def conv_transpose2d(
            [0., 0., 0., 0.]])
     """
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
-    return _spread(x, weight, geometry)
+    return _spread(x, weight, geometry, of_output(weight, weight.shape[1], bias, activation))
 
 
 def conv_transpose2d_vjp(
@@ -173,6 +202,7 @@ def conv_transpose2d_vjp(
     output_padding: int | Pair = 0,
     need_dx: bool = True,
     need_dweight: bool = True,
+    input_activation: str | None = None,
 ) -> tuple[Array | None, Array | None]:
     """Vector-Jacobian products of `conv_transpose2d`.
 
@@ -184,35 +214,40 @@ def conv_transpose2d_vjp(
         As given to `conv_transpose2d`.
     need_dx, need_dweight : bool
         Which of the two to compute.
+    input_activation : {"relu", "tanh"}, optional
+        The activation that x is the output of.
 
     Returns
     -------
     dx : array of x's shape, or None
-        Gradient with respect to the input.
+        Gradient with respect to the input, or to what its activation was applied to.
     dweight : array of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit.
+        If shapes or dtypes do not fit, or the activation is not known.
     """
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))
-    dx = _correlate(dy, weight, geometry) if need_dx else None
+    finish = of_input(x, input_activation)
+    dx = _correlate(dy, weight, geometry, finish) if need_dx else None
     return dx, (_weight_gradient(dy, x, geometry) if need_dweight else None)
 
 
-def _correlate(x: Array, weight: Array, g: Geometry) -> Array:
+def _correlate(x: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
     """W x: (n, c, h, w) to (n, o, oh, ow)."""
     y, memory = empty_channels_last((len(x), len(weight), *g.output), x.dtype)
     windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
-    _launch_correlate(channels_last(x), weight.transpose(2, 3, 1, 0), windows, memory, (1, 1), (0, 0))
+    _launch_correlate(channels_last(x), weight.transpose(2, 3, 1, 0), windows, memory, (1, 1), (0, 0), finish)
     return y
 
 
-def _spread(dy: Array, weight: Array, g: Geometry) -> Array:
+def _spread(dy: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
     """W^T dy: (n, o, oh, ow) to (n, c, h, w)."""
+    if bands := _bands(weight, g):
+        return _spread_narrow(dy, weight, g, bands, finish)
     dx, memory = empty_channels_last((len(dy), weight.shape[1], *g.size), dy.dtype)
     source, (sh, sw) = channels_last(dy), g.stride
     for a in _phases(g.size[0], g.kernel[0], sh, g.pads[0][0]):
@@ -220,7 +255,49 @@ def _spread(dy: Array, weight: Array, g: Geometry) -> Array:
             # The tap t = taps - 1 comes first: then dy's rows ascend.
             taps = weight[:, :, a.offset :: sh, b.offset :: sw][:, :, ::-1, ::-1]
             windows = _Windows((a.taps, b.taps), (1, 1), (a.before, b.before), (a.length, b.length))
-            _launch_correlate(source, taps.transpose(2, 3, 0, 1), windows, memory, g.stride, (a.number, b.number))
+            first = a.number, b.number
+            _launch_correlate(source, taps.transpose(2, 3, 0, 1), windows, memory, g.stride, first, finish)
+    return dx
+
+
+def _bands(weight: Array, g: Geometry) -> _Bands | None:
+    """How narrow.cuh would cut W^T dy, or None where conv.cuh has to compute it.
+
+    The rule: windows of few taps, dy of enough channels and pixels (else lanes idle), and rows short enough for the
+    shared memory. The setting of the precision does not matter: this is float's own arithmetic.
+    """
+    (o, c, kh, kw), (sh, _) = weight.shape, g.stride
+    num_taps, size = c * kh * kw, weight.dtype.itemsize
+    if num_taps > MOST_TAPS or o < FEWEST_CHANNELS or math.prod(g.output) < FEWEST_PIXELS:
+        return None
+    part = NARROW_PART[str(weight.dtype)]
+    most_rows = (NARROW_BYTES // (num_taps * size) - part) // g.output[1]
+    # A band of rows needs (rows + kh - 2) // sh + 1 rows of dy.
+    rows = g.size[0] if most_rows >= g.output[0] else most_rows * sh - kh + 1
+    if rows < 1:
+        return None
+    ring = min(g.output[0], most_rows)
+    return _Bands(-(-BLOCK_PIXELS // g.size[1]), rows, ring, num_taps * (part + ring * g.output[1]) * size)
+
+
+def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, finish: Finish) -> Array:
+    """W^T dy by narrow.cuh, which reads dy once."""
+    (o, c, kh, kw), source = weight.shape, channels_last(dy)
+    dx, memory = empty_channels_last((len(dy), c, *g.size), dy.dtype)
+    matrix = device().xp.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(c * kh * kw, o)
+    if len(dy):
+        device().launch(
+            "narrow",
+            "spread",
+            grid=(len(dy), -(-g.size[0] // bands.of_block)),
+            block=(THREADS,),
+            arguments=(
+                *(source, matrix, memory, len(matrix), o, *g.output, kh, kw, *g.stride, g.pads[0][0], g.pads[1][0]),
+                *(*g.size, bands.of_block, bands.rows, bands.ring, *finish.arguments(matrix)),
+            ),
+            shared_bytes=bands.shared_bytes,
+            defines={"REAL": REAL[str(dy.dtype)], "VECTOR": _vector(source)},
+        )
     return dx
 
 
@@ -257,6 +334,15 @@ def _weight_gradient(x: Array, dy: Array, g: Geometry) -> Array:
         defines=tile.defines,
     )
     return dweight
+
+
+class _Bands(NamedTuple):
+    """Rows of dx of a block of narrow.cuh, and at a time; rows of dy whose products it holds; the memory for them."""
+
+    of_block: int
+    rows: int
+    ring: int
+    shared_bytes: int
 
 
 class _Windows(NamedTuple):
@@ -354,7 +440,9 @@ def _vector(array: Array) -> int:
     return 4 if array.dtype.itemsize == 4 and array.shape[-1] % 4 == 0 and address_of(array) % 16 == 0 else 1
 
 
-def _launch_correlate(x: Array, weight: Array, windows: _Windows, out: Array, step: Pair, first: Pair) -> None:
+def _launch_correlate(
+    x: Array, weight: Array, windows: _Windows, out: Array, step: Pair, first: Pair, finish: Finish
+) -> None:
     """One correlation of channels-last images with a weight (u, v, c, o), to every ``step``-th pixel of ``out``."""
     n, h, w, channels = x.shape
     _, height, width, columns = out.shape
@@ -370,7 +458,7 @@ def _launch_correlate(x: Array, weight: Array, windows: _Windows, out: Array, st
         block=(THREADS,),
         arguments=(
             *(x, matrix, out, num_pixels, num_taps, columns, *windows.arguments(h, w, channels)),
-            *(height, width, *step, *first),
+            *(height, width, *step, *first, *finish.arguments(matrix)),
         ),
         shared_bytes=tile.shared_bytes,
         defines=tile.defines,

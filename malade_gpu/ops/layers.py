@@ -23,6 +23,7 @@ from malade_ref.checks import InputError, check_float, check_ndim, check_number,
 from ..device import device
 from ..kernels import layers as kernels
 from .conv import conv2d, conv2d_vjp
+from .finish import of_input, of_output
 from .geometry import Pair, as_pair
 from .layout import channels_last, empty_channels_last, for_each_element, for_each_of_channels, of_channels, rows
 
@@ -31,8 +32,8 @@ THREADS = 128  # of a block of channels.cuh
 CHUNK = 16384  # numbers that it adds up
 
 
-def linear(x: Array, weight: Array) -> Array:
-    """Matrix product ``y = x weight^T``.
+def linear(x: Array, weight: Array, *, bias: Array | None = None, activation: str | None = None) -> Array:
+    """Matrix product ``y = x weight^T``, and what it becomes.
 
     Parameters
     ----------
@@ -40,16 +41,20 @@ def linear(x: Array, weight: Array) -> Array:
         Input.
     weight : array of shape (k, d), same dtype
         One row an output.
+    bias : array of shape (k,), same dtype, optional
+        Added to each output.
+    activation : {"relu", "tanh"}, optional
+        Applied to the sum.
 
     Returns
     -------
     array of shape (n, k), same dtype
-        The product.
+        activation(y + bias).
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit.
+        If shapes or dtypes do not fit, or the activation is not known.
     """
     check_ndim("x", x, 2, "(n, d)")
     check_ndim("weight", weight, 2, "(k, d)")
@@ -59,12 +64,18 @@ def linear(x: Array, weight: Array) -> Array:
     if weight.shape[1] != x.shape[1]:
         raise InputError(f"x: expected {weight.shape[1]} features (those of weight), got {x.shape[1]}")
     if not weight.size:
-        return device().xp.zeros((len(x), len(weight)), x.dtype)
-    return _features(conv2d(_pixels(x), _pixels(weight), padding=0))
+        return _finished(device().xp.zeros((len(x), len(weight)), x.dtype), weight, bias, activation)
+    return _features(conv2d(_pixels(x), _pixels(weight), padding=0, bias=bias, activation=activation))
 
 
 def linear_vjp(
-    dy: Array, x: Array, weight: Array, *, need_dx: bool = True, need_dweight: bool = True
+    dy: Array,
+    x: Array,
+    weight: Array,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    input_activation: str | None = None,
 ) -> tuple[Array | None, Array | None]:
     """Vector-Jacobian products of `linear`: dx = dy weight, dweight = dy^T x.
 
@@ -76,26 +87,37 @@ def linear_vjp(
         As given to `linear`.
     need_dx, need_dweight : bool
         Which of the two to compute.
+    input_activation : {"relu", "tanh"}, optional
+        The activation that x is the output of.
 
     Returns
     -------
     dx : array of shape (n, d), or None
-        Gradient with respect to the input.
+        Gradient with respect to the input, or to what its activation was applied to.
     dweight : array of shape (k, d), or None
         Gradient with respect to the weight, summed over samples.
 
     Raises
     ------
     InputError
-        If shapes do not fit.
+        If shapes do not fit, or the activation is not known.
     """
     check_shape("dy", dy, (len(x), len(weight)))
     if not weight.size:
+        of_input(_pixels(x), input_activation)  # which has to be known; but 0 stays 0
         zeros = device().xp.zeros
         return (zeros(x.shape, x.dtype) if need_dx else None), (zeros(weight.shape, x.dtype) if need_dweight else None)
-    gradients = conv2d_vjp(*map(_pixels, (dy, x, weight)), padding=0, need_dx=need_dx, need_dweight=need_dweight)
+    settings: dict[str, Any] = {"need_dx": need_dx, "need_dweight": need_dweight, "input_activation": input_activation}
+    gradients = conv2d_vjp(*map(_pixels, (dy, x, weight)), padding=0, **settings)
     dx, dweight = (gradient if gradient is None else _features(gradient) for gradient in gradients)
     return dx, dweight
+
+
+def _finished(y: Array, weight: Array, bias: Array | None, activation: str | None) -> Array:
+    """A product without terms, and what it becomes."""
+    of_output(weight, len(weight), bias, activation)
+    y = y if bias is None else add_bias(y, bias)
+    return y if activation is None else {"relu": relu, "tanh": tanh}[activation](y)
 
 
 def _pixels(features: Array) -> Array:

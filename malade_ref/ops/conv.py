@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from ..checks import InputError, check_float, check_ndim, check_shape
 from . import conv_banded
+from .finish import check_finish, finish, finish_gradient
 from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
 
 Floats = NDArray[Any]
@@ -47,7 +48,15 @@ NARROW = 32
 LITTLE = 8
 
 
-def conv2d(x: Floats, weight: Floats, *, stride: int | Pair = 1, padding: Padding = "same") -> Floats:
+def conv2d(
+    x: Floats,
+    weight: Floats,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = "same",
+    bias: Floats | None = None,
+    activation: str | None = None,
+) -> Floats:
     """Convolution (cross-correlation) of images with a kernel.
 
     Parameters
@@ -60,16 +69,20 @@ def conv2d(x: Floats, weight: Floats, *, stride: int | Pair = 1, padding: Paddin
         Rows and columns between windows.
     padding : {"same", "valid"}, int, pair of int, or ((top, bottom), (left, right))
         Zeros around the input; "same" is TensorFlow's convention.
+    bias : ndarray of shape (o,), same dtype, optional
+        Added to each channel.
+    activation : {"relu", "tanh"}, optional
+        Applied to the sum.
 
     Returns
     -------
     ndarray of shape (n, o, oh, ow), same dtype
-        The convolution.
+        activation(convolution + bias).
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit, or the kernel is larger than the padded input.
+        If shapes or dtypes do not fit, the kernel is larger than the padded input, or the activation is not known.
 
     Examples
     --------
@@ -79,7 +92,8 @@ def conv2d(x: Floats, weight: Floats, *, stride: int | Pair = 1, padding: Paddin
            [6., 4.]])
     """
     geometry = _conv_geometry(x, weight, stride, padding)
-    return _correlate(x, weight, geometry)
+    check_finish((len(weight), x.dtype), bias=bias, activation=activation)
+    return finish(_correlate(x, weight, geometry), bias, activation)
 
 
 def conv2d_vjp(
@@ -91,6 +105,7 @@ def conv2d_vjp(
     padding: Padding = "same",
     need_dx: bool = True,
     need_dweight: bool = True,
+    input_activation: str | None = None,
 ) -> tuple[Floats | None, Floats | None]:
     """Vector-Jacobian products of `conv2d`.
 
@@ -102,22 +117,25 @@ def conv2d_vjp(
         As given to `conv2d`.
     need_dx, need_dweight : bool
         Which of the two to compute.
+    input_activation : {"relu", "tanh"}, optional
+        The activation that x is the output of.
 
     Returns
     -------
     dx : ndarray of x's shape, or None
-        Gradient with respect to the input.
+        Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit.
+        If shapes or dtypes do not fit, or the activation is not known.
     """
     geometry = _conv_geometry(x, weight, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *geometry.output))
-    dx = _spread(dy, weight, geometry) if need_dx else None
+    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = finish_gradient(_spread(dy, weight, geometry), x, input_activation) if need_dx else None
     dweight = _weight_gradient(x, dy, geometry) if need_dweight else None
     return dx, dweight
 
@@ -129,6 +147,8 @@ def conv_transpose2d(
     stride: int | Pair = 1,
     padding: Padding = "same",
     output_padding: int | Pair = 0,
+    bias: Floats | None = None,
+    activation: str | None = None,
 ) -> Floats:
     """Transposed convolution: the adjoint of `conv2d` with the same weight, stride and padding.
 
@@ -144,16 +164,20 @@ def conv_transpose2d(
         Padding of that convolution, cropped here; "same" gives an output of (h * sh, w * sw).
     output_padding : int or pair of int
         Rows and columns added at the bottom and at the right, less than the stride; 0 with "same".
+    bias : ndarray of shape (o,), same dtype, optional
+        Added to each channel.
+    activation : {"relu", "tanh"}, optional
+        Applied to the sum.
 
     Returns
     -------
     ndarray of shape (n, o, oh, ow), same dtype
-        The transposed convolution. Pixels that no kernel tap reaches are 0.
+        activation(transposed convolution + bias). Pixels that no kernel tap reaches are activation(bias).
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit, or the output would be empty.
+        If shapes or dtypes do not fit, the output would be empty, or the activation is not known.
 
     Examples
     --------
@@ -163,7 +187,8 @@ def conv_transpose2d(
            [0., 0., 0., 0.]])
     """
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
-    return _spread(x, weight, geometry)
+    check_finish((weight.shape[1], x.dtype), bias=bias, activation=activation)
+    return finish(_spread(x, weight, geometry), bias, activation)
 
 
 def conv_transpose2d_vjp(
@@ -176,6 +201,7 @@ def conv_transpose2d_vjp(
     output_padding: int | Pair = 0,
     need_dx: bool = True,
     need_dweight: bool = True,
+    input_activation: str | None = None,
 ) -> tuple[Floats | None, Floats | None]:
     """Vector-Jacobian products of `conv_transpose2d`.
 
@@ -187,22 +213,25 @@ def conv_transpose2d_vjp(
         As given to `conv_transpose2d`.
     need_dx, need_dweight : bool
         Which of the two to compute.
+    input_activation : {"relu", "tanh"}, optional
+        The activation that x is the output of.
 
     Returns
     -------
     dx : ndarray of x's shape, or None
-        Gradient with respect to the input.
+        Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit.
+        If shapes or dtypes do not fit, or the activation is not known.
     """
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))
-    dx = _correlate(dy, weight, geometry) if need_dx else None
+    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = finish_gradient(_correlate(dy, weight, geometry), x, input_activation) if need_dx else None
     dweight = _weight_gradient(dy, x, geometry) if need_dweight else None
     return dx, dweight
 

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import InputError, check_float, check_ndim, check_number, check_same, check_shape
+from .finish import check_finish, finish, finish_gradient
 from .geometry import Pair, as_pair
 
 Floats = NDArray[Any]
 
 
-def linear(x: Floats, weight: Floats) -> Floats:
-    """Matrix product ``y = x weight^T``.
+def linear(x: Floats, weight: Floats, *, bias: Floats | None = None, activation: str | None = None) -> Floats:
+    """Matrix product ``y = x weight^T``, and what it becomes.
 
     Parameters
     ----------
@@ -29,16 +30,20 @@ def linear(x: Floats, weight: Floats) -> Floats:
         Input.
     weight : ndarray of shape (k, d), same dtype
         One row an output.
+    bias : ndarray of shape (k,), same dtype, optional
+        Added to each output.
+    activation : {"relu", "tanh"}, optional
+        Applied to the sum.
 
     Returns
     -------
     ndarray of shape (n, k), same dtype
-        The product.
+        activation(y + bias).
 
     Raises
     ------
     InputError
-        If shapes or dtypes do not fit.
+        If shapes or dtypes do not fit, or the activation is not known.
     """
     check_ndim("x", x, 2, "(n, d)")
     check_ndim("weight", weight, 2, "(k, d)")
@@ -47,11 +52,18 @@ def linear(x: Floats, weight: Floats) -> Floats:
         raise InputError(f"weight: expected dtype {x.dtype} (that of x), got {weight.dtype}")
     if weight.shape[1] != x.shape[1]:
         raise InputError(f"x: expected {weight.shape[1]} features (those of weight), got {x.shape[1]}")
-    return x @ weight.T
+    check_finish((len(weight), x.dtype), bias=bias, activation=activation)
+    return finish(x @ weight.T, bias, activation)
 
 
 def linear_vjp(
-    dy: Floats, x: Floats, weight: Floats, *, need_dx: bool = True, need_dweight: bool = True
+    dy: Floats,
+    x: Floats,
+    weight: Floats,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    input_activation: str | None = None,
 ) -> tuple[Floats | None, Floats | None]:
     """Vector-Jacobian products of `linear`: dx = dy weight, dweight = dy^T x.
 
@@ -63,21 +75,25 @@ def linear_vjp(
         As given to `linear`.
     need_dx, need_dweight : bool
         Which of the two to compute.
+    input_activation : {"relu", "tanh"}, optional
+        The activation that x is the output of.
 
     Returns
     -------
     dx : ndarray of shape (n, d), or None
-        Gradient with respect to the input.
+        Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of shape (k, d), or None
         Gradient with respect to the weight, summed over samples.
 
     Raises
     ------
     InputError
-        If shapes do not fit.
+        If shapes do not fit, or the activation is not known.
     """
     check_shape("dy", dy, (len(x), len(weight)))
-    return (dy @ weight if need_dx else None), (dy.T @ x if need_dweight else None)
+    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = finish_gradient(dy @ weight, x, input_activation) if need_dx else None
+    return dx, (dy.T @ x if need_dweight else None)
 
 
 def add_bias(x: Floats, bias: Floats) -> Floats:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from malade_gpu.ops import conv, geometry
@@ -20,6 +23,8 @@ from tests.tolerances import assert_planted_caught
 
 from .backends import agree, complain_alike, device, gpu, on_device, ref
 from .precisions import ALLOWED, set_precision
+
+NEVER = 1 << 30
 
 
 def settings_of(case: ConvCase, *, transposed: bool) -> dict[str, Any]:
@@ -39,6 +44,32 @@ def calls(case: ConvCase, *, transposed: bool) -> Iterator[tuple[str, tuple[Any,
     yield f"{name}_vjp", (dy, case.x, case.weight), settings, scales
 
 
+def finished_calls(
+    case: ConvCase, activation: str | None, *, transposed: bool
+) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any], Any]]:
+    """The same with a bias and an activation, and with the input as the output of one."""
+    (name, arrays, options, scale), (vjp, (dy, *_), *_) = calls(case, transposed=transposed)
+    rng = np.random.default_rng(6)
+    bias = rng.standard_normal(scale.shape[1]).astype(scale.dtype)
+    size = scale + np.abs(bias)[:, None, None]
+    yield name, arrays, {**options, "bias": bias, "activation": activation}, size
+    of_vjp = getattr(ref, vjp)(np.abs(dy), *map(np.abs, arrays), **options)
+    steepness = 1 if activation != "tanh" else 1 + case.x.astype("float64") ** 2
+    yield vjp, (dy, *arrays), {**options, "input_activation": activation}, (of_vjp[0] * steepness, of_vjp[1])
+
+
+@contextmanager
+def narrow(fewest_channels: int, *, num_bytes: int = 48 << 10, block_pixels: int = 1024) -> Iterator[None]:
+    """A block in which narrow.cuh serves few channels and pixels, too, or none, and has little memory."""
+    with (
+        mock.patch.object(conv, "FEWEST_CHANNELS", fewest_channels),
+        mock.patch.object(conv, "FEWEST_PIXELS", 1),
+        mock.patch.object(conv, "NARROW_BYTES", num_bytes),
+        mock.patch.object(conv, "BLOCK_PIXELS", block_pixels),
+    ):
+        yield
+
+
 def some_case(dtype: str, *, transposed: bool = False) -> ConvCase:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((2, 3, 6, 7)).astype(dtype)
@@ -48,14 +79,107 @@ def some_case(dtype: str, *, transposed: bool = False) -> ConvCase:
 
 @given(conv_cases())
 def test_conv2d(case: ConvCase) -> None:
-    for name, arrays, settings, scale in calls(case, transposed=False):
-        agree(name, *arrays, **settings, scale=scale)
+    for name, arrays, options, scale in calls(case, transposed=False):
+        agree(name, *arrays, **options, scale=scale)
 
 
 @given(conv_cases(transposed=True))
 def test_conv_transpose2d(case: ConvCase) -> None:
-    for name, arrays, settings, scale in calls(case, transposed=True):
-        agree(name, *arrays, **settings, scale=scale)
+    for name, arrays, options, scale in calls(case, transposed=True):
+        agree(name, *arrays, **options, scale=scale)
+
+
+ACTIVATIONS = st.sampled_from([None, "relu", "tanh"])
+
+
+@hypothesis_settings(max_examples=25)
+@given(st.booleans(), ACTIVATIONS, st.data())
+def test_bias_and_activation(transposed: bool, activation: str | None, data: st.DataObject) -> None:
+    case = data.draw(conv_cases(transposed=transposed))
+    for name, arrays, options, scale in finished_calls(case, activation, transposed=transposed):
+        agree(name, *arrays, **options, scale=scale)
+
+
+@hypothesis_settings(max_examples=25)
+@given(st.booleans(), ACTIVATIONS, st.integers(2, 9), st.sampled_from([20, 1024]), st.data())
+def test_narrow(
+    transposed: bool, activation: str | None, most_rows: int, block_pixels: int, data: st.DataObject
+) -> None:
+    """Windows of few taps; as many rows at a time as fit into the memory; images in one block, and in several."""
+    case = data.draw(conv_cases(transposed=transposed))
+    num_taps, width = case.weight[0].size, case.x.shape[3]
+    assume(num_taps <= conv.MOST_TAPS)
+    num_bytes = num_taps * case.x.itemsize * (128 + most_rows * width)
+    with narrow(1, num_bytes=num_bytes, block_pixels=block_pixels):
+        for name, arrays, options, scale in finished_calls(case, activation, transposed=transposed):
+            agree(name, *arrays, **options, scale=scale)
+
+
+# Channels for one part of narrow.cuh, for several, in fours, and not; windows of one and of most taps.
+NARROW = [
+    ((2, 1, 9, 11), (20, 1, 3, 3), (1, 1), 1 << 14),
+    ((2, 3, 7, 6), (130, 3, 3, 3), (1, 1), 48 << 10),
+    ((2, 3, 12, 10), (132, 3, 3, 3), (2, 1), 28 << 10),
+    ((3, 2, 9, 8), (33, 2, 1, 1), (2, 3), 48 << 10),
+    ((1, 1, 20, 5), (8, 1, 6, 5), (2, 2), 18 << 10),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("x_shape", "weight_shape", "stride", "num_bytes"), NARROW)
+def test_sizes_of_narrow(x_shape: Any, weight_shape: Any, stride: Any, num_bytes: int, dtype: str) -> None:
+    """As the reference, as conv.cuh; each image as if alone, and in one block as in several."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, weight_shape))
+    dy = np.abs(ref.conv2d(x, weight, stride=stride))
+    options: dict[str, Any] = {"stride": stride, "need_dweight": False, "input_activation": "relu"}
+    scale = ref.conv2d_vjp(dy, np.abs(x), np.abs(weight), stride=stride)
+    geometry = conv._conv_geometry(x, weight, stride, "same")
+    with narrow(8, num_bytes=num_bytes):
+        assert conv._bands(weight, geometry) is not None
+        dx, _ = agree("conv2d_vjp", dy, x, weight, **options, scale=scale)
+        alone, _ = on_device(gpu.conv2d_vjp)(dy[-1:], x[-1:], weight, **options)
+    np.testing.assert_array_equal(alone, dx[-1:])
+    with narrow(8, num_bytes=num_bytes, block_pixels=30):
+        in_blocks, _ = on_device(gpu.conv2d_vjp)(dy, x, weight, **options)
+    np.testing.assert_array_equal(in_blocks, dx)
+    with narrow(NEVER), set_precision("fp32"):
+        assert conv._bands(weight, geometry) is None
+        other, _ = on_device(gpu.conv2d_vjp)(dy, x, weight, **options)
+    np.testing.assert_allclose(other, dx, rtol=0, atol=1e-5 * float(scale[0].max()))
+
+
+def test_which_windows_are_narrow() -> None:
+    """The first layers of classifiers, and not what has many taps, few channels or pixels, or long rows."""
+
+    def is_narrow(c: int, o: int, kernel: int, size: int = 28) -> bool:
+        x, weight = np.zeros((1, c, size, size), "float32"), np.zeros((o, c, kernel, kernel), "float32")
+        return conv._bands(weight, conv._conv_geometry(x, weight, 1, "same")) is not None
+
+    assert is_narrow(1, 128, 3)
+    assert is_narrow(3, 64, 3, 32)
+    assert not is_narrow(3, 64, 3, 224)
+    assert is_narrow(1, 16, 3, 224)
+    assert not is_narrow(4, 128, 3)
+    assert not is_narrow(128, 64, 5)
+    assert not is_narrow(1, 4, 3)
+    assert not is_narrow(1, 128, 3, 7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("fewest_channels", [1, NEVER])
+def test_planted_errors_in_the_finish_are_caught(dtype: str, activation: str, fewest_channels: int) -> None:
+    case = some_case(dtype)
+    case = case._replace(weight=case.weight[:, :, :, :2])
+    with narrow(fewest_channels):
+        for name, arrays, options, scale in finished_calls(case, activation, transposed=False):
+            assert_planted_caught(
+                lambda f, name=name, arrays=arrays, options=options, scale=scale: agree(
+                    name, *arrays, **options, scale=scale, op=f
+                ),
+                getattr(gpu, name),
+            )
 
 
 # Kinds of sizes: results that fill no tile, one and several; kernels without and with a last incomplete step of terms.
@@ -78,12 +202,12 @@ SIZES = [
 def test_sizes_and_precisions(name: str, x_shape: Any, weight_shape: Any, stride: Any, transposed: bool) -> None:
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal(shape).astype("float32") for shape in (x_shape, weight_shape))
-    with set_precision(name):
-        for op, arrays, settings, scale in calls(ConvCase(x, weight, stride, "same"), transposed=transposed):
+    with set_precision(name), narrow(NEVER):
+        for op, arrays, options, scale in calls(ConvCase(x, weight, stride, "same"), transposed=transposed):
             if name == "fp32":
-                agree(op, *arrays, **settings, scale=scale)
+                agree(op, *arrays, **options, scale=scale)
                 continue
-            results, expected = on_device(getattr(gpu, op))(*arrays, **settings), getattr(ref, op)(*arrays, **settings)
+            results, expected = on_device(getattr(gpu, op))(*arrays, **options), getattr(ref, op)(*arrays, **options)
             triples = (
                 zip(results, expected, scale, strict=True) if op.endswith("_vjp") else [(results, expected, scale)]
             )
@@ -92,6 +216,25 @@ def test_sizes_and_precisions(name: str, x_shape: Any, weight_shape: Any, stride
                 assert error <= ALLOWED[name]
                 if name in ("tf32", "bf16"):  # else tensor cores were not asked
                     assert error > 1e-2 * ALLOWED[name] or wanted.size < 100
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_wide_finish(name: str) -> None:
+    """More columns than a block has, in every precision."""
+    rng = np.random.default_rng(0)
+    x, weight, bias = (rng.standard_normal(shape).astype("float32") for shape in ((2, 16, 5, 4), (65, 16, 3, 3), (65,)))
+    size = ref.conv2d(np.abs(x), np.abs(weight)) + np.abs(bias)[:, None, None]
+    dy = size / size.max()
+    of_x, _ = ref.conv2d_vjp(dy, np.abs(x), np.abs(weight), need_dweight=False)
+    for activation in ("relu", "tanh"):
+        finish = {"bias": bias, "activation": activation}
+        back = {"need_dweight": False, "input_activation": activation}
+        with set_precision(name):
+            y = on_device(gpu.conv2d)(x, weight, **finish)
+            dx, _ = on_device(gpu.conv2d_vjp)(dy, x, weight, **back)
+        assert (np.abs(y - ref.conv2d(x, weight, **finish)) / size).max() <= ALLOWED[name]
+        error = np.abs(dx - ref.conv2d_vjp(dy, x, weight, **back)[0])
+        assert (error / (of_x * (1 + x * x))).max() <= ALLOWED[name]
 
 
 @pytest.mark.parametrize(("name", "allowed"), {"fp32": 2e-6, "tf32x3": 2e-6, "tf32": 5e-5, "bf16": 1e-4}.items())
@@ -156,10 +299,10 @@ def test_copies_of_four_numbers_are_aligned() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_planted_errors_are_caught(dtype: str, transposed: bool) -> None:
-    for name, arrays, settings, scale in calls(some_case(dtype, transposed=transposed), transposed=transposed):
+    for name, arrays, options, scale in calls(some_case(dtype, transposed=transposed), transposed=transposed):
         assert_planted_caught(
-            lambda f, name=name, arrays=arrays, settings=settings, scale=scale: agree(
-                name, *arrays, **settings, scale=scale, op=f
+            lambda f, name=name, arrays=arrays, options=options, scale=scale: agree(
+                name, *arrays, **options, scale=scale, op=f
             ),
             getattr(gpu, name),
         )
@@ -222,6 +365,16 @@ def test_geometry(size: Any, kernel: Any, stride: Any, padding: Any, output_padd
 
 
 X, W = np.zeros((2, 3, 5, 5)), np.zeros((4, 3, 3, 3))
+
+
+def test_complaints_about_the_finish() -> None:
+    back = W.transpose(1, 0, 2, 3)
+    for finish in ({"bias": np.zeros(3)}, {"bias": np.zeros(4, "float32")}, {"activation": "elu"}):
+        complain_alike("conv2d", X, W, **finish)
+        complain_alike("conv_transpose2d", X, back, **finish)
+    dy = np.zeros((2, 4, 5, 5))
+    complain_alike("conv2d_vjp", dy, X, W, input_activation="elu")
+    complain_alike("conv_transpose2d_vjp", dy, X, back, input_activation="")
 
 
 def test_complaints() -> None:

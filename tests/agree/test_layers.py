@@ -37,6 +37,11 @@ def test_linear(x: Any, k: int, needed: bool, data: st.DataObject) -> None:
     scales = products(dy, weight), products(dy.T, x)
     agree("linear_vjp", dy, x, weight, need_dx=needed, scale=scales)
     agree("linear_vjp", dy, x, weight, need_dweight=needed, scale=scales)
+    bias = data.draw(floats_of_shape((k,), dtype=str(x.dtype)))
+    activation = data.draw(st.sampled_from([None, "relu", "tanh"]))
+    agree("linear", x, weight, bias=bias, activation=activation, scale=products(x, weight.T) + np.abs(bias))
+    scales = scales[0] * (1 + x.astype("float64") ** 2), scales[1]
+    agree("linear_vjp", dy, x, weight, input_activation=activation, scale=scales)
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -65,6 +70,7 @@ def test_linear_in_every_precision(n: int, d: int, k: int, name: str) -> None:
 def test_linear_of_nothing(dtype: str, shapes: Any) -> None:
     x, weight = (np.ones(shape, dtype) for shape in shapes)
     agree("linear", x, weight, exact=True)
+    agree("linear", x, weight, bias=np.linspace(-1, 1, len(weight), dtype=dtype), activation="relu", exact=True)
     agree("linear_vjp", np.ones((len(x), len(weight)), dtype), x, weight, exact=True)
 
 
@@ -223,6 +229,10 @@ def test_complaints() -> None:
     for pair in ((X, C), (x, C), (x, x.astype("float32")), (x.astype(int), x.astype(int)), (x, X[0, :, 0, :4])):
         complain_alike("linear", *pair)
     complain_alike("linear_vjp", x, x, x)
+    for finish in ({"bias": x[0]}, {"bias": C.astype("float16")}, {"activation": "elu"}):
+        complain_alike("linear", x[:3], x[:3], **finish)
+    for empty in (x, x[:, :0]):
+        complain_alike("linear_vjp", empty @ empty.T, empty, empty, input_activation="elu")
     for pair in ((X, C[:2]), (C, C), (X, C.astype("float32")), (X.astype(int), C)):
         complain_alike("add_bias", *pair)
     for name in ("relu_vjp", "tanh_vjp"):

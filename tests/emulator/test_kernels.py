@@ -99,7 +99,7 @@ def conv() -> list[Launch]:
     Every precision, the narrowest and the widest tiles, numbers one by one and in fours, channels in one go and by 16.
     """
     found = []
-    for real, dtype, tile, precision, channels, columns in (
+    cases = (
         *(("float", "float32", tile, 0, 3, tile + 1) for tile in (4, 64)),
         ("double", "float64", 32, 0, 3, 33),
         *(("float", "float32", 8, precision, 3, 9) for precision in (1, 2, 3)),
@@ -107,7 +107,8 @@ def conv() -> list[Launch]:
         ("float", "float32", 4, 0, 4, 8),
         ("float", "float32", 16, 2, 32, 20),
         ("float", "float32", 64, 3, 8, 68),
-    ):
+    )
+    for number, (real, dtype, tile, precision, channels, columns) in enumerate(cases):
         rng = np.random.default_rng(tile)
         n, (h, w), (kh, kw), (rows, cols) = 2, (5, 6), (3, 2), (3, 6)
         num_pixels, num_taps = n * rows * cols, kh * kw * channels
@@ -126,7 +127,9 @@ def conv() -> list[Launch]:
         buffers = {"shared_bytes": 3 * 16 * (rows_of_tile + tile) * np.dtype(dtype).itemsize}
         grid = -(-num_pixels // rows_of_tile), -(-columns // tile)
         placed = rows, cols, 1, 1, 0, 0
-        arguments: tuple[Any, ...] = x, weight, y, *sizes, *windows, *placed
+        bias, activated = (rng.random(shape).astype(dtype) for shape in (columns, y.shape))
+        finish = bias, activated, True, number % 3, (number + 1) % 3
+        arguments: tuple[Any, ...] = x, weight, y, *sizes, *windows, *placed, *finish
         found.append(Launch("conv", "correlate", grid, arguments=arguments, **buffers, **settings))
         grid = -(-num_taps // rows_of_tile), -(-columns // tile), 2
         arguments = x, dy, parts, *sizes, 20, *windows
@@ -134,6 +137,27 @@ def conv() -> list[Launch]:
         if precision == 0:
             arguments = rng.random(parts.shape).astype(dtype), dweight, 2, columns, channels, kh * kw
             found.append(Launch("conv", "add_parts", (-(-dweight.size // 128),), arguments=arguments, **settings))
+    return found
+
+
+def narrow() -> list[Launch]:
+    """Two images of 5 x 7, windows of 3 x 2, a stride of 2 x 1; blocks of four rows, bands of two; one part and two."""
+    found = []
+    for number, (real, dtype, vector, o, part) in enumerate(
+        (("float", "float32", 4, 132, 128), ("float", "float32", 1, 9, 128), ("double", "float64", 1, 65, 64))
+    ):
+        rng = np.random.default_rng(number)
+        n, (h, w, c), (oh, ow), (kh, kw), ring = 2, (5, 7, 2), (3, 7), (3, 2), 2
+        dy, weight, bias, activated = (
+            rng.standard_normal(shape).astype(dtype) for shape in ((n, oh, ow, o), (kh * kw * c, o), c, (n, h, w, c))
+        )
+        dx = np.full_like(activated, np.nan)
+        sizes = kh * kw * c, o, oh, ow, kh, kw, 2, 1, 1, 0, h, w, 4, 2, ring
+        finish = bias, activated, True, number, (number + 1) % 3
+        shared_bytes = kh * kw * c * (part + ring * ow) * dx.itemsize
+        arguments = dy, weight, dx, *sizes, *finish
+        defines = {"REAL": real, "VECTOR": vector}
+        found.append(Launch("narrow", "spread", (n, 2), (128,), arguments, shared_bytes, defines))
     return found
 
 
@@ -185,7 +209,7 @@ def chain_half() -> list[Launch]:
     return found
 
 
-LAUNCHES = rows() + channels() + softmax() + conv() + chain() + chain_half()
+LAUNCHES = rows() + channels() + softmax() + conv() + narrow() + chain() + chain_half()
 NAMES = [f"{launch.file}.{launch.kernel}-{i}" for i, launch in enumerate(LAUNCHES)]
 
 

@@ -67,6 +67,10 @@ CONV_SIZES = "tests/agree/test_conv.py::test_sizes_and_precisions -k fp32"
 CONV_TENSOR_CORES = "tests/agree/test_conv.py::test_sizes_and_precisions -k tf32x3"
 CONV_BFLOAT16 = "tests/agree/test_conv.py::test_sizes_and_precisions -k bf16"
 CONV_SUMS = "tests/agree/test_conv.py::test_long_sums_of_one_sign"
+FINISH = "tests/agree/test_conv.py::test_bias_and_activation"
+CONV_FINISH = "'tests/agree/test_conv.py::test_wide_finish'"
+NARROW = "tests/agree/test_conv.py -k 'narrow and not which'"
+NARROW_ORDERS = ORDERS.format("narrow")
 CONV_ORDERS = "tests/emulator/test_kernels.py -k 'schedules and (correlate or weight)'"
 
 MUTANTS = [
@@ -458,6 +462,165 @@ MUTANTS = [
         "? *reinterpret_cast<const Numbers*>(global) : Numbers{}",
         "|| true ? *reinterpret_cast<const Numbers*>(global) : Numbers{}",
         "tests/emulator/test_kernels.py -k without_asynchronous",
+    ),
+    # finish.cuh, and where conv.cuh does it
+    Mutant(
+        "finish: a rectifier without its kink",
+        "finish.cuh",
+        "value <= REAL(0) ? REAL(0) : value",
+        "value <= REAL(-1) ? REAL(0) : value",
+        FINISH,
+    ),
+    Mutant("finish: slope of tanh with the wrong sign", "finish.cuh", "REAL(1) - y * y", "REAL(1) + y * y", FINISH),
+    Mutant(
+        "finish: slope of the rectifier upside down", "finish.cuh", "REAL(y > REAL(0))", "REAL(y < REAL(0))", FINISH
+    ),
+    Mutant(
+        "finish: activations mistaken for each other", "finish.cuh", "RELU = 1, TANH = 2", "RELU = 2, TANH = 1", FINISH
+    ),
+    Mutant("finish: bias left out", "finish.cuh", "if (finish.has_bias) value += finish.bias[column];", "", NARROW),
+    Mutant("finish: bias of the first channel", "finish.cuh", "finish.bias[column]", "finish.bias[0]", NARROW),
+    Mutant("finish: tanh left out", "finish.cuh", "if (finish.activation == TANH) value = tanh_of(value);", "", NARROW),
+    Mutant("finish: derivative at the first number", "finish.cuh", "finish.input[place]", "finish.input[0]", NARROW),
+    Mutant("conv: bias one column off", "conv.cuh", "bias[min(n0 + n, last)]", "bias[min(n0 + n + 1, last)]", FINISH),
+    Mutant("conv: bias of the first columns", "conv.cuh", "bias[min(n0 + n, last)]", "bias[min(n, last)]", CONV_FINISH),
+    Mutant(
+        "conv: activation before the bias",
+        "conv.cuh",
+        "if (has_bias) product.for_each",
+        "if (has_bias && !activation) product.for_each",
+        FINISH,
+    ),
+    Mutant(
+        "conv: derivative one column off",
+        "conv.cuh",
+        "+ min(n0 + n, last)], input_activation",
+        "+ min(n0 + n + 1, last)], input_activation",
+        FINISH,
+    ),
+    Mutant(
+        "conv: derivative of the first row",
+        "conv.cuh",
+        "input[max(results[m], int64_t(0)) +",
+        "input[max(results[0], int64_t(0)) +",
+        FINISH,
+    ),
+    # narrow.cuh
+    Mutant(
+        "narrow: lanes added up by half",
+        "narrow.cuh",
+        "return one + __shfl_xor_sync(0xffffffffu, one, 1);",
+        "return one;",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: pixels of lanes swapped",
+        "narrow.cuh",
+        "const bool upper = lane & 4, odd = lane & 2;",
+        "const bool upper = lane & 2, odd = lane & 4;",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: own pixel by the lane",
+        "narrow.cuh",
+        "first + lane / 2 * GROUPS + group",
+        "first + lane % 4 * GROUPS + group",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: a quad left out",
+        "narrow.cuh",
+        "num_quads = (count + QUAD - 1) / QUAD",
+        "num_quads = count / QUAD",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: channels beyond the part",
+        "narrow.cuh",
+        "channel < count ? pixel[channel] : REAL(0)",
+        "pixel[channel]",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: weights beyond the channels",
+        "narrow.cuh",
+        "weights[i] = channel < count ?",
+        "weights[i] = channel <= count ?",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: weights in the wrong order",
+        "narrow.cuh",
+        "channel_of(i % QUAD / 4, i % 4)",
+        "channel_of(i % LANES, i % QUAD / LANES)",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: products of an earlier part lost", "narrow.cuh", "first_part ? sum : *product + sum", "sum", NARROW
+    ),
+    Mutant(
+        "narrow: second part's weights not read",
+        "narrow.cuh",
+        "(first_row == begin_row || o > PART)",
+        "first_row == begin_row && first == 0",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: all blocks at the first row", "narrow.cuh", "begin_row = blockIdx.y * rows", "begin_row = 0", NARROW
+    ),
+    Mutant(
+        "narrow: ring one row short",
+        "narrow.cuh",
+        "* ring + line % ring) * ow + j",
+        "* ring + line % max(1, ring - 1)) * ow + j",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: first row of dy too late",
+        "narrow.cuh",
+        "max(0, (begin_row + top - kh + sh) / sh)",
+        "max(0, (begin_row + top - kh + sh) / sh + 1)",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: last row of dy missing",
+        "narrow.cuh",
+        "(first_row + num_rows - 1 + top) / sh + 1",
+        "(first_row + num_rows - 1 + top) / sh",
+        NARROW,
+    ),
+    Mutant("narrow: rows below dy", "narrow.cuh", "if (line >= oh) continue;", "", NARROW),
+    Mutant("narrow: columns beside dy", "narrow.cuh", "if (j < ow) sum +=", "sum +=", NARROW),
+    Mutant(
+        "narrow: height's margin for the width", "narrow.cuh", "i / c % width + left", "i / c % width + top", NARROW
+    ),
+    Mutant(
+        "narrow: strides swapped",
+        "narrow.cuh",
+        "int v = column % sw, j = column / sw",
+        "int v = column % sh, j = column / sh",
+        NARROW,
+    ),
+    Mutant(
+        "narrow: no barrier after the weights",
+        "narrow.cuh",
+        "      __syncthreads();\n      multiply(dy",
+        "      multiply(dy",
+        NARROW_ORDERS,
+    ),
+    Mutant(
+        "narrow: no barrier before the sums",
+        "narrow.cuh",
+        "    __syncthreads();\n    const int64_t begin",
+        "    const int64_t begin",
+        NARROW_ORDERS,
+    ),
+    Mutant(
+        "narrow: no barrier before the next band",
+        "narrow.cuh",
+        "      __syncthreads();  // nobody reads what is overwritten next\n",
+        "",
+        NARROW_ORDERS,
     ),
     # chain.cuh
     Mutant(

@@ -403,6 +403,12 @@ C = np.ones(3)
         (lambda: ops.linear(X[0, 0].astype(int), X[0, 0].astype(int)), "x: expected float32 or float64"),
         (lambda: ops.linear(X[0, 0], X[0, :, 0, :4]), "x: expected 4 features"),
         (lambda: ops.linear_vjp(X[0, 0], X[0, 0], X[0, 0]), "dy: expected shape"),
+        (lambda: ops.linear(X[0, 0], X[0, 0], bias=C), "bias: expected shape"),
+        (lambda: ops.linear(X[0, 0], X[0, 0], activation="elu"), "activation: expected one of relu, tanh; got 'elu'"),
+        (
+            lambda: ops.linear_vjp(X[0, 0] @ X[0, 0].T, X[0, 0], X[0, 0], input_activation="elu"),
+            "input_activation: expected one of",
+        ),
         (lambda: ops.add_bias(X, C[:2]), "bias: expected one number a channel"),
         (lambda: ops.add_bias(C, C), "bias: expected one number a channel"),
         (lambda: ops.add_bias(X, C.astype("float32")), "bias: expected dtype float64"),

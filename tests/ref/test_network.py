@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from malade_ref import ops
 from malade_ref.checks import InputError
 from malade_ref.layers import AvgPool2d, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Layer, Linear, ReLU, Reshape, Tanh
-from malade_ref.network import LossGradient, Network, build, cnn, join, mlp, sdae
+from malade_ref.network import LossGradient, Network, build, cnn, join, mlp, sdae, together
 from tests import textbook
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_no_alias, assert_not_mutated, directional_check, planted
@@ -49,11 +49,11 @@ def general(network: Network) -> Network:
 
 
 def every_layer(dtype: str = "float64") -> Network:
-    """A small network with every kind of layer, unequal sides and explicit paddings."""
+    """Every kind of layer, activations beside products and apart from them, unequal sides and explicit paddings."""
     layers: list[Layer] = [
         Conv2d(2, 4, (3, 2), (1, 1), ((1, 0), (0, 2))),
         BatchNorm(4),
-        Tanh(),
+        ReLU(),
         AvgPool2d((2, 3)),
         Flatten(),
         Linear(4 * 2 * 2, 12),
@@ -64,6 +64,7 @@ def every_layer(dtype: str = "float64") -> Network:
         Tanh(),
         Flatten(),
         Linear(2 * 5 * 4, 5),
+        Tanh(),
     ]
     return general(build(layers, (2, 6, 6), initialisation="glorot", dtype=dtype, ops=ops))
 
@@ -138,6 +139,110 @@ def test_sdae_is_table_6(preset: str, dtype: str) -> None:
     assert y[0, 0, 1, 1] == np.tanh(float(p["6.bias"][0]))
     y = np.tanh(textbook.same_conv(y, p["8.weight"], p["8.bias"]))
     assert_close(network.apply(x), y, op="network", dtype=dtype)
+
+
+# Products together with activations -------------------------------------------------------------------------
+
+
+def apart() -> Any:
+    """The ops, with bias, activations and derivatives in calls of their own."""
+
+    def product(op: Any) -> Any:
+        def call(*arrays: Any, bias: Any, activation: str | None = None, **settings: Any) -> Any:
+            assert activation is None
+            return ops.add_bias(op(*arrays, **settings), bias)
+
+        return call
+
+    def vjp(op: Any) -> Any:
+        def call(*arrays: Any, input_activation: str | None = None, **settings: Any) -> Any:
+            assert input_activation is None
+            return op(*arrays, **settings)
+
+        return call
+
+    names = "conv2d", "conv_transpose2d", "linear"
+    products = {name: product(getattr(ops, name)) for name in names}
+    vjps = {f"{name}_vjp": vjp(getattr(ops, f"{name}_vjp")) for name in names}
+    return SimpleNamespace(**{**vars(ops), **products, **vjps})
+
+
+@st.composite
+def small_networks(draw: st.DrawFn) -> Network:
+    """Up to six layers, of which products and activations follow each other in every way."""
+    input_shape = shape = draw(st.sampled_from([(2, 4, 5), (1, 6, 4), (3,)]))
+    layers: list[Layer] = []
+    for _ in range(draw(st.integers(1, 6))):
+        choices: list[Any] = [ReLU(), Tanh(), BatchNorm(shape[0])]
+        if len(shape) == 1:
+            choices += [Linear(shape[0], 4), Reshape((shape[0], 1, 1))]
+        else:
+            stride = draw(st.sampled_from([(1, 1), (2, 1)]))
+            choices += [Conv2d(shape[0], 3, (2, 3), stride), ConvTranspose2d(shape[0], 2, (3, 1), stride), Flatten()]
+        layer = draw(st.sampled_from(choices))
+        layers.append(layer)
+        shape = layer.output_shape(shape)
+    residual = shape == input_shape and draw(st.booleans())
+    dtype = draw(st.sampled_from(DTYPES))
+    return general(build(layers, input_shape, initialisation="he", dtype=dtype, residual=residual))
+
+
+@given(small_networks(), st.booleans())
+def test_layers_together_are_layers_apart(network: Network, training: bool) -> None:
+    """Bit for bit: outputs, what is remembered, gradients."""
+    x = rng().standard_normal((3, *network.input_shape)).astype(network.dtype)
+    y, tape = network.forward(x, training=training)
+    dy = rng().standard_normal(y.shape).astype(network.dtype)
+    need_parameters = training or not network.mixes_samples
+    dx, gradients = network.backward(tape, dy, need_parameters=need_parameters)
+
+    one_by_one, expected_tape, expected, expected_dx = apart(), [], x, dy
+    params = [
+        {name: network.params[f"{number}.{name}"] for name in layer.parameter_shapes()}
+        for number, layer in enumerate(network.layers)
+    ]
+    for layer, p in zip(network.layers, params, strict=True):
+        expected, saved = layer.forward(one_by_one, p, expected, training)
+        expected_tape.append(saved)
+    np.testing.assert_array_equal(y, x + expected if network.residual else expected, strict=True)
+    for saved, wanted in zip(tape, expected_tape, strict=True):
+        assert type(saved) is type(wanted)
+        for a, b in zip(*(v if isinstance(v, tuple) else (v,) for v in (saved, wanted)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    expected_gradients = {}
+    for number in reversed(range(len(network.layers))):
+        arguments = one_by_one, params[number], expected_tape[number], expected_dx, True, need_parameters
+        expected_dx, of_layer = network.layers[number].backward(*arguments)
+        expected_gradients.update({f"{number}.{name}": value for name, value in of_layer.items()})
+    np.testing.assert_array_equal(dx, expected_dx + dy if network.residual else expected_dx, strict=True)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, wanted in expected_gradients.items():
+        np.testing.assert_array_equal(gradients[name], wanted, strict=True)
+
+
+def test_which_layers_go_together() -> None:
+    layers = [ReLU(), Conv2d(1, 2, (3, 3)), BatchNorm(2), Tanh(), Flatten(), Reshape((2, 4, 4)), Conv2d(2, 1, (1, 1))]
+    layers += [ReLU(), AvgPool2d((2, 2)), Flatten(), Linear(4, 4), Tanh(), Tanh(), Linear(4, 4)]
+    assert together(layers) == ({6: 7, 10: 11}, {1: 0, 6: 3, 13: 12})
+    assert together([]) == ({}, {})
+
+
+def test_no_call_is_wasted() -> None:
+    """Of the paper's classifier: a call a product, and none for what is beside it."""
+    called = []
+
+    def watched(name: str) -> Any:
+        def call(*arrays: Any, **settings: Any) -> Any:
+            called.append(name)
+            return getattr(ops, name)(*arrays, **settings)
+
+        return call
+
+    names = [name for name in ops.__all__ if name.removesuffix("_vjp") in ("conv2d", "linear", "relu", "add_bias")]
+    network = cnn("small", ops=SimpleNamespace(**{**vars(ops), **{name: watched(name) for name in names}}))  # type: ignore[arg-type]
+    y, tape = network.forward(images(2, "float32"))
+    network.backward(tape, y)
+    assert called == ["conv2d"] * 2 + ["linear"] * 2 + ["linear_vjp"] * 2 + ["conv2d_vjp"] * 2
 
 
 # Derivatives ------------------------------------------------------------------------------------------------
