@@ -178,6 +178,7 @@ def test_kept_positions_make_no_difference(monkeypatch: pytest.MonkeyPatch, num_
     """Those of the way there, or computed again on the way back: segments of one, two, three and five steps."""
     x, index, dy = images(19), numbers(19), gradients(19)
     whole = vjp(dy, x, index, num_steps=5)
+    assert np.isfinite(whole).all()
     monkeypatch.setattr(chain, "NUM_KEPT", num_kept)
     with assert_not_mutated(x, index, dy):
         last, back = on_device(fused().run_with_vjp)(x, sample_index=index, **{**SETTINGS, "num_steps": 5})
