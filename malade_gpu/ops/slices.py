@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeVar
 
 from malade_ref.checks import OutOfMemoryError
@@ -23,6 +24,8 @@ SLICE_SIZE = 32
 # What `slice_size` samples are taken to need: their largest activation has up to 6 MB, and some ten arrays of that size
 # are alive at a time. Where this is too little, slices are halved.
 SLICE_BYTES = 64 << 20
+# So many samples keep any device busy: several draws of as many gain nothing by being computed at once.
+ENOUGH = 8192
 # Slices of `slice_size` that are worked on at once where sums are wanted: they are taken to fit into 1 GiB.
 SUMMED = 16
 
@@ -57,18 +60,20 @@ def map_slices(
     while True:
         num_slices = max(1, -(-num_samples // at_once))
         bounds = [num_samples * i // num_slices for i in range(num_slices + 1)]
+        room = _Room(at_once)
         try:
-            with _at_most(at_once):
+            with _within(room):
                 return [function(slice(first, last)) for first, last in itertools.pairwise(bounds)]
         except device().out_of_memory as error:
-            if at_once == 1 or num_samples <= 1:
+            tried = min(at_once, num_samples * room.copies)
+            if tried <= 1:
                 raise OutOfMemoryError(f"{device().name}: out of memory with a single sample: {error}") from None
             if summed:
                 count = min(at_once, num_samples)
                 raise OutOfMemoryError(
                     f"{device().name}: out of memory with {count} samples in one sum: {error}; use smaller batches"
                 ) from None
-            at_once = max(1, min(at_once, num_samples) // 2)
+            at_once = tried // 2
 
 
 def copies_at_once(num_samples: int) -> int:
@@ -82,23 +87,33 @@ def copies_at_once(num_samples: int) -> int:
     Returns
     -------
     int
-        As many as make a slice as large as `map_slices` would have it: a few samples leave a device idle. 1 outside of
-        it.
+        As many as keep the device busy, if `map_slices` would make a slice so large; 1 outside of it.
     """
-    return max(1, _room.get() // max(1, num_samples))
+    room = _room.get()
+    copies = max(1, min(ENOUGH, room.size) // max(1, num_samples))
+    room.copies = max(room.copies, copies)
+    return copies
+
+
+@dataclass
+class _Room:
+    """For so many samples at once, and how many copies of a slice were made to fill it."""
+
+    size: int
+    copies: int = 1
 
 
 @contextmanager
-def _at_most(num_samples: int) -> Iterator[None]:
-    """A block in which that many samples are worked on at once."""
-    before = _room.set(num_samples)
+def _within(room: _Room) -> Iterator[None]:
+    """A block that has this room."""
+    before = _room.set(room)
     try:
         yield
     finally:
         _room.reset(before)
 
 
-_room: ContextVar[int] = ContextVar("room", default=1)
+_room: ContextVar[_Room] = ContextVar("room", default=_Room(1))  # noqa: B039  # one copy fills it: it never changes
 
 
 def num_threads() -> int:

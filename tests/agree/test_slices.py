@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,28 @@ def test_slices_are_halved_when_memory_is_short(monkeypatch: pytest.MonkeyPatch)
     assert parts[-1].stop == 100
 
 
+def test_copies_fill_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But no more than keep a device busy; and they are the first to be given up."""
+    with_memory(monkeypatch, 4)
+    assert gpu.map_slices(lambda _: gpu.copies_at_once(10), 10, slice_size=20) == [8]
+    monkeypatch.setattr(slices, "ENOUGH", 30)
+    assert gpu.map_slices(lambda _: gpu.copies_at_once(10), 10, slice_size=20) == [3]
+    assert gpu.copies_at_once(1) == 1
+    monkeypatch.undo()
+    with_memory(monkeypatch, 4)
+    tried = []
+
+    def function(part: slice) -> int:
+        size = part.stop - part.start
+        tried.append((size, gpu.copies_at_once(size)))
+        if math.prod(tried[-1]) > 1:
+            raise device().out_of_memory("no room")
+        return size
+
+    assert gpu.map_slices(function, 2, slice_size=2) == [1, 1]
+    assert tried == [(2, 4), (2, 2), (2, 1), (1, 1), (1, 1)]
+
+
 @pytest.mark.parametrize("num_samples", [0, 1, 7])
 def test_a_sample_that_does_not_fit(num_samples: int) -> None:
     def function(part: slice) -> None:
@@ -101,7 +124,7 @@ def test_results_are_the_same_bits_in_little_memory(monkeypatch: pytest.MonkeyPa
         return empty(shape, dtype)
 
     monkeypatch.setattr(device(), "empty", note_size)
-    monkeypatch.setattr(device(), "memory", enough + (200 << 10 if work in ("purify", "logits") else 1 << 20))
+    monkeypatch.setattr(device(), "memory", enough + (200 << 10 if work in ("purify", "logits") else 600 << 10))
     for result, plenty in zip(call(), expected, strict=True):
         np.testing.assert_array_equal(gpu.to_host(result), gpu.to_host(plenty), strict=True)
     assert {6, 3} <= set(sizes)  # six images at once were tried, and were too many
