@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from malade_ref.figures import Curve, accuracy_curves, certified_curves, picture_table, training_curves
-from malade_ref.report.labels import NORMS, Labels
+from malade_ref.report.labels import METHODS, NORMS, Labels, threat_label
 from malade_ref.report.reading import ReportInput
 from malade_ref.storage import Record
 
@@ -58,7 +58,7 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
             xlabel={title: _SIZES[norm] for title, norm in titles.items()},
             clean={},
         )
-    for norm in dict.fromkeys([*([main] if main else []), *curved]):
+    for norm in curved:
         lines = {title: _curves(results, labels, name, norm) for name, title in labels.defences.items()}
         lines = {title: curves for title, curves in lines.items() if curves}
         if lines:
@@ -124,7 +124,9 @@ def _worst_curves(
 
 def _ladder(ladder: Mapping[str, Any]) -> Curve:
     transferred = "\nbare classifier" if ladder["source"] == "classifier" else ""
-    label = f"{ladder['method']}, {ladder['threat']}{transferred}"
+    norm, _, eps = ladder["threat"].partition(" ")
+    threat = threat_label(norm, float(eps)) if eps else NORMS.get(norm, norm)
+    label = f"{METHODS.get(ladder['method'], ladder['method'])}, {threat}{transferred}"
     return _curve(label, [(point["value"], point["mean"]) for point in ladder["points"]])
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 NONE = "–"
 NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "l0": "share of pixels"}
+# Attacks by what they go along, where a figure compares settings of the same one.
+METHODS = {"pgd": "PGD", "bpda": "BPDA", "bpda_eot": "BPDA", "eot": "exact gradient", "apgd": "Auto-PGD", "mim": "MIM"}
 
 
 class Labels:
