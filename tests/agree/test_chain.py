@@ -277,6 +277,19 @@ def on_the_device(of: Any) -> Any:
     return malade_gpu.Network(of.layers, {k: to_device(v) for k, v in of.params.items()}, of.input_shape)
 
 
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the kernels that are launched from now on."""
+    names: list[str] = []
+    launch = device().launch
+
+    def noted(file: str, kernel: str, **how: Any) -> None:
+        names.append(kernel)
+        launch(file, kernel, **how)
+
+    monkeypatch.setattr(device(), "launch", noted)
+    return names
+
+
 def test_other_networks_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     small = malade_ref.sdae("small")
     double = NETWORK.astype("float64")
@@ -301,14 +314,7 @@ def test_the_defence_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"num_steps": 2, "a": 0.5, "delta": 0.2, "seed": 3}
     defended = malade_gpu.MALADE(on_the_device(classifier), on_the_device(NETWORK), **settings)
     x, y = to_device(images(3)), to_device(np.arange(3))
-    launches: list[str] = []
-    launch = device().launch
-
-    def noted(file: str, kernel: str, **how: Any) -> None:
-        launches.append(kernel)
-        launch(file, kernel, **how)
-
-    monkeypatch.setattr(device(), "launch", noted)
+    launches = launched(monkeypatch)
     purified = to_host(defended.purify(x))
     assert launches == ["chain"]
     gradient = to_host(defended.loss_gradient(x, y))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,19 @@ from tests.tolerances import assert_close, assert_no_alias, assert_not_mutated
 
 from .backends import device, gpu, on_device, to_device, to_host
 from .precisions import set_precision
-from .test_chain import NETWORK, SETTINGS, expected, fused, gradients, images, numbers, on_the_device, run, vjp
+from .test_chain import (
+    NETWORK,
+    SETTINGS,
+    expected,
+    fused,
+    gradients,
+    images,
+    launched,
+    numbers,
+    on_the_device,
+    run,
+    vjp,
+)
 
 HALF = {"op": "fused_chain_half", "dtype": "float32"}
 
@@ -30,19 +41,6 @@ def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(device(), "multiprocessors", 2)
     with set_precision("tf32"):
         yield
-
-
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the kernels that are launched from now on."""
-    names: list[str] = []
-    launch = device().launch
-
-    def noted(file: str, kernel: str, **how: Any) -> None:
-        names.append(kernel)
-        launch(file, kernel, **how)
-
-    monkeypatch.setattr(device(), "launch", noted)
-    return names
 
 
 # Against the reference ------------------------------------------------------------------------------------------
