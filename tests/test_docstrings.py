@@ -2,7 +2,9 @@
 
 numpydoc's validation judges the sections (which of its checks: ``[tool.numpydoc_validation]`` in
 pyproject.toml). A function which raises InputError says when. A method that overrides a documented one need
-not repeat its docstring, and one of at most one parameter may say everything in its summary.
+not repeat its docstring, and one of at most one parameter may say everything in its summary. A thing is said once:
+a docstring that says "As `other`" or "those of `other`" need not describe what the other one's describes (its
+parameters by name, what comes back, what is raised); it says how it differs.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
@@ -35,6 +38,9 @@ CHECKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["numpydoc_
 BRIEF = ("malade_ref.checks", "malade_ref.ops.geometry", "malade_ref.ops.conv_banded")
 BRIEF += ("malade_gpu.kernels", "malade_gpu.device")
 SECTIONS = ("PR", "RT", "YD")
+
+# "As `malade_ref.ops.conv2d`", "as of `Layer.forward`", "The others are those of `pgd`."
+POINTER = re.compile(r"(?:\b[Aa]s (?:of |in )?|\bthose of )`([\w.]+)`")
 
 
 class Documented(Validator):  # type: ignore[misc]
@@ -75,6 +81,51 @@ def raises_input_error(function: Callable[..., Any]) -> bool:
     return False
 
 
+def named(name: str, module: str, qualname: str) -> Any:
+    """What a docstring calls by a name: a full one, or one known in its class, its module or a package's front door."""
+    owner = qualname.rpartition(".")[0]
+    places = [
+        *([f"{module}.{owner}"] if owner else []),
+        module,
+        "",
+        "malade_ref",
+        "malade_ref.ops",
+        "malade_ref.attacks",
+    ]
+    for place in places:
+        try:
+            return pkgutil.resolve_name(f"{place}.{name}" if place else name)
+        except (ImportError, AttributeError, ValueError):
+            continue
+    return None
+
+
+def said_elsewhere(obj: Any, seen: tuple[Any, ...] = ()) -> tuple[set[str], bool, bool]:
+    """Parameters that the docstrings an object points to describe, and whether they say what is returned and raised."""
+    code = obj.fget if isinstance(obj, property) else inspect.unwrap(obj)
+    parameters: set[str] = set()
+    returns = raises = False
+    for name in POINTER.findall(inspect.getdoc(obj) or ""):
+        other = named(name, code.__module__, code.__qualname__)
+        if other is None or other is code or other in seen or not (inspect.isroutine(other) or inspect.isclass(other)):
+            continue
+        doc = get_doc_object(other, config={"show_class_members": False})
+        parameters |= {word.strip() for entry in doc["Parameters"] for word in entry.name.split(",")}
+        more, more_returns, more_raises = said_elsewhere(other, (*seen, code))
+        parameters |= more
+        returns |= bool(doc["Returns"]) or more_returns
+        raises |= bool(doc["Raises"]) or more_raises
+    return parameters, returns, raises
+
+
+def still_missing(check: str, text: str, obj: Any, parameters: set[str], returns: bool) -> bool:
+    """Whether a complaint of numpydoc's stands, once what is said elsewhere counts."""
+    if check == "PR01":  # "Parameters {'x', 'y'} not documented"
+        missing = set(re.findall(r"'(\w+)'", text))
+        return not missing <= parameters
+    return not (check in ("RT01", "YD01") and returns)
+
+
 def is_small_method(obj: Any) -> bool:
     """Whether an object is a method of at most one parameter with a docstring of one paragraph."""
     if not inspect.isfunction(obj) or "." not in obj.__qualname__ or "\n\n" in (obj.__doc__ or ""):
@@ -86,10 +137,13 @@ def complaints(name: str, obj: Any) -> list[str]:
     """What the docstring of a class, a function, a method or a property lacks."""
     code = obj.fget if isinstance(obj, property) else obj
     brief = code.__module__.startswith(BRIEF)
+    parameters, returns, raises = said_elsewhere(obj)
     found = [
         f"{name}: {check} {text}"
         for check, text in validate(obj, validator_cls=Documented)["errors"]
-        if check in CHECKS and not ((brief or is_small_method(code)) and check.startswith(SECTIONS))
+        if check in CHECKS
+        and not ((brief or is_small_method(code)) and check.startswith(SECTIONS))
+        and still_missing(check, text, obj, parameters, returns)
     ]
     if brief or not obj.__doc__:
         return found
@@ -101,7 +155,7 @@ def complaints(name: str, obj: Any) -> list[str]:
     else:
         functions = [code]
     documented = " ".join(entry.type for entry in get_doc_object(obj)["Raises"])
-    if any(map(raises_input_error, functions)) and "Error" not in documented:
+    if any(map(raises_input_error, functions)) and "Error" not in documented and not raises:
         found.append(f"{name}: raises InputError, but has no section Raises that says when")
     return found
 
@@ -239,6 +293,42 @@ def no_raises():
         raise InputError("bad")
 
 
+def pointer(x, y, *, eps=0.3):
+    """As `good`, but faster."""
+    if x == y:
+        raise InputError("x: equal to y")
+    return x + y
+
+
+def pointer_and_more(x, y, *, eps=0.3, speed=1):
+    """The sum, at a speed.
+
+    Parameters
+    ----------
+    speed : int
+        How fast.
+
+    Returns
+    -------
+    float
+        The sum.
+
+    Notes
+    -----
+    The others are those of `good`.
+    """
+    return pointer(x, y)
+
+
+def pointer_to_nothing(x):
+    """As `better`."""
+
+
+def pointer_that_leaves_out(x, y, z):
+    """As `good`, with a third term."""
+    return x + y + z
+
+
 class Good(NamedTuple):
     """A record.
 
@@ -347,6 +437,8 @@ EXPECTED = {
     "undescribed_parameter": "PR07",
     "no_returns": "RT01",
     "no_raises": "no section Raises",
+    "pointer_to_nothing": "PR01",
+    "pointer_that_leaves_out": "PR01",
     "MissingAttribute": "PR01",
     "NoRaisesInDataclass": "no section Raises",
     "Methods.bad_property": "GL08",
