@@ -23,6 +23,32 @@ class OutOfMemoryError(InputError):
     """Work that does not fit into the memory, however it is cut."""
 
 
+def printable(text: object, limit: int = 200) -> str:
+    """Text from outside (a name, a path, a reason), for one line of a terminal or a report.
+
+    Parameters
+    ----------
+    text : object
+        What is said of it is ``str(text)``.
+    limit : int
+        Longest result, in characters.
+
+    Returns
+    -------
+    str
+        The same text; what cannot be printed (line ends, escape sequences, marks that turn the direction of writing,
+        halves of surrogate pairs) is written as a backslash and a number, what is too long ends in dots.
+
+    Examples
+    --------
+    >>> print(printable("cat\\x1b[31m\\n"), printable("x" * 9, limit=5))
+    cat\\x1b[31m\\n xx...
+    """
+    found = str(text)
+    out = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in found[: limit + 1])
+    return out if len(out) <= limit else out[: limit - 3] + "..."
+
+
 def check_ndim(name: str, array: Any, ndim: int, axes: str) -> None:
     """Raise unless ``array`` has ``ndim`` axes; ``axes`` names them, as in ``"(n, c, h, w)"``."""
     if getattr(array, "ndim", None) != ndim:
