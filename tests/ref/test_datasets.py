@@ -332,7 +332,7 @@ def test_list(tmp_path: Path) -> None:
     assert entries["mnist"].found
     assert entries["mine"].description == "imported, 10 classes, 1 x 28 x 28, 40 + 10 + 10"
     assert not entries["broken"].found
-    assert "import the data again" in entries["broken"].description
+    assert "choose another file" in entries["broken"].description
 
 
 # Values --------------------------------------------------------------------------------------------------
