@@ -13,6 +13,7 @@ from malade_ref.storage.files import (
     make_folder,
     one_line,
     sweep,
+    sweep_stale,
     to_json,
 )
 from malade_ref.storage.records import (
@@ -46,6 +47,7 @@ __all__ = [
     "open_record",
     "save_record",
     "sweep",
+    "sweep_stale",
     "to_json",
     "write_record",
 ]

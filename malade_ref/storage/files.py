@@ -7,6 +7,7 @@ name. Whoever is killed, or runs out of disk, leaves the old file or none: never
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -71,10 +72,8 @@ def aside(path: Path) -> Iterator[io.FileIO]:
     InputError
         If the block raises OSError, or the file cannot be created, flushed or renamed.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        # 0o666 less the umask, as any other file; tempfile would make it private.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        temporary, descriptor = _new_temporary(path)
         try:
             with io.FileIO(descriptor, "r+") as file:
                 yield file
@@ -87,6 +86,19 @@ def aside(path: Path) -> Iterator[io.FileIO]:
         _sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _new_temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside ``path``, locked as long as its writer lives: by this `sweep_stale` knows those that are left."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        # 0o666 less the umask, as any other file; tempfile would make it private.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # some file systems know no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # swept before it was locked
 
 
 def _sync_folder(folder: Path) -> None:
@@ -148,6 +160,33 @@ def sweep(folder: str | Path) -> None:
                     os.unlink(os.path.join(parent, name))
                 except OSError as error:
                     raise cannot_write(Path(parent, name), error) from error
+
+
+def sweep_stale(folder: str | Path, suffix: str) -> None:
+    """Remove what killed writers left aside in a folder that others may be writing to.
+
+    Parameters
+    ----------
+    folder : path
+        The folder; those below it are left alone, and so are files that a living process writes, or that cannot be
+        removed.
+    suffix : str
+        What was to be written: only files for names that end in this are removed.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if is_temporary(entry.name) and entry.name[:-21].endswith(suffix) and entry.is_file(follow_symlinks=False)
+        ]
+        for name in names:
+            with suppress(OSError):
+                descriptor = os.open(Path(folder, name), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(Path(folder, name))
+                finally:
+                    os.close(descriptor)
 
 
 def is_temporary(name: str) -> bool:

@@ -41,7 +41,15 @@ from malade_ref.storage.files import (
     open_regular,
     to_json,
 )
-from malade_ref.storage.strict import NO_ARRAY, FormatError, StoredArray, StrictFile, number_type, text_type
+from malade_ref.storage.strict import (
+    NO_ARRAY,
+    ForeignError,
+    FormatError,
+    StoredArray,
+    StrictFile,
+    number_type,
+    text_type,
+)
 
 FORMAT_VERSION = 1
 MAX_NAMES = 100_000
@@ -357,15 +365,12 @@ class RecordReader:
     names: tuple[str, ...]
 
     def __init__(self, path: str | Path, *, kind: str, mend: str) -> None:
-        self._path, self._kind = Path(path), kind
-        # Nobody is told to delete a file that this program did not write.
-        self._mend = "choose another file, or restore it from a copy"
+        self._path, self._kind, self._mend = Path(path), kind, mend
         with ExitStack() as stack, self._damage():
             raw = stack.enter_context(open_regular(path))
             self._file = StrictFile(raw.fileno())
             self._attributes = self._file.attributes(self._file.header(self._file.root))
             self._check_header()
-            self._mend = mend
             self._datasets = _datasets(f"{path}: array", self._file)
             self.names = tuple(sorted(self._datasets.keys() - {"meta"}))
             self._text = self._read_text()
@@ -479,7 +484,7 @@ class RecordReader:
     def _check_header(self) -> None:
         found = self._word("format")
         if not found.startswith(_MAGIC):
-            raise FormatError(f"its format is {printable(found, 40)!r}, which is not malade's")
+            raise ForeignError(f"its format is {printable(found, 40)!r}, which is not malade's")
         self._claimed = self._word("sha256")
         version = self._number("version")
         if found != _MAGIC + self._kind:
@@ -497,7 +502,7 @@ class RecordReader:
         kind, value = self._attribute(name)
         dtype = text_type(kind)
         if dtype is None or dtype.itemsize != len(value) or len(value) > 256:
-            raise FormatError(f"its {name} is not as malade writes it")
+            raise ForeignError(f"its {name} is not as malade writes it")
         return value.rstrip(b"\0").decode("ascii", "backslashreplace")
 
     def _number(self, name: str) -> int:
@@ -505,12 +510,12 @@ class RecordReader:
         kind, value = self._attribute(name)
         dtype = number_type(kind)
         if dtype is None or dtype.kind not in "iu" or dtype.itemsize != len(value):
-            raise FormatError(f"its {name} is not as malade writes it")
+            raise ForeignError(f"its {name} is not as malade writes it")
         return int(np.frombuffer(value, dtype)[0])
 
     def _attribute(self, name: str) -> tuple[bytes, bytes]:
         if name not in self._attributes:
-            raise FormatError(f"it has no {name} that malade wrote")
+            raise ForeignError(f"it has no {name} that malade wrote")
         return self._attributes[name]
 
     def _read_text(self) -> bytes:
@@ -527,8 +532,9 @@ class RecordReader:
         except InputError:
             raise
         except (FormatError, struct.error, OSError, LookupError, ValueError, ArithmeticError) as error:
-            reason = one_line(error)
-            raise InputError(f"{self._path}: not a whole malade file ({reason}); {self._mend}") from error
+            # Nobody is told to delete a file that this program did not write.
+            mend = "choose another file" if isinstance(error, ForeignError) else self._mend
+            raise InputError(f"{self._path}: not a whole malade file ({one_line(error)}); {mend}") from error
 
 
 def open_record(path: str | Path, *, kind: str, mend: str = "restore it from a copy or make it again") -> RecordReader:

@@ -35,6 +35,10 @@ class FormatError(Exception):
     """What a file holds that is not part of a record."""
 
 
+class ForeignError(FormatError):
+    """That a file is another program's."""
+
+
 class Message(NamedTuple):
     """A message of an object header.
 
@@ -91,11 +95,12 @@ class StrictFile:
         self._descriptor = descriptor
         self.num_bytes = os.fstat(descriptor).st_size
         self._budget = self.num_bytes + MAX_HEADER
+        start = os.pread(descriptor, 8, 0)
+        if not SIGNATURE.startswith(start):
+            raise ForeignError("it does not begin as an HDF5 file")
         block = self._bytes(0, 48)
-        if block[:8] != SIGNATURE:
-            raise FormatError("it does not begin as an HDF5 file")
         if block[8] not in (2, 3) or block[9:11] != b"\x08\x08" or _u64(block, 12) != 0:
-            raise FormatError("it has another version of HDF5's format")
+            raise ForeignError("it has another version of HDF5's format")
         _check_sum(block)
         end, self.root = _u64(block, 28), _u64(block, 36)
         if end > self.num_bytes:
