@@ -22,7 +22,6 @@ from malade_ref.checks import InputError, printable
 from malade_ref.datasets.idx import MAX_SIDE
 from malade_ref.datasets.incoming import (
     BLOCK_BYTES,
-    MAX_BYTES,
     MAX_CLASSES,
     MAX_IMAGES,
     Incoming,
@@ -33,7 +32,7 @@ from malade_ref.datasets.incoming import (
 )
 from malade_ref.datasets.splits import SPLITS, Labels
 from malade_ref.storage.files import one_line, open_regular
-from malade_ref.storage.foreign import ForeignFile
+from malade_ref.storage.foreign import MAX_BYTES, ForeignFile
 
 _NAMES = ("images", "labels", "split")
 _MAX_WORD = 256
@@ -212,8 +211,8 @@ def _incoming_arrays(path: Path, arrays: Mapping[str, Rows]) -> Incoming:
         )
     if values.min() > 0:
         raise InputError(
-            f"{path}: labels: expected classes numbered from 0, got {values.min()}..{values.max()} and no image of class "
-            f"0; subtract {values.min()}"
+            f"{path}: labels: expected classes numbered from 0, got {values.min()}..{values.max()}, none of class 0; "
+            f"subtract {values.min()}"
         )
     splits = np.zeros(n, dtype=np.int64)
     if "split" in arrays:

@@ -2,8 +2,8 @@
 
 Images in folders within a class are of that class. What other programs leave (names that begin with ``.``, ``@`` or
 ``__``, and a few more, see `_OTHERS`) is left out with all that is in it, and so is whatever is no image; the data
-set's note counts and names it. What an image is, its own header says, not its name: PNGs with more than 8 bits a channel
-are refused, JPEGs are counted as not exact whatever they are called.
+set's note counts and names it. What an image is, its own header says, not its name: PNGs with more than 8 bits a
+channel are refused, JPEGs are counted as not exact whatever they are called.
 
 Archives may be hostile: nothing is extracted, names of members are only read, and an image's size is known
 before its pixels are decoded.
@@ -295,9 +295,15 @@ def _common_shape(path: Path, files: list[_ImageFile]) -> tuple[tuple[int, int, 
 def _turn(image: Any) -> Any:
     """How an image is to be turned or mirrored by its EXIF data, as Pillow calls it; None if it is not."""
     methods = _pillow(Path()).Transpose
-    names = (
-        "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
-    )  # orientations 2 to 8
+    names = [
+        "FLIP_LEFT_RIGHT",
+        "ROTATE_180",
+        "FLIP_TOP_BOTTOM",
+        "TRANSPOSE",
+        "ROTATE_270",
+        "TRANSVERSE",
+        "ROTATE_90",
+    ]  # orientations 2 to 8
     orientation = image.getexif().get(_ORIENTATION, 1)
     return methods[names[orientation - 2]] if orientation in range(2, 9) else None
 

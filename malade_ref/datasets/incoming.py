@@ -16,7 +16,7 @@ from malade_ref.datasets.splits import RECORD, SPLITS, Labels, Pixels
 from malade_ref.ops.random import derive_key, permutation
 from malade_ref.storage import write_record
 from malade_ref.storage.files import one_line, open_regular
-from malade_ref.storage.foreign import DEFLATE_RATIO, MAX_BYTES
+from malade_ref.storage.foreign import DEFLATE_RATIO
 
 Progress = Callable[[float, str], None]  # the fraction done, in [0, 1], and a message
 
@@ -163,7 +163,7 @@ def check_member(path: Path, info: zipfile.ZipInfo, max_bytes: int) -> None:
             f"at most {max_bytes} can be read" if info.file_size > max_bytes else "more than its packed bytes can hold"
         )
         raise InputError(
-            f"{path}: {printable(info.filename)!r} claims {info.file_size} bytes, {limit}; leave it out or pack it again"
+            f"{path}: {printable(info.filename)!r} claims {info.file_size} bytes, {limit}; leave it out or pack it anew"
         )
 
 

@@ -1,8 +1,8 @@
 """HDF5 files that this program did not write, read in another process.
 
 Such a file may be hostile, and the HDF5 library trusts it: it can be crashed, kept busy for ever, or made to take all
-memory. So a process of its own (`malade_ref.storage.foreign_child`) asks the library, with limits of memory, time and file
-size; if it dies, that is one line of complaint here. Only arrays at the top of the file are read.
+memory. So a process of its own (`malade_ref.storage.foreign_child`) asks the library, with limits of memory, time and
+file size; if it dies, that is one line of complaint here. Only arrays at the top of the file are read.
 """
 
 from __future__ import annotations
@@ -163,8 +163,7 @@ class ForeignFile:
         size = math.prod(shape) * dtype.itemsize
         if size > about["stored"] * DEFLATE_RATIO:
             raise InputError(
-                f"{where}: claims {size} bytes, more than the {about['stored']} that are stored of it can hold; save it "
-                "again"
+                f"{where}: claims {size} bytes, more than the {about['stored']} stored bytes can hold; save it again"
             )
         if size > MAX_BYTES:
             raise InputError(f"{where}: claims {size} bytes, at most {MAX_BYTES} can be read; save fewer images")
@@ -179,7 +178,8 @@ class ForeignFile:
         """Send a request, and wait for its answer."""
         deadline = time.monotonic() + MAX_SECONDS
         pipe, sink = self._process.stdout, self._process.stdin
-        assert pipe is not None and sink is not None
+        assert pipe is not None
+        assert sink is not None
         try:
             sink.write(json.dumps(request).encode() + b"\n")
             sink.flush()

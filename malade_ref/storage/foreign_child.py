@@ -1,8 +1,8 @@
 """The process that asks the HDF5 library about a file of unknown origin; `malade_ref.storage.foreign` starts it.
 
-It is run as a script, so that it imports no more than it needs. It reads one request a line (JSON) from standard input and
-answers each by the length of a JSON object, that object, and the bytes of an array if one was asked for. Limits of
-memory, time and file size hold before the file is opened: at worst this process dies, and says nothing more.
+It is run as a script, so that it imports no more than it needs. It reads one request a line (JSON) from standard
+input and answers each by the length of a JSON object, that object, and the bytes of an array if one was asked for.
+Limits of memory, time and file size hold before the file is opened: at worst this process dies, and says nothing more.
 """
 
 import json
@@ -11,6 +11,7 @@ import os
 import resource
 import struct
 import sys
+from typing import Any
 
 import h5py
 import numpy as np
@@ -43,7 +44,7 @@ def memory() -> int:
         return 1 << 30
 
 
-def describe(file: h5py.File, name: str) -> dict[str, object]:
+def describe(file: h5py.File, name: str) -> dict[str, Any]:
     """What is known of an array before any of it is read; ``wrong`` if it is none that can be read."""
     # A soft or external link, or a virtual array, could lead to another file.
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -74,7 +75,7 @@ def describe(file: h5py.File, name: str) -> dict[str, object]:
     }
 
 
-def answer(file: h5py.File, request: dict[str, object]) -> tuple[dict[str, object], bytes]:
+def answer(file: h5py.File, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """The answer to a request, and the bytes that follow it."""
     if request["do"] == "describe":
         return {name: describe(file, name) for name in request["names"] if name in file}, b""

@@ -1,10 +1,10 @@
 """A reader of the HDF5 files that this program writes, and of no others.
 
 The HDF5 library trusts much of what a file says: one byte can crash it, or keep it busy for ever. Records (see
-`malade_ref.storage.records`) use a small part of the format, so this module reads just that part, from the bytes: version 2
-or 3 of the superblock, version 2 of object headers, groups of hard links, and contiguous arrays of little-endian numbers.
-Everything else is refused. Sizes are looked at before memory is taken, checksums are checked, and no more
-metadata is read than the file is long.
+`malade_ref.storage.records`) use a small part of the format, so this module reads just that part, from the bytes:
+version 2 or 3 of the superblock, version 2 of object headers, groups of hard links, and contiguous arrays of
+little-endian numbers. Everything else is refused. Sizes are looked at before memory is taken, checksums are checked,
+and no more metadata is read than the file is long.
 
 Source: the HDF5 File Format Specification, version 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html.
 """
@@ -500,4 +500,5 @@ def checksum(content: bytes) -> int:
     c = ((c ^ b) - (b << 16 | b >> 16)) & mask
     a = ((a ^ c) - (c << 4 | c >> 28)) & mask
     b = ((b ^ a) - (a << 14 | a >> 18)) & mask
-    return ((c ^ b) - (b << 24 | b >> 8)) & mask
+    total: int = ((c ^ b) - (b << 24 | b >> 8)) & mask
+    return total
