@@ -88,7 +88,9 @@ def read_images(
             arrays["y"] = found["y"] if "y" in found else found["x"]
         n = _check_claims(source, arrays["x"], shape)
         x = arrays["x"].read(n)
-        if "y" in arrays and arrays["y"].shape not in ((), (n,)) and len(arrays["y"].shape) == 1:
+        if "y" in arrays and len(arrays["y"].shape) != 1:
+            raise InputError(f"{labels or source}: y: expected 1 axes (n,), got {arrays['y'].shape}")
+        if "y" in arrays and arrays["y"].shape != (n,):
             raise InputError(
                 f"{labels or source}: y: {arrays['y'].shape[0]} labels for {n} images; each image needs one"
             )

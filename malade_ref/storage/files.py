@@ -84,7 +84,7 @@ def aside(path: Path) -> Iterator[io.FileIO]:
             with io.FileIO(descriptor, "r+") as file:
                 yield file
                 os.fsync(descriptor)
-            os.replace(temporary, path)
+                os.replace(temporary, path)  # while the lock is held: see `sweep_stale`
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
