@@ -113,7 +113,7 @@ def said_elsewhere(obj: Any, seen: tuple[Any, ...] = ()) -> tuple[set[str], bool
         parameters |= {word.strip() for entry in doc["Parameters"] for word in entry.name.split(",")}
         more, more_returns, more_raises = said_elsewhere(other, (*seen, code))
         parameters |= more
-        returns |= bool(doc["Returns"]) or more_returns
+        returns |= bool(doc["Returns"] or doc["Yields"]) or more_returns
         raises |= bool(doc["Raises"]) or more_raises
     return parameters, returns, raises
 
