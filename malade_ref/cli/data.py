@@ -31,9 +31,9 @@ def add_commands(commands: Any) -> None:
         "import",
         help="bring in other data",
         description="Import a folder of IDX files, an .npz or .h5 with images (uint8) and labels, or a folder or .zip "
-        "of train/<class>/*.png|jpg. Images in folders within a class are of that class; what is hidden or left by other "
-        "programs (names that begin with . @ or __, Thumbs.db and the like) and what is no .png or .jpg is left out, "
-        "counted and named.",
+        "of train/<class>/*.png|jpg. Images in folders within a class are of that class; what is hidden or left by "
+        "other programs (names that begin with . @ or __, Thumbs.db and so on), and what is no .png or .jpg, is left "
+        "out, counted and named.",
         allow_abbrev=False,
     )
     bring.add_argument("path", metavar="PATH", help="file or folder")

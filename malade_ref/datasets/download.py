@@ -93,8 +93,8 @@ def payload_sha256(path: str | Path, num_bytes: int) -> str | None:
     """
     digest, done = hashlib.sha256(), 0
     with open_regular(path) as raw:
-        file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
         try:
+            file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
             while done <= num_bytes and (block := file.read(min(_BLOCK_BYTES, num_bytes + 1 - done))):
                 digest.update(block)
                 done += len(block)
