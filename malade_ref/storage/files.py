@@ -362,7 +362,7 @@ def from_json(what: str, text: bytes | str, *, mend: str = "restore the file fro
         if len(text) > MAX_JSON_BYTES:
             raise ValueError(f"{len(text)} bytes, more than {MAX_JSON_BYTES}")
         value = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse)
-        _check_plain(value, finite=True)
+        _check_plain(value, bits=256, finite=True)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{what}: not valid JSON ({_limit(error)}); {mend}") from error
     if not isinstance(value, dict):
@@ -410,8 +410,8 @@ def _limit(error: Exception) -> str:
     return "an integer of thousands of digits" if "set_int_max_str_digits" in str(error) else printable(one_line(error))
 
 
-def _check_plain(value: Any, *, finite: bool = False) -> None:
-    """Raise ValueError on what would break a reader later: deep nesting, NaN, integers that fit into no 64 bits."""
+def _check_plain(value: Any, *, bits: int = 64, finite: bool = False) -> None:
+    """Raise ValueError on what would break a reader later: deep nesting, NaN, integers of more bits than that."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -423,8 +423,8 @@ def _check_plain(value: Any, *, finite: bool = False) -> None:
                 below += item.values()
             elif isinstance(item, list):
                 below += item
-            elif isinstance(item, int) and not -(1 << 63) <= item < 1 << 64:
-                raise ValueError("an integer that does not fit into 64 bits")
+            elif isinstance(item, int) and item.bit_length() > bits:
+                raise ValueError(f"an integer that does not fit into {bits} bits")
             elif isinstance(item, float) and (math.isnan(item) or (finite and math.isinf(item))):
                 raise ValueError(f"{item} where a number is expected")
         level = below
