@@ -388,8 +388,8 @@ def from_toml(what: str, text: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is not TOML (its cause is then `tomllib.TOMLDecodeError`), nested too deep, or holds NaN or integers of
-        more than 64 bits.
+        If it is not TOML (its cause is then `tomllib.TOMLDecodeError`), nested too deep, or holds integers of more
+        than 64 bits.
     """
     try:
         if _LONG_KEY.search(text):
@@ -399,7 +399,7 @@ def from_toml(what: str, text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{what}: not valid TOML ({printable(one_line(error))}); mend it") from error
     except (ValueError, RecursionError, OverflowError) as error:
-        raise InputError(f"{what}: cannot be read as TOML ({_limit(error)}); mend it") from error
+        raise InputError(f"{what}: not valid TOML for malade ({_limit(error)}); mend it") from error
     return found
 
 
@@ -411,7 +411,7 @@ def _limit(error: Exception) -> str:
 
 
 def _check_plain(value: Any, *, bits: int = 64, finite: bool = False) -> None:
-    """Raise ValueError on what would break a reader later: deep nesting, NaN, integers of more bits than that."""
+    """Raise ValueError on what would break a reader later: deep nesting, integers of more bits than that."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -425,7 +425,7 @@ def _check_plain(value: Any, *, bits: int = 64, finite: bool = False) -> None:
                 below += item
             elif isinstance(item, int) and item.bit_length() > bits:
                 raise ValueError(f"an integer that does not fit into {bits} bits")
-            elif isinstance(item, float) and (math.isnan(item) or (finite and math.isinf(item))):
+            elif finite and isinstance(item, float) and not math.isfinite(item):
                 raise ValueError(f"{item} where a number is expected")
         level = below
 
