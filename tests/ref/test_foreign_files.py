@@ -570,6 +570,10 @@ def test_toml(tmp_path: Path, text: str) -> None:
 def test_changes_and_json() -> None:
     assert "--set seed: " in complaint(parse_change, "seed=" + "9" * 5000)
     assert "--set" in complaint(parse_change, "a" + ".a" * 2000 + "=1")
+    for value in ("nan", "inf", "-inf"):
+        assert "attacks.pgd.step_size: expected a finite" in complaint(
+            read_experiment, "demo", [f"attacks.pgd.step_size={value}"]
+        )
     assert parse_change("models.cnn.name=a word") == (["models", "cnn", "name"], "a word")
     for value in ("[" * 500 + "]" * 500, "9" * 5000, "9" * 300, "1e999", "NaN"):
         assert "not valid JSON" in complaint(from_json, "a.json", f'{{"a": {value}}}')
