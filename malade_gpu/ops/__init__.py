@@ -24,8 +24,6 @@ from .langevin import clip_pixels, langevin_step, langevin_step_vjp
 from .layers import (
     add_bias,
     add_bias_vjp,
-    avg_pool2d,
-    avg_pool2d_vjp,
     batch_norm,
     batch_norm_inference,
     batch_norm_inference_vjp,
@@ -84,6 +82,14 @@ from .mixture import (
     mixture_scores,
 )
 from .optim import adam_step, sgd_step
+from .pooling import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_vjp,
+    avg_pool2d,
+    avg_pool2d_vjp,
+    max_pool2d,
+    max_pool2d_vjp,
+)
 from .proposals import (
     boundary_proposal,
     changed_share,
@@ -100,6 +106,8 @@ from .slices import copies_at_once, map_slices, num_threads
 
 __all__ = [
     "adam_step",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_vjp",
     "add_bias",
     "add_bias_vjp",
     "add_up",
@@ -155,6 +163,8 @@ __all__ = [
     "map_slices",
     "margin_loss",
     "margin_loss_vjp",
+    "max_pool2d",
+    "max_pool2d_vjp",
     "metropolis_accept",
     "mixture_chain",
     "mixture_hessians",
