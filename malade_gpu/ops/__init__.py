@@ -103,6 +103,7 @@ from .proposals import (
 )
 from .random import box_muller, derive_key, keys_of_samples, normal, permutation, philox4x32, random_words, uniform
 from .slices import copies_at_once, map_slices, num_threads
+from .upsampling import upsample_bilinear, upsample_bilinear_vjp, upsample_nearest, upsample_nearest_vjp
 
 __all__ = [
     "adam_step",
@@ -208,5 +209,9 @@ __all__ = [
     "to_host",
     "to_tanh_space",
     "uniform",
+    "upsample_bilinear",
+    "upsample_bilinear_vjp",
+    "upsample_nearest",
+    "upsample_nearest_vjp",
     "zeros",
 ]

@@ -38,7 +38,7 @@ SCALARS = {
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
     **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
     **dict.fromkeys(("area", "side", "num_words"), I64),
-    **dict.fromkeys(("sh", "sw", "ph", "pw", "with_pad"), I64),
+    **dict.fromkeys(("sh", "sw", "ph", "pw", "with_pad", "corners"), I64),
     **dict.fromkeys(("divisor", "one"), F32),
     **dict.fromkeys(("step", "first_step", "k0", "k1", "a0", "a1"), U32),
     **dict.fromkeys(("num_classes", "num_steps"), I64),

@@ -36,6 +36,7 @@ class Mutant(NamedTuple):
 ORDERS = "tests/emulator/test_kernels.py -k 'schedules and {}'"
 STEPS = "tests/agree/test_attack_steps.py"
 LAYERS = "tests/agree/test_layers.py"
+UPSAMPLING = "tests/agree/test_upsampling.py -k 'test_upsample'"
 POOLING = "tests/agree/test_pooling.py -k '{}'"
 LARGEST, MEANS, ADAPTIVE = (POOLING.format(name) for name in ("max_pool2d", "avg_pool2d and not adaptive", "adaptive"))
 LOSSES = "tests/agree/test_losses.py"
@@ -1247,6 +1248,52 @@ MUTANTS = [
         "range(column * ow // w, min(ow, ((column + 1) * ow + w - 1) // w))",
         "range(column * ow // w, min(ow, max(column * ow // w + 1, (column + 1) * ow // w)))",
         ADAPTIVE,
+    ),
+    # upsampling.py
+    Mutant("upsampling: corners not aligned", "upsampling.py", "return k * (size - 1)", "return k * size", UPSAMPLING),
+    Mutant("upsampling: pixels' edges for centres", "upsampling.py", "(2 * k + 1)", "(2 * k)", UPSAMPLING),
+    Mutant(
+        "upsampling: what lies before the first centre",
+        "upsampling.py",
+        "max(0, (2 * k + 1) * size - count)",
+        "(2 * k + 1) * size - count",
+        UPSAMPLING,
+    ),
+    Mutant(
+        "upsampling: denominator of one row", "upsampling.py", "return max(1, count - 1)", "return count", UPSAMPLING
+    ),
+    Mutant(
+        "upsampling: gradient of the last row lost", "upsampling.py", "return count\n", "return count - 1\n", UPSAMPLING
+    ),
+    Mutant("upsampling: last row's second part", "upsampling.py", "min(first + 1, size - 1)", "first + 1", UPSAMPLING),
+    Mutant("upsampling: the other row's part", "upsampling.py", "total += ONE - second", "total += second", UPSAMPLING),
+    Mutant(
+        "upsampling: gradient without the row before",
+        "upsampling.py",
+        "first_at(row - 1, h, oh, corners)",
+        "first_at(row, h, oh, corners)",
+        UPSAMPLING,
+    ),
+    Mutant(
+        "upsampling: copies of the next pixel",
+        "upsampling.py",
+        "row * h // oh) * w",
+        "(row * h + oh - 1) // oh) * w",
+        UPSAMPLING,
+    ),
+    Mutant(
+        "upsampling: gradient without the last copy",
+        "upsampling.py",
+        "((row + 1) * oh + h - 1) // h)",
+        "((row + 1) * oh - 1) // h)",
+        UPSAMPLING,
+    ),
+    Mutant(
+        "upsampling: rows' weight for columns",
+        "upsampling.py",
+        "first * (ONE - across) + second * across",
+        "first * (ONE - down) + second * down",
+        UPSAMPLING,
     ),
     # losses.py
     Mutant(
