@@ -24,6 +24,12 @@ from .attack_steps import (
 )
 from .chain import fused_chain
 from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
+from .conv_grouped import (
+    grouped_conv2d,
+    grouped_conv2d_vjp,
+    grouped_conv_transpose2d,
+    grouped_conv_transpose2d_vjp,
+)
 from .device import describe_device, device_settings
 from .langevin import clip_pixels, langevin_step, langevin_step_vjp
 from .layers import (
@@ -157,6 +163,10 @@ __all__ = [
     "fab_step",
     "from_tanh_space",
     "fused_chain",
+    "grouped_conv2d",
+    "grouped_conv2d_vjp",
+    "grouped_conv_transpose2d",
+    "grouped_conv_transpose2d_vjp",
     "interpolate",
     "keys_of_samples",
     "langevin_log_ratio",
