@@ -9,6 +9,7 @@ judged by the caller's ops.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,30 @@ class InputError(ValueError):
 
 class OutOfMemoryError(InputError):
     """Work that does not fit into the memory, however it is cut."""
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal or a report: one line, in which no character commands anything.
+
+    Parameters
+    ----------
+    text : str
+        Of whatever origin: a title, a file's name, a server's answer.
+
+    Returns
+    -------
+    str
+        White space became single spaces. Control and escape characters, marks that change the direction of writing or
+        cannot be seen, and bytes of a name that is not UTF-8 are written as escapes, such as ``\x1b``.
+    """
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
+    return "".join(map(_visible, " ".join(text.split())))
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return ascii(character)[1:-1] if hidden else character
 
 
 def check_ndim(name: str, array: Any, ndim: int, axes: str) -> None:

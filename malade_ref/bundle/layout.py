@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from malade_ref.checks import InputError
-from malade_ref.storage import cannot_read, is_temporary
+from malade_ref.storage import cannot_read, is_link, is_temporary
 
 EXPERIMENT = "experiment.toml"
 CONFIG = "config.json"
@@ -40,13 +40,15 @@ def state_of(path: Path) -> State:
     Raises
     ------
     InputError
-        If it is no folder or cannot be read.
+        If it is no folder, cannot be read, or its work folder is a link.
     """
     names = _names(path)
     if not names:
         return "empty"
     if WORK not in names:
         return "finished" if {MANIFEST, CONFIG} <= names else "foreign"
+    if os.path.islink(path / WORK):
+        raise is_link(path / WORK)
     work = _names(path / WORK)
     if work and LOCK not in work:
         return "foreign"

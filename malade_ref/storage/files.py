@@ -24,6 +24,9 @@ from malade_ref.checks import InputError
 MAX_JSON_BYTES = 1 << 24
 MAX_DEPTH = 16
 
+# Folders below which no link is followed; see `protect`.
+_protected: set[str] = set()
+
 _ABSENT = object()
 _SEGMENT = re.compile(r"[A-Za-z0-9_+=,-][A-Za-z0-9_.+=,-]{0,99}")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
@@ -71,34 +74,113 @@ def aside(path: Path) -> Iterator[io.FileIO]:
     InputError
         If the block raises OSError, or the file cannot be created, flushed or renamed.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
-        # 0o666 less the umask, as any other file; tempfile would make it private.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with io.FileIO(descriptor, "r+") as file:
-                yield file
-                os.fsync(descriptor)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_folder(path.parent)
+        with opened_folder(path.parent) as folder:
+            # 0o666 less the umask, as any other file; tempfile would make it private.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, 0o666, dir_fd=folder)
+            try:
+                with io.FileIO(descriptor, "r+") as file:
+                    yield file
+                    os.fsync(descriptor)
+                os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            _sync_folder(folder)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def protect(folder: str | Path) -> None:
+    """From now on, follow no link below a folder when something is written, made or removed there.
+
+    Parameters
+    ----------
+    folder : path
+        The folder; it may be a link itself, and need not exist.
+    """
+    _protected.add(os.path.abspath(folder))
+
+
+@contextmanager
+def opened_folder(folder: str | Path, *, make: bool = False) -> Iterator[int]:
+    """Open a folder, so that what is done to names in it is done there and nowhere else.
+
+    Parameters
+    ----------
+    folder : path
+        The folder. Below one that is protected, every part of the path is opened by itself and may not be a link.
+    make : bool
+        Whether to make the parts below the protected folder that are missing, durably.
+
+    Yields
+    ------
+    int
+        Its descriptor.
+
+    Raises
+    ------
+    InputError
+        If a part is a link.
+    OSError
+        If it cannot be opened or made.
+    """
+    whole = os.path.abspath(folder)
+    roots = [root for root in _protected if whole == root or whole.startswith(root + "/")]
+    root = min(roots, key=len, default=whole)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(root, flags)
+    try:
+        for part in Path(whole).relative_to(root).parts:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=descriptor)
+                    _sync_folder(descriptor)
+            try:
+                inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(part, descriptor):
+                    raise is_link(folder) from error
+                raise
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_link(path: str | Path) -> InputError:
+    """The complaint about a link where none may be.
+
+    Parameters
+    ----------
+    path : path
+        What is, or lies behind, a link.
+
+    Returns
+    -------
+    InputError
+        One line: what, where, how to mend it.
+    """
+    return InputError(f"{path}: is a symbolic link, which a bundle may not hold, or lies behind one; remove the link")
+
+
+def _is_link(name: str, folder: int) -> bool:
+    with suppress(OSError):
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    return False
+
+
+def _sync_folder(descriptor: int) -> None:
     """Make the names in a folder durable: a rename is on the disk only after this."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder, and say so thus
             raise
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(folder: str | Path) -> None:
@@ -115,13 +197,18 @@ def make_folder(folder: str | Path) -> None:
         If a parent is a file or cannot be written.
     """
     folder = Path(folder)
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
+    whole = os.path.abspath(folder)
     try:
-        with suppress(FileExistsError):
-            os.mkdir(folder)
-        _sync_folder(folder.parent)
+        if any(whole.startswith(root + "/") and os.path.isdir(root) for root in _protected):
+            with opened_folder(folder, make=True):
+                return
+        if folder.is_dir():
+            return
+        make_folder(folder.parent)
+        with opened_folder(folder.parent) as parent:
+            with suppress(FileExistsError):
+                os.mkdir(folder.name, dir_fd=parent)
+            _sync_folder(parent)
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
@@ -141,11 +228,12 @@ def sweep(folder: str | Path) -> None:
     InputError
         If a file cannot be removed.
     """
-    for parent, _, names in os.walk(folder):
+    # By descriptors: a folder that becomes a link meanwhile leads nowhere else.
+    for parent, _, names, descriptor in os.fwalk(folder):
         for name in names:
             if is_temporary(name):
                 try:
-                    os.unlink(os.path.join(parent, name))
+                    os.unlink(name, dir_fd=descriptor)
                 except OSError as error:
                     raise cannot_write(Path(parent, name), error) from error
 
