@@ -26,6 +26,7 @@ import h5py
 import threadpoolctl
 
 from malade_ref.bundle.layout import ENVIRONMENT
+from malade_ref.bundle.schema import ENVIRONMENT_SCHEMA
 from malade_ref.checks import InputError
 from malade_ref.storage import atomic_write, differences, load_json, to_json
 
@@ -155,11 +156,9 @@ def read_log(path: Path) -> Log:
     log = load_json(file)
     if log.pop("sha256", None) != _sha256(log):
         raise InputError(f"{file}: its content does not match its SHA-256; restore it from a copy")
-    try:
-        sessions = [{key: session[key] for key in ("began", "ended", "environment")} for session in log["sessions"]]
-        return Log(sessions, dict(log["timings"]), [str(warning) for warning in log["warnings"]])
-    except (LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: is not the log of a bundle; restore it from a copy") from error
+    ENVIRONMENT_SCHEMA(f"{file}: ", log)
+    sessions = [{key: session.get(key) for key in ("began", "ended", "environment")} for session in log["sessions"]]
+    return Log(sessions, dict(log["timings"]), list(log["warnings"]))
 
 
 def _sha256(log: dict[str, Any]) -> str:

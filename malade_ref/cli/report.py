@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import Any
 
 from malade_ref import report, theorem
 from malade_ref.bundle import Bundle, verify
+from malade_ref.bundle.layout import CONFIG
+from malade_ref.bundle.schema import THEOREM_SCHEMA
 from malade_ref.checks import InputError
 from malade_ref.cli.console import say
 from malade_ref.storage.files import open_regular
@@ -43,7 +46,9 @@ def _report(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle)
     if not bundle.finished:
         raise InputError(f"{bundle.path}: is not finished; malade run --resume --out {bundle.path} goes on with it")
-    files = theorem.write_report(bundle) if theorem.is_theorem(bundle) else report.write_report(bundle)
+    arguments.out = str(bundle.path)
+    with report.fitting(bundle):
+        files = theorem.write_report(bundle) if _is_theorem(bundle) else report.write_report(bundle)
     say(f"wrote {len(files)} files; report: {bundle.path / 'report.md'}")
     for line in headlines(bundle):
         say(line)
@@ -51,10 +56,16 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _verify(path: str) -> int:
+    if not Path(path).is_dir() or not (Path(path) / CONFIG).exists():
+        Bundle.open(path)  # which complains
     problems = verify(path)
     if not problems:
-        bundle = Bundle.open(path)
-        problems = theorem.check_report(bundle) if theorem.is_theorem(bundle) else report.check_report(bundle)
+        try:
+            bundle = Bundle.open(path)
+            with report.fitting(bundle):
+                problems = theorem.check_report(bundle) if _is_theorem(bundle) else report.check_report(bundle)
+        except InputError as error:
+            problems = [str(error)]
     for problem in problems:
         say(problem)
     if problems:
@@ -62,6 +73,14 @@ def _verify(path: str) -> int:
         return 1
     say(f"{path}: whole; every file is as the run left it, and every number follows from the outcomes")
     return 0
+
+
+def _is_theorem(bundle: Bundle) -> bool:
+    """Whether a bundle is of the laboratory, whose settings are then looked at."""
+    if not theorem.is_theorem(bundle):
+        return False
+    THEOREM_SCHEMA(f"{bundle.path / CONFIG}: ", bundle.config)
+    return True
 
 
 def headlines(bundle: Bundle) -> list[str]:
