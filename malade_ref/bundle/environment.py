@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import threadpoolctl
 
 from malade_ref.bundle.layout import ENVIRONMENT
@@ -59,6 +60,7 @@ def describe_environment(device: Mapping[str, Any] | None = None) -> dict[str, A
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "blas": _blas(),
+        "simd": _simd(),
         **({} if device is None else {"device": dict(device)}),
     }
 
@@ -206,6 +208,15 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _simd() -> list[str]:
+    """The processor's extensions that NumPy uses: sums are taken in another order with others."""
+    try:
+        found = np.show_config(mode="dicts")["SIMD Extensions"]
+        return [*found.get("baseline", []), *found.get("found", [])]
+    except (KeyError, TypeError, AttributeError):
+        return []
 
 
 def _blas() -> list[dict[str, Any]]:

@@ -58,6 +58,23 @@ def state_of(path: Path) -> State:
     return "foreign" if rest else "begun"
 
 
+def is_record(path: Path) -> bool:
+    """Whether a folder is a finished bundle of which only the results were kept, without manifest and networks.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+
+    Returns
+    -------
+    bool
+        Whether it has settings and results, and neither a manifest nor a work folder.
+    """
+    names = _names(path)
+    return {CONFIG, RESULTS} <= names and not {MANIFEST, WORK} & names
+
+
 def _names(folder: Path) -> set[str]:
     """Names in a folder, none if it does not exist."""
     try:

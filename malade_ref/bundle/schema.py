@@ -328,16 +328,21 @@ _QUALITY = table(
     error=optional(number(minimum=0)),
     cross_entropy=optional(table_of(number())),
 )
-_CHOSEN = table(num_steps=count(), a=number(), delta=number())
+_CHOSEN = table(num_steps=count(), a=number(), delta=number(), clip=optional(flag))
 _FOUND = table(
     chosen=_CHOSEN,
     criterion=text,
+    criterion_met=optional(flag),
     at_edge_of_grid=list_of(text),
     num_images=count(),
     undefended=table(clean=_SHARE, attacked=_SHARE),
 )
 
-_NOISE = table(num_draws=list_of(count(minimum=1)), cosine=list_of(number(minimum=-1.01, maximum=1.01)))
+_NOISE = table(
+    num_samples=optional(count()),
+    num_draws=list_of(count(minimum=1)),
+    cosine=list_of(number(minimum=-1.01, maximum=1.01)),
+)
 
 # Of records that stages keep: kind of the JSON by name, of those in folders by folder.
 RECORD_SCHEMAS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from malade_ref import report, theorem
 from malade_ref.bundle import Bundle, verify
-from malade_ref.bundle.layout import CONFIG
+from malade_ref.bundle.layout import CONFIG, is_record
 from malade_ref.bundle.schema import THEOREM_SCHEMA
 from malade_ref.checks import InputError
 from malade_ref.cli.console import say
@@ -44,6 +44,11 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.verify:
         return _verify(arguments.bundle)
     bundle = Bundle.open(arguments.bundle)
+    if is_record(bundle.path):
+        raise InputError(
+            f"{bundle.path}: is a record, kept without manifest and networks, and stays as it is; "
+            f"malade report --verify {bundle.path} checks it"
+        )
     if not bundle.finished:
         raise InputError(f"{bundle.path}: is not finished; malade run --resume --out {bundle.path} goes on with it")
     arguments.out = str(bundle.path)
@@ -71,6 +76,13 @@ def _verify(path: str) -> int:
     if problems:
         say(f"{path}: {len(problems)} mismatch{'es' if len(problems) > 1 else ''}")
         return 1
+    if is_record(Path(path)):
+        say(
+            f"{path}: a record, kept without manifest, networks and what stages kept: its outcomes are whole, and all "
+            "that follows from them in results.json does; models, settings, search, audit and report.md could not be "
+            "checked"
+        )
+        return 0
     say(f"{path}: whole; every file is as the run left it, and every number follows from the outcomes")
     return 0
 

@@ -10,13 +10,14 @@ from malade_ref.checks import printable
 
 # What Markdown and HTML give a meaning to: anywhere; at the edge of a word only; at the beginning of a line. Bars are
 # the business of `malade_ref.report.labels.table`.
+_CODE = re.compile(r"(`[^`]+`)")
 _SPECIAL = re.compile(r"[\\`*<\[\]~]|(?<!\w)_|_(?!\w)|^[#>+=-]|^(?=[0-9]+[.)]\s)|&(?=#?\w+;)")
 
 _NAMES = ("name", "note", "title")
 
 
 def inert(text: str) -> str:
-    r"""Text for a Markdown page, in which nothing is markup.
+    r"""Text for a Markdown page, in which nothing is markup but spans of code.
 
     Parameters
     ----------
@@ -33,7 +34,10 @@ def inert(text: str) -> str:
     >>> print(inert("CNN + MALADE, a_b"), inert("<b>*x*</b>"))
     CNN + MALADE, a_b \<b>\*x\*\</b>
     """
-    return _SPECIAL.sub(lambda match: f"\\{match[0]}", printable(text))
+    parts = _CODE.split(printable(text))
+    # Every second one is a span of code, in which nothing has a meaning.
+    parts[::2] = [_SPECIAL.sub(lambda match: f"\\{match[0]}", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def named(config: Mapping[str, Any], clean: Callable[[str], str]) -> dict[str, Any]:
