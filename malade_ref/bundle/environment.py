@@ -27,7 +27,7 @@ import numpy as np
 import threadpoolctl
 
 from malade_ref.bundle.layout import ENVIRONMENT
-from malade_ref.bundle.schema import ENVIRONMENT_SCHEMA
+from malade_ref.bundle.schema import check_log
 from malade_ref.checks import InputError
 from malade_ref.storage import atomic_write, differences, load_json, to_json
 
@@ -158,7 +158,7 @@ def read_log(path: Path) -> Log:
     log = load_json(file)
     if log.pop("sha256", None) != _sha256(log):
         raise InputError(f"{file}: its content does not match its SHA-256; restore it from a copy")
-    ENVIRONMENT_SCHEMA(f"{file}: ", log)
+    check_log(str(file), log)
     sessions = [{key: session.get(key) for key in ("began", "ended", "environment")} for session in log["sessions"]]
     return Log(sessions, dict(log["timings"]), list(log["warnings"]))
 

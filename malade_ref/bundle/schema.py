@@ -3,7 +3,7 @@
 A hash says that a file is as somebody left it, not that it makes sense. A kind of value is a function that looks at a
 value and complains about it in one line; tables and lists are made of such kinds::
 
-    table(norm=one_of("linf", "l2"), eps=number(minimum=0), note=optional(text))
+    _table(norm=_one_of("linf", "l2"), eps=_number(minimum=0), note=_optional(_text))
 """
 
 from __future__ import annotations
@@ -36,23 +36,8 @@ _WORDS: dict[type, str] = {
 _SLUG = re.compile(r"[A-Za-z0-9_+=,-]{1,100}")
 
 
-def complain(where: str, expected: str, value: Any) -> InputError:
-    """The complaint about a field.
-
-    Parameters
-    ----------
-    where : str
-        File and key.
-    expected : str
-        What should be there.
-    value : object
-        What is.
-
-    Returns
-    -------
-    InputError
-        One line.
-    """
+def _complain(where: str, expected: str, value: Any) -> InputError:
+    """The complaint about a field: file and key, what should be there, what is."""
     name = _WORDS.get(type(value), type(value).__name__)
     shown = f" ({value!r})" if isinstance(value, bool | float) else ""
     if isinstance(value, str) and len(value) < 60:
@@ -62,72 +47,72 @@ def complain(where: str, expected: str, value: Any) -> InputError:
     return InputError(f"{printable(where)}: expected {expected}, got {name}{shown}; restore the bundle from a copy")
 
 
-def anything(where: str, value: Any) -> None:
+def _anything(where: str, value: Any) -> None:
     """Take whatever is there."""
 
 
-def flag(where: str, value: Any) -> None:
+def _flag(where: str, value: Any) -> None:
     """Take true or false."""
     if not isinstance(value, bool):
-        raise complain(where, "true or false", value)
+        raise _complain(where, "true or false", value)
 
 
-def text(where: str, value: Any) -> None:
+def _text(where: str, value: Any) -> None:
     """Take a string of a sensible length."""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise complain(where, f"a string of at most {MAX_TEXT:,} characters", value)
+        raise _complain(where, f"a string of at most {MAX_TEXT:,} characters", value)
 
 
-def slug(where: str, value: Any) -> None:
+def _slug(where: str, value: Any) -> None:
     """Take a name of letters, digits and ``_+=,-``, as experiments give them."""
     if not isinstance(value, str) or not _SLUG.fullmatch(value):
-        raise complain(where, "a name of letters, digits and _+=,-", value)
+        raise _complain(where, "a name of letters, digits and _+=,-", value)
 
 
-def one_of(*words: str) -> Kind:
+def _one_of(*words: str) -> Kind:
     """Take one of some words."""
 
     def check(where: str, value: Any) -> None:
         if not isinstance(value, str) or value not in words:
-            raise complain(where, f"one of {', '.join(map(repr, words))}", value)
+            raise _complain(where, f"one of {', '.join(map(repr, words))}", value)
 
     return check
 
 
-def number(*, minimum: float = -MAX_NUMBER, maximum: float = MAX_NUMBER) -> Kind:
+def _number(*, minimum: float = -MAX_NUMBER, maximum: float = MAX_NUMBER) -> Kind:
     """Take a finite number within limits."""
 
     def check(where: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= maximum:
-            raise complain(where, f"a number from {minimum:g} to {maximum:g}", value)
+            raise _complain(where, f"a number from {minimum:g} to {maximum:g}", value)
 
     return check
 
 
-def count(*, minimum: int = 0) -> Kind:
+def _count(*, minimum: int = 0) -> Kind:
     """Take an integer from ``minimum`` on."""
 
     def check(where: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= MAX_NUMBER:
-            raise complain(where, f"an integer from {minimum} on", value)
+            raise _complain(where, f"an integer from {minimum} on", value)
 
     return check
 
 
-def scalar(where: str, value: Any) -> None:
+def _scalar(where: str, value: Any) -> None:
     """Take a setting: a word, a number, true or false, or nothing."""
     if value is None or isinstance(value, bool):
         return
-    (text if isinstance(value, str) else number())(where, value)
+    (_text if isinstance(value, str) else _number())(where, value)
 
 
-def setting(where: str, value: Any) -> None:
+def _setting(where: str, value: Any) -> None:
     """Take a `scalar` or a list of them."""
     for item in value if isinstance(value, list) else [value]:
-        scalar(where, item)
+        _scalar(where, item)
 
 
-def optional(kind: Kind) -> Kind:
+def _optional(kind: Kind) -> Kind:
     """Take a kind of value, or nothing."""
 
     def check(where: str, value: Any) -> None:
@@ -137,24 +122,24 @@ def optional(kind: Kind) -> Kind:
     return check
 
 
-def list_of(kind: Kind) -> Kind:
+def _list_of(kind: Kind) -> Kind:
     """Take a list of a kind of value."""
 
     def check(where: str, value: Any) -> None:
         if not isinstance(value, list):
-            raise complain(where, "a list", value)
+            raise _complain(where, "a list", value)
         for i, item in enumerate(value):
             kind(f"{where}[{i}]", item)
 
     return check
 
 
-def table_of(kind: Kind, *, keys: Kind = text) -> Kind:
+def _table_of(kind: Kind, *, keys: Kind = _text) -> Kind:
     """Take a table whose values are of one kind, under names of their own."""
 
     def check(where: str, value: Any) -> None:
         if not isinstance(value, Mapping):
-            raise complain(where, "a table", value)
+            raise _complain(where, "a table", value)
         for key, item in value.items():
             keys(f"{where}: a key", key)
             kind(f"{where}.{key}", item)
@@ -162,25 +147,12 @@ def table_of(kind: Kind, *, keys: Kind = text) -> Kind:
     return check
 
 
-def table(_rest: Kind = anything, /, **kinds: Kind) -> Kind:
-    """Take a table with these keys; those that are optional may be missing, others may be there too.
-
-    Parameters
-    ----------
-    _rest : callable
-        Kind of the values under other keys.
-    **kinds : callable
-        Kind of value by key.
-
-    Returns
-    -------
-    callable
-        The kind of the table.
-    """
+def _table(_rest: Kind = _anything, /, **kinds: Kind) -> Kind:
+    """Take a table with these keys, of which those that are optional may be missing; others are of kind ``_rest``."""
 
     def check(where: str, value: Any) -> None:
         if not isinstance(value, Mapping):
-            raise complain(where, "a table", value)
+            raise _complain(where, "a table", value)
         for key, kind in kinds.items():
             kind(_join(where, key), value.get(key))
         for key, item in value.items():
@@ -194,167 +166,171 @@ def _join(where: str, key: str) -> str:
     return f"{where}{key}" if where.endswith(" ") else f"{where}.{key}"
 
 
-def positive() -> Kind:
+def _positive() -> Kind:
     """Take a number above zero."""
-    return number(minimum=math.ulp(0.0))
+    return _number(minimum=math.ulp(0.0))
 
 
 # environment.json -----------------------------------------------------------------------------------------------------
 
-ENVIRONMENT_SCHEMA = table(
-    sessions=list_of(
-        table(
-            began=text,
-            ended=optional(text),
-            environment=table(
-                malade=optional(text),
-                source_sha256=optional(text),
-                python=optional(text),
-                packages=optional(table_of(text)),
-                device=optional(table(scalar)),
+_ENVIRONMENT_SCHEMA = _table(
+    sessions=_list_of(
+        _table(
+            began=_text,
+            ended=_optional(_text),
+            environment=_table(
+                malade=_optional(_text),
+                source_sha256=_optional(_text),
+                python=_optional(_text),
+                packages=_optional(_table_of(_text)),
+                device=_optional(_table(_scalar)),
             ),
         )
     ),
-    timings=table_of(number(minimum=0)),
-    warnings=list_of(text),
+    timings=_table_of(_number(minimum=0)),
+    warnings=_list_of(_text),
 )
 
 # config.json of an experiment -----------------------------------------------------------------------------------------
 
-_METHOD = table(method=text, settings=table_of(setting))
-_SEARCH = table(attack=_METHOD)
-_MODEL = table(
-    kind=one_of("classifier", "denoiser"),
-    name=optional(text),
-    note=optional(text),
-    epochs=count(),
-    batch_size=count(),
-    learning_rate=number(minimum=0),
-    schedule=text,
-    optimizer=text,
-    subset=optional(count()),
-    init=optional(slug),
-    teacher=optional(slug),
-    classifier=optional(slug),
-    sigma2=optional(number(minimum=0)),
-    ce_weight=optional(number(minimum=0)),
-    adversarial=optional(_METHOD),
+_METHOD = _table(method=_text, settings=_table_of(_setting))
+_SEARCH = _table(attack=_METHOD)
+_MODEL = _table(
+    kind=_one_of("classifier", "denoiser"),
+    name=_optional(_text),
+    note=_optional(_text),
+    epochs=_count(),
+    batch_size=_count(),
+    learning_rate=_number(minimum=0),
+    schedule=_text,
+    optimizer=_text,
+    subset=_optional(_count()),
+    init=_optional(_slug),
+    teacher=_optional(_slug),
+    classifier=_optional(_slug),
+    sigma2=_optional(_number(minimum=0)),
+    ce_weight=_optional(_number(minimum=0)),
+    adversarial=_optional(_METHOD),
 )
-_DEFENCE = table(
-    name=optional(text),
-    classifier=optional(slug),
-    denoiser=optional(slug),
-    replica_of=optional(slug),
-    search=optional(_SEARCH),
+_DEFENCE = _table(
+    name=_optional(_text),
+    classifier=_optional(_slug),
+    denoiser=_optional(_slug),
+    replica_of=_optional(_slug),
+    search=_optional(_SEARCH),
 )
-_ATTACK = table(name=slug, title=optional(text), method=optional(text), settings=optional(table_of(setting)))
-_DATA = table(
-    name=text,
-    seed=optional(count()),
-    note=optional(text),
-    class_names=optional(list_of(text)),
-    train=optional(count()),
-    validation=optional(count()),
-    test=optional(count()),
-    sha256=optional(table_of(text)),
+_ATTACK = _table(name=_slug, title=_optional(_text), method=_optional(_text), settings=_optional(_table_of(_setting)))
+_DATA = _table(
+    name=_text,
+    seed=_optional(_count()),
+    note=_optional(_text),
+    class_names=_optional(_list_of(_text)),
+    train=_optional(_count()),
+    validation=_optional(_count()),
+    test=_optional(_count()),
+    sha256=_optional(_table_of(_text)),
 )
-_PUBLISHED = table(
-    table=text,
-    defence=slug,
-    attack=text,
-    norm=optional(text),
-    eps=optional(number(minimum=0)),
-    accuracy=number(minimum=0, maximum=100),
+_PUBLISHED = _table(
+    table=_text,
+    defence=_slug,
+    attack=_text,
+    norm=_optional(_text),
+    eps=_optional(_number(minimum=0)),
+    accuracy=_number(minimum=0, maximum=100),
 )
-_CERTIFY = table(
-    smoothed=table_of(table(name=text), keys=slug),
-    sigma2=positive(),
-    num_estimation=count(minimum=1),
-    alpha=number(minimum=1e-300, maximum=0.5),
-    bound=optional(one_of("rest", "runner-up")),
-    radii=list_of(number(minimum=0)),
+_CERTIFY = _table(
+    smoothed=_table_of(_table(name=_text), keys=_slug),
+    sigma2=_positive(),
+    num_estimation=_count(minimum=1),
+    alpha=_number(minimum=1e-300, maximum=0.5),
+    bound=_optional(_one_of("rest", "runner-up")),
+    radii=_list_of(_number(minimum=0)),
 )
-_PATHS = table(defence=slug, marginal=slug, attack=slug, eps=number(minimum=0))
+_PATHS = _table(defence=_slug, marginal=_slug, attack=_slug, eps=_number(minimum=0))
 
-CONFIG_SCHEMA = table(
-    name=optional(text),
-    title=optional(text),
-    note=optional(text),
-    seed=optional(count()),
-    scale=optional(text),
-    backend=optional(text),
-    data=optional(_DATA),
-    models=optional(table_of(_MODEL, keys=slug)),
-    defences=optional(table_of(_DEFENCE, keys=slug)),
-    attacks=optional(list_of(_ATTACK)),
-    report=optional(table(norm=text, eps=number(minimum=0))),
-    paper=optional(list_of(_PUBLISHED)),
-    certify=optional(_CERTIFY),
-    paths=optional(_PATHS),
+_CONFIG_SCHEMA = _table(
+    name=_optional(_text),
+    title=_optional(_text),
+    note=_optional(_text),
+    seed=_optional(_count()),
+    scale=_optional(_text),
+    backend=_optional(_text),
+    data=_optional(_DATA),
+    models=_optional(_table_of(_MODEL, keys=_slug)),
+    defences=_optional(_table_of(_DEFENCE, keys=_slug)),
+    attacks=_optional(_list_of(_ATTACK)),
+    report=_optional(_table(norm=_text, eps=_number(minimum=0))),
+    paper=_optional(_list_of(_PUBLISHED)),
+    certify=_optional(_CERTIFY),
+    paths=_optional(_PATHS),
 )
 
 # config.json of the laboratory on the theorem
-THEOREM_SCHEMA = table(kind=one_of("theorem"), scale=text, seed=count(), backend=optional(text), parts=list_of(slug))
+_THEOREM_SCHEMA = _table(
+    kind=_one_of("theorem"), scale=_text, seed=_count(), backend=_optional(_text), parts=_list_of(_slug)
+)
 
 # Records --------------------------------------------------------------------------------------------------------------
 
-CELL_SCHEMA = table(
-    defence=slug,
-    attack=slug,
-    eps=number(minimum=0),
-    norm=optional(text),
-    method=optional(text),
-    title=optional(text),
-    source=optional(one_of("defence", "classifier")),
-    settings=optional(
-        table(
-            setting,
-            num_steps=optional(count()),
-            num_draws=optional(count()),
-            num_restarts=optional(count()),
-            mode=optional(text),
+_CELL_SCHEMA = _table(
+    defence=_slug,
+    attack=_slug,
+    eps=_number(minimum=0),
+    norm=_optional(_text),
+    method=_optional(_text),
+    title=_optional(_text),
+    source=_optional(_one_of("defence", "classifier")),
+    settings=_optional(
+        _table(
+            _setting,
+            num_steps=_optional(_count()),
+            num_draws=_optional(_count()),
+            num_restarts=_optional(_count()),
+            mode=_optional(_text),
         )
     ),
-    cuts=optional(list_of(positive())),
-    cut_norm=optional(one_of("l2", "l1")),
+    cuts=_optional(_list_of(_positive())),
+    cut_norm=_optional(_one_of("l2", "l1")),
 )
 
-_SHARE = number(minimum=0, maximum=1)
-_SETTINGS = table(num_steps=count(), a=positive(), delta=number(minimum=0), clip=flag, sigma2=positive())
-_QUALITY = table(
-    kind=one_of("classifier", "denoiser"),
-    num_images=count(minimum=1),
-    accuracy=optional(_SHARE),
-    error=optional(number(minimum=0)),
-    cross_entropy=optional(table_of(number())),
+_SHARE = _number(minimum=0, maximum=1)
+_SETTINGS = _table(num_steps=_count(), a=_positive(), delta=_number(minimum=0), clip=_flag, sigma2=_positive())
+_QUALITY = _table(
+    kind=_one_of("classifier", "denoiser"),
+    num_images=_count(minimum=1),
+    accuracy=_optional(_SHARE),
+    error=_optional(_number(minimum=0)),
+    cross_entropy=_optional(_table_of(_number())),
 )
-_CHOSEN = table(num_steps=count(), a=number(), delta=number(), clip=optional(flag))
-_FOUND = table(
+_CHOSEN = _table(num_steps=_count(), a=_number(), delta=_number(), clip=_optional(_flag))
+_FOUND = _table(
     chosen=_CHOSEN,
-    criterion=text,
-    criterion_met=optional(flag),
-    at_edge_of_grid=list_of(text),
-    num_images=count(),
-    undefended=table(clean=_SHARE, attacked=_SHARE),
+    criterion=_text,
+    criterion_met=_optional(_flag),
+    at_edge_of_grid=_list_of(_text),
+    num_images=_count(),
+    undefended=_table(clean=_SHARE, attacked=_SHARE),
 )
 
-_NOISE = table(
-    num_samples=optional(count()),
-    num_draws=list_of(count(minimum=1)),
-    cosine=list_of(number(minimum=-1.01, maximum=1.01)),
+_NOISE = _table(
+    num_samples=_optional(_count()),
+    num_draws=_list_of(_count(minimum=1)),
+    cosine=_list_of(_number(minimum=-1.01, maximum=1.01)),
 )
 
 # Of records that stages keep: kind of the JSON by name, of those in folders by folder.
-RECORD_SCHEMAS = {
-    "quality": table_of(_QUALITY, keys=slug),
-    "settings": table_of(_SETTINGS, keys=slug),
+_RECORD_SCHEMAS = {
+    "quality": _table_of(_QUALITY, keys=_slug),
+    "settings": _table_of(_SETTINGS, keys=_slug),
     "search": _FOUND,
-    "paths": table(chains=table_of(text)),
-    "pictures": anything,
-    "certify": anything,
-    "audit": table(
-        gradient=optional(table_of(table(relative_error=number(), zero_share=_SHARE, num_samples=count()), keys=slug)),
-        eot=optional(table_of(table_of(_NOISE), keys=slug)),
+    "paths": _table(chains=_table_of(_text)),
+    "pictures": _anything,
+    "certify": _anything,
+    "audit": _table(
+        gradient=_optional(
+            _table_of(_table(relative_error=_number(), zero_share=_SHARE, num_samples=_count()), keys=_slug)
+        ),
+        eot=_optional(_table_of(_table_of(_NOISE), keys=_slug)),
     ),
 }
 
@@ -425,3 +401,88 @@ def check_arrays(where: str, arrays: Mapping[str, NDArray[Any]], declared: Mappi
 
 
 _KINDS = {"iu": "integers", "b": "booleans", "f": "floats"}
+
+
+def check_log(where: str, log: Mapping[str, Any]) -> None:
+    """Look at environment.json.
+
+    Parameters
+    ----------
+    where : str
+        The file, for the complaint.
+    log : mapping
+        Its content.
+
+    Raises
+    ------
+    InputError
+        Naming the first field that is not as it should be.
+    """
+    _ENVIRONMENT_SCHEMA(f"{where}: ", log)
+
+
+def check_config(where: str, config: Mapping[str, Any]) -> None:
+    """Look at config.json, of an experiment or of the laboratory on the theorem.
+
+    Parameters
+    ----------
+    where : str
+        The file, for the complaint.
+    config : mapping
+        Its content.
+
+    Raises
+    ------
+    InputError
+        As `check_log`.
+    """
+    (_THEOREM_SCHEMA if config.get("kind") == "theorem" else _CONFIG_SCHEMA)(f"{where}: ", config)
+
+
+def check_cell(where: str, meta: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Look at the outcomes of one attack on one defence.
+
+    Parameters
+    ----------
+    where : str
+        The outcomes, for the complaint.
+    meta : object
+        What they are of.
+    arrays : mapping of str to ndarray
+        The outcomes.
+
+    Raises
+    ------
+    InputError
+        As `check_log` and `check_arrays`.
+    """
+    _CELL_SCHEMA(f"{where}: ", meta)
+    check_arrays(where, arrays, CELL_ARRAYS)
+
+
+def check_record(where: str, stage: str, meta: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Look at what a stage kept.
+
+    Parameters
+    ----------
+    where : str
+        The file, for the complaint.
+    stage : str
+        The stage, such as ``"search/cnn+malade"``.
+    meta : object
+        The record's JSON.
+    arrays : mapping of str to ndarray
+        Its arrays.
+
+    Raises
+    ------
+    InputError
+        As `check_log` and `check_arrays`, or if an array is missing.
+    """
+    of = stage.partition("/")[0]
+    _RECORD_SCHEMAS[of](f"{where}: ", meta)
+    declared = RECORD_ARRAYS.get(of, {})
+    missing = [name for name in declared if not name.startswith("*") and name not in arrays]
+    if missing:
+        raise InputError(f"{printable(where)}: has no array {missing[0]!r}; restore the bundle from a copy")
+    check_arrays(where, arrays, declared)

@@ -10,9 +10,10 @@ from typing import Any
 from malade_ref import report, theorem
 from malade_ref.bundle import Bundle, verify
 from malade_ref.bundle.layout import CONFIG, is_record
-from malade_ref.bundle.schema import THEOREM_SCHEMA
+from malade_ref.bundle.schema import check_config
 from malade_ref.checks import InputError
 from malade_ref.cli.console import say
+from malade_ref.report.markdown import spoken
 from malade_ref.storage.files import open_regular
 
 
@@ -91,7 +92,7 @@ def _is_theorem(bundle: Bundle) -> bool:
     """Whether a bundle is of the laboratory, whose settings are then looked at."""
     if not theorem.is_theorem(bundle):
         return False
-    THEOREM_SCHEMA(f"{bundle.path / CONFIG}: ", bundle.config)
+    check_config(str(bundle.path / CONFIG), bundle.config)
     return True
 
 
@@ -112,4 +113,4 @@ def headlines(bundle: Bundle) -> list[str]:
         text = file.read().decode(errors="replace")
     verdict = text.partition("\n## ")[0]
     beginnings = re.findall(r"^(?:\*\*.+?\*\* ?)+", verdict, flags=re.MULTILINE)
-    return [headline for beginning in beginnings for headline in re.findall(r"\*\*(.+?)\*\*", beginning)]
+    return [spoken(headline) for beginning in beginnings for headline in re.findall(r"\*\*(.+?)\*\*", beginning)]

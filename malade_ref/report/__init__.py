@@ -106,8 +106,8 @@ def check_report(bundle: Bundle | str | Path) -> list[str]:
     if is_record(bundle.path):
         # Older records have no ladders of convergence.
         keys = [key for key in DERIVED if key != "convergence" or key in stored]
-        of_outcomes = [{key: found[key] for key in keys if key in found} for found in (stored, derived)]
-        return [f"{RESULTS}: {line}" for line in mismatches(*of_outcomes)]
+        kept, again = ({key: found[key] for key in keys if key in found} for found in (stored, derived))
+        return [f"{RESULTS}: {line}" for line in mismatches(kept, again)]
     found = [f"{RESULTS}: {line}" for line in mismatches(stored, derived)]
     if not found and text != expected:
         pairs = zip([*text.splitlines(), None], [*expected.splitlines(), None], strict=False)

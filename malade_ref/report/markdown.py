@@ -13,6 +13,8 @@ from malade_ref.checks import printable
 _CODE = re.compile(r"(`[^`]+`)")
 _SPECIAL = re.compile(r"[\\`*<\[\]~]|(?<!\w)_|_(?!\w)|^[#>+=-]|^(?=[0-9]+[.)]\s)|&(?=#?\w+;)")
 
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])|&lt;")
+
 _NAMES = ("name", "note", "title")
 
 
@@ -32,12 +34,32 @@ def inert(text: str) -> str:
     Examples
     --------
     >>> print(inert("CNN + MALADE, a_b"), inert("<b>*x*</b>"))
-    CNN + MALADE, a_b \<b>\*x\*\</b>
+    CNN + MALADE, a_b &lt;b>\*x\*&lt;/b>
     """
     parts = _CODE.split(printable(text))
     # Every second one is a span of code, in which nothing has a meaning.
-    parts[::2] = [_SPECIAL.sub(lambda match: f"\\{match[0]}", part) for part in parts[::2]]
+    parts[::2] = [_SPECIAL.sub(_escaped, part) for part in parts[::2]]
     return "".join(parts)
+
+
+def spoken(text: str) -> str:
+    """A sentence of a page as a terminal shows it.
+
+    Parameters
+    ----------
+    text : str
+        With what `inert` wrote.
+
+    Returns
+    -------
+    str
+        Without the escapes.
+    """
+    return _ESCAPED.sub(lambda match: match[1] or "<", text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "&lt;" if match[0] == "<" else f"\\{match[0]}"
 
 
 def named(config: Mapping[str, Any], clean: Callable[[str], str]) -> dict[str, Any]:

@@ -30,14 +30,7 @@ from typing import Any, NamedTuple
 
 from malade_ref.bundle import Bundle
 from malade_ref.bundle.layout import CONFIG
-from malade_ref.bundle.schema import (
-    CELL_ARRAYS,
-    CELL_SCHEMA,
-    CONFIG_SCHEMA,
-    RECORD_ARRAYS,
-    RECORD_SCHEMAS,
-    check_arrays,
-)
+from malade_ref.bundle.schema import check_cell, check_config, check_record
 from malade_ref.checks import InputError
 from malade_ref.evaluation import Cell
 from malade_ref.storage import Record, RecordReader
@@ -107,7 +100,7 @@ def read_bundle(bundle: Bundle | str | Path) -> ReportInput:
         If the bundle is damaged or has no outcomes.
     """
     bundle = open_bundle(bundle)
-    CONFIG_SCHEMA(f"{bundle.path / CONFIG}: ", bundle.config)
+    check_config(str(bundle.path / CONFIG), bundle.config)
     with bundle.outcomes() as reader:
         outcomes = reader.meta.get("outcomes")
         if not isinstance(outcomes, dict):
@@ -123,14 +116,7 @@ def read_bundle(bundle: Bundle | str | Path) -> ReportInput:
     sessions = bundle.log.sessions
     records = {name: bundle.record(name) for name in names}
     for name, record in records.items():
-        of = name.partition("/")[0]
-        where = str(path / f"{name}.h5")
-        RECORD_SCHEMAS[of](f"{where}: ", record.meta)
-        declared = RECORD_ARRAYS.get(of, {})
-        missing = [array for array in declared if not array.startswith("*") and array not in record.arrays]
-        if missing:
-            raise InputError(f"{where}: has no array {missing[0]!r}; restore the bundle from a copy")
-        check_arrays(where, record.arrays, declared)
+        check_record(str(path / f"{name}.h5"), name, record.meta, record.arrays)
     return ReportInput(
         config,
         cells,
@@ -141,9 +127,7 @@ def read_bundle(bundle: Bundle | str | Path) -> ReportInput:
 
 
 def _cell(reader: RecordReader, name: str, meta: Any) -> Cell:
-    CELL_SCHEMA(f"outcomes {name}: ", meta)
-    defence, attack, eps = meta["defence"], meta["attack"], float(meta["eps"])
     names = {key: f"outcomes/{name}/{key}" for key in ARRAYS}
     arrays = {key: reader.read(full) for key, full in names.items() if full in reader.names}
-    check_arrays(f"outcomes {name}", arrays, CELL_ARRAYS)
-    return Cell(defence, attack, eps, meta, arrays)
+    check_cell(f"outcomes {name}", meta, arrays)
+    return Cell(meta["defence"], meta["attack"], float(meta["eps"]), meta, arrays)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from malade_ref.bundle import Bundle, environment
-from malade_ref.bundle.schema import ENVIRONMENT_SCHEMA, RECORD_ARRAYS
-from malade_ref.checks import InputError
+from malade_ref.bundle.schema import RECORD_ARRAYS, check_log
+from malade_ref.checks import InputError, printable
 from malade_ref.experiment import read_experiment
 from malade_ref.experiment.reading import settings_of
 from malade_ref.report import check_report, fitting, mismatches, read_bundle, report_text, results_of, write_report
-from malade_ref.report.markdown import inert
+from malade_ref.report.markdown import inert, spoken
 from malade_ref.storage import Record
 from tests.outcomes import CONFIG, made_cells, made_records, write_bundle
 
@@ -172,7 +172,7 @@ def test_logs() -> None:
         "timings": {"train": 1.5},
         "warnings": ["slow"],
     }
-    ENVIRONMENT_SCHEMA("log: ", log)
+    check_log("log", log)
     refused = 0
     for path in list(leaves(log)):
         old = put(log, path, None)
@@ -180,7 +180,7 @@ def test_logs() -> None:
             put(log, path, new)
             if new is not None and old is not None:
                 with pytest.raises(InputError, match=r"log: .*: expected .*, got .*; restore the bundle from a copy"):
-                    ENVIRONMENT_SCHEMA("log: ", log)
+                    check_log("log", log)
                 refused += 1
         put(log, path, old)
     assert refused > 30
@@ -205,13 +205,15 @@ def test_names_command_nothing(made: Made, name: str) -> None:
     text = made.report()
     assert all(line.isprintable() for line in text.splitlines())
     assert "\n# H" not in text
-    assert not re.search(r"(?<!\\)<script|(?<!\\)\[x\]", text)
+    assert "<script" not in text
+    assert not re.search(r"(?<!\\)\[x\]", text)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("CNN + MALADE, a_b, L-infinity 0.3", "CNN + MALADE, a_b, L-infinity 0.3"),
+        ("<b>*x*</b>", r"&lt;b>\*x\*&lt;/b>"),
         ("use `--set a_*=<b>` here", "use `--set a_*=<b>` here"),
         ("`open", r"\`open"),
         ("# heading", r"\# heading"),
@@ -223,6 +225,7 @@ def test_names_command_nothing(made: Made, name: str) -> None:
 )
 def test_inert(text: str, expected: str) -> None:
     assert inert(text) == expected
+    assert spoken(inert(text)) == printable(text)
 
 
 # Records -------------------------------------------------------------------------------------------------------------
