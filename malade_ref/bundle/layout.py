@@ -16,6 +16,7 @@ OUTCOMES = "outcomes.h5"
 RESULTS = "results.json"
 REPORT = "report.md"
 FIGURES = "figures"
+MODELS = "models"
 MANIFEST = "MANIFEST.json"
 WORK = ".work"
 LOCK = "lock"
@@ -69,10 +70,10 @@ def is_record(path: Path) -> bool:
     Returns
     -------
     bool
-        Whether it has settings and results, and neither a manifest nor a work folder.
+        Whether it has settings and results, and neither a manifest, nor networks, nor a work folder.
     """
     names = _names(path)
-    return {CONFIG, RESULTS} <= names and not {MANIFEST, WORK} & names
+    return {CONFIG, RESULTS} <= names and not {MANIFEST, WORK, MODELS} & names
 
 
 def _names(folder: Path) -> set[str]:
