@@ -62,7 +62,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _verify(path: str) -> int:
-    if not Path(path).is_dir() or not (Path(path) / CONFIG).exists():
+    if Path(path).is_dir() and not (Path(path) / CONFIG).exists():
         Bundle.open(path)  # which complains
     problems = verify(path)
     if not problems:
