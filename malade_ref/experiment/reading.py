@@ -12,7 +12,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +83,7 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
     scales = table.pop("scales", {})
     if not isinstance(scales, dict):
         raise InputError(f"{file}: scales: expected tables [scales.<name>]")
-    _parse(table, file)
+    written = _parse(table, file)
     for name, scale in scales.items():
         _parse(_scaled(table, name, scale, file), f"{file}: scales.{name}")
     pairs = [parse_change(change) for change in changes]
@@ -99,7 +99,8 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
             for key in reversed(keys):
                 change = {key: change}
             table = _merged(table, change, "--set ")
-    return Reading(_parse(table, f"{file} with --set" if changes else file), text)
+    experiment = _parse(table, f"{file} with --set" if changes else file)
+    return Reading(_with_data(experiment, written), text)
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -116,6 +117,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         Nested; attacks with all their settings, defaults included.
     """
     settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    del settings["about"]  # has had its effect, and changes no result
     for attack, table in zip(experiment.attacks, settings["attacks"], strict=True):
         table["settings"] = attack.resolved()
     return settings
@@ -163,6 +165,27 @@ def _parse(table: Mapping[str, Any], file: str) -> Experiment:
     experiment = read_table(Experiment, table, file=file)
     check_experiment(experiment, file)
     return experiment
+
+
+def _with_data(experiment: Experiment, written: Experiment) -> Experiment:
+    """An experiment on other data than its file speaks of: named after the data, without what the file says of its own.
+
+    What was set by a scale or by hand stays.
+    """
+    data = experiment.data.name
+    if not experiment.about or experiment.about == data:
+        return experiment
+    models = {
+        name: replace(model, note="") if name in written.models and model.note == written.models[name].note else model
+        for name, model in experiment.models.items()
+    }
+    return replace(
+        experiment,
+        title=f"{experiment.name} on {data}" if experiment.title == written.title else experiment.title,
+        note="" if experiment.note == written.note else experiment.note,
+        models=models,
+        paper=() if experiment.paper == written.paper else experiment.paper,
+    )
 
 
 def _text_of(source: str) -> tuple[str, str]:
