@@ -285,8 +285,8 @@ def _common_shape(path: Path, files: list[_ImageFile]) -> tuple[tuple[int, int, 
         if len(sizes) > 1:
             (size, first), (other, second) = sizes.items()
             raise InputError(
-                f"{path}: {printable(first.name, 80)!r} has {size[0]} x {size[1]} pixels and {printable(second.name, 80)!r} "
-                f"{other[0]} x {other[1]}; bring all images to one size"
+                f"{path}: {printable(first.name, 80)!r} has {size[0]} x {size[1]} pixels and "
+                f"{printable(second.name, 80)!r} {other[0]} x {other[1]}; bring all images to one size"
             )
     ((width, height),) = sizes
     return ((3 if colour else 1), height, width), lossy, turned

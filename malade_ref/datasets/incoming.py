@@ -163,7 +163,8 @@ def check_member(path: Path, info: zipfile.ZipInfo, max_bytes: int) -> None:
             f"at most {max_bytes} can be read" if info.file_size > max_bytes else "more than its packed bytes can hold"
         )
         raise InputError(
-            f"{path}: {printable(info.filename, 80)!r} claims {info.file_size} bytes, {limit}; leave it out or pack it anew"
+            f"{path}: {printable(info.filename, 80)!r} claims {info.file_size} bytes, {limit}; "
+            "leave it out or pack it anew"
         )
 
 
