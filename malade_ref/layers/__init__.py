@@ -1,13 +1,16 @@
 """Layers: descriptions without parameters, each with a forward and a backward pass over the ops of a backend."""
 
-from .base import LAYERS, Activation, Layer, Parameters, Product, Shape, layer_from, parameter_shapes_of, register
+from .base import LAYERS, Activation, Layer, Parameters, Product, Shape, layer_from, register
 from .basic import AvgPool2d, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Linear, ReLU, Reshape, Tanh
+from .containers import Branches, Residual, Sequential
+from .fusion import fused
 
 __all__ = [
     "LAYERS",
     "Activation",
     "AvgPool2d",
     "BatchNorm",
+    "Branches",
     "Conv2d",
     "ConvTranspose2d",
     "Flatten",
@@ -17,9 +20,11 @@ __all__ = [
     "Product",
     "ReLU",
     "Reshape",
+    "Residual",
+    "Sequential",
     "Shape",
     "Tanh",
+    "fused",
     "layer_from",
-    "parameter_shapes_of",
     "register",
 ]
