@@ -9,7 +9,7 @@ Axes: n images, c channels, (h, w) pixels; `dy` is the gradient of a scalar with
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar

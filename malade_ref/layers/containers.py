@@ -67,7 +67,13 @@ def within(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Container(Layer):
-    """A layer made of layers; what all of them have in common."""
+    """A layer made of layers; what all of them have in common.
+
+    Raises
+    ------
+    InputError
+        If what they hold are no layers, too many, or too many within each other.
+    """
 
     @property
     def parts(self) -> dict[str, Layer]:
@@ -77,18 +83,18 @@ class Container(Layer):
     def __post_init__(self) -> None:
         if self.depth > MAX_DEPTH:
             raise InputError(f"{self.kind}: expected at most {MAX_DEPTH} layers within each other")
-        if self.size > MAX_LAYERS:
-            raise InputError(f"{self.kind}: expected at most {MAX_LAYERS} layers, got {self.size}")
+        if self.num_layers > MAX_LAYERS:
+            raise InputError(f"{self.kind}: expected at most {MAX_LAYERS} layers, got {self.num_layers}")
 
     @cached_property
     def depth(self) -> int:
         """How many layers are within each other."""
-        return 1 + max((getattr(part, "depth", 0) for part in self.parts.values()), default=0)
+        return 1 + max((part.depth for part in self.parts.values() if isinstance(part, Container)), default=0)
 
     @cached_property
-    def size(self) -> int:
+    def num_layers(self) -> int:
         """How many layers there are in all."""
-        return sum(getattr(part, "size", 1) for part in self.parts.values())
+        return sum(part.num_layers if isinstance(part, Container) else 1 for part in self.parts.values())
 
     @property
     def mixes_samples(self) -> bool:  # type: ignore[override]
@@ -269,6 +275,11 @@ class Branches(SideBySide):
         Each gets the input; one without layers is the identity.
     join : {"add", "concat"}
         What becomes of their outputs.
+
+    Raises
+    ------
+    InputError
+        If there are no branches, or another join is asked for.
     """
 
     kind: ClassVar[str] = "branches"
@@ -277,10 +288,11 @@ class Branches(SideBySide):
 
     def __post_init__(self) -> None:
         check_choice("branches: join", self.join, ("add", "concat"))
-        if not isinstance(self.branches, list | tuple) or not self.branches:
+        branches: Any = self.branches
+        if not isinstance(branches, list | tuple) or not branches:
             raise InputError("branches: expected at least one sequence of layers")
-        branches = (checked_layers(f"branches: branch {i}", branch) for i, branch in enumerate(self.branches))
-        object.__setattr__(self, "branches", tuple(branches))
+        branches = tuple(checked_layers(f"branches: branch {i}", branch) for i, branch in enumerate(branches))
+        object.__setattr__(self, "branches", branches)
         super().__post_init__()
 
     @cached_property

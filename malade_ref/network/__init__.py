@@ -1,0 +1,18 @@
+"""Networks: layers with parameters, and those that are built here."""
+
+from .builders import build, cnn, mlp, sdae
+from .losses import LOSSES, LossGradient, join, loss_ops
+from .network import Network, fingerprint
+
+__all__ = [
+    "LOSSES",
+    "LossGradient",
+    "Network",
+    "build",
+    "cnn",
+    "fingerprint",
+    "join",
+    "loss_ops",
+    "mlp",
+    "sdae",
+]
