@@ -29,14 +29,17 @@ class Layer:
     kind: ClassVar[str] = ""
     buffers: ClassVar[tuple[str, ...]] = ()
     mixes_samples: ClassVar[bool] = False
+    optional: ClassVar[tuple[str, ...]] = ()
 
     def leaves(self) -> Iterator[tuple[str, Layer]]:
         """Yield the layers that hold no others, each with its path (``"body.0"``; the layer itself: ``""``)."""
         yield "", self
 
     def description(self) -> dict[str, Any]:
-        """Return the kind and the settings, JSON-able, for `layer_from`."""
-        return {"kind": self.kind, **{field.name: _described(getattr(self, field.name)) for field in fields(self)}}
+        """Return the kind and the settings; of those in `optional` only what is not the default, as in older files."""
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        kept = [name for name in settings if name not in self.optional or settings[name] != getattr(type(self), name)]
+        return {"kind": self.kind, **{name: _described(settings[name]) for name in kept}}
 
     def trains(self, name: str) -> bool:
         """Whether a parameter is trained by gradients, as opposed to a running average."""
