@@ -478,6 +478,25 @@ class Network:
 
     # Variants.
 
+    def at_step(self, seed: int, sample_index: Array, step: int) -> Network:
+        """The network for one step of a training, its layers with what they draw at random.
+
+        Parameters
+        ----------
+        seed, sample_index, step
+            As of `Layer.at_step`.
+
+        Returns
+        -------
+        Network
+            For batches of just these samples; itself if nothing is drawn.
+        """
+        layers = tuple(layer.at_step(seed, str(i), sample_index, step) for i, layer in enumerate(self.layers))
+        if all(new is old for new, old in zip(layers, self.layers, strict=True)):
+            return self
+        options: dict[str, Any] = {"metadata": self.metadata, "residual": self.residual, "ops": self.ops}
+        return Network(layers, self.params, self.input_shape, **options)
+
     def replace_params(self, params: Mapping[str, Array], metadata: Mapping[str, Any] | None = None) -> Network:
         """Return a network with other parameters.
 
@@ -836,6 +855,6 @@ def build(
             else:
                 params[name] = math.sqrt(6 / (fan_in + fan_out)) * (2 * ops.uniform(shape, **draw)[0] - 1)
         else:
-            make = ops.ones if parameter in ("gain", "variance") else ops.zeros
-            params[name] = make(shape, dtype)
+            usual = 1.0 if parameter in ("gain", "variance") else 0.0
+            params[name] = layers[int(number)].initial.get(parameter, usual) * ops.ones(shape, dtype)
     return Network(layers, params, input_shape, metadata=metadata, residual=residual, ops=ops)
