@@ -29,6 +29,7 @@ class Layer:
     kind: ClassVar[str] = ""
     buffers: ClassVar[tuple[str, ...]] = ()
     mixes_samples: ClassVar[bool] = False
+    initial: ClassVar[dict[str, float]] = {}  # where parameters start that start neither at random nor as usual
     optional: ClassVar[tuple[str, ...]] = ()
 
     def leaves(self) -> Iterator[tuple[str, Layer]]:
@@ -60,6 +61,29 @@ class Layer:
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of one output for one input of the given shape."""
         return shape
+
+    def at_step(self, seed: int, place: str, sample_index: Array, step: int) -> Layer:
+        """The layer for one step of a training, with what it draws at random; itself if it draws nothing.
+
+        A layer that holds others asks each of them.
+
+        Parameters
+        ----------
+        seed : int
+            Of all random choices.
+        place : str
+            Where the layer is, as in the names of parameters; tells its numbers from those of other layers.
+        sample_index : array of shape (n,), integer
+            Numbers of the samples in the training set.
+        step : int
+            Which numbers of these samples: the epoch.
+
+        Returns
+        -------
+        Layer
+            For batches of just these samples.
+        """
+        return self
 
     def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
         """Output, and what `backward` needs.

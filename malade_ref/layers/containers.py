@@ -121,6 +121,15 @@ class Container(Layer):
                 updated[f"{name}.{inner}"] = value
         return updated
 
+    def at_step(self, seed: int, place: str, sample_index: Array, step: int) -> Layer:
+        prefix = f"{place}." if place else ""
+        parts = {name: part.at_step(seed, prefix + name, sample_index, step) for name, part in self.parts.items()}
+        return self if all(parts[name] is part for name, part in self.parts.items()) else self.holding(parts)
+
+    def holding(self, parts: dict[str, Any]) -> Layer:
+        """Return a container of the same kind with other parts, by the same names."""
+        raise NotImplementedError
+
     def split(self, p: Parameters) -> dict[str, Parameters]:
         """Return the parameters of each part, by the names that they have there."""
         own: dict[str, Parameters] = {name: {} for name in self.parts}
@@ -151,6 +160,9 @@ class Sequential(Container):
     @cached_property
     def parts(self) -> dict[str, Layer]:
         return {str(number): layer for number, layer in enumerate(self.layers)}
+
+    def holding(self, parts: dict[str, Any]) -> Layer:
+        return Sequential(tuple(parts.values()))
 
     @cached_property
     def steps(self) -> dict[str, Layer]:
@@ -263,6 +275,9 @@ class Residual(SideBySide):
     def parts(self) -> dict[str, Layer]:
         return {"body": Sequential(self.body), "shortcut": Sequential(self.shortcut)}
 
+    def holding(self, parts: dict[str, Any]) -> Layer:
+        return Residual(**parts)
+
 
 @register
 @dataclass(frozen=True)
@@ -298,6 +313,9 @@ class Branches(SideBySide):
     @cached_property
     def parts(self) -> dict[str, Layer]:
         return {str(number): Sequential(branch) for number, branch in enumerate(self.branches)}
+
+    def holding(self, parts: dict[str, Any]) -> Layer:
+        return Branches(tuple(parts.values()), self.join)
 
     @property
     def joined(self) -> str:

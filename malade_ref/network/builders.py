@@ -232,8 +232,8 @@ def build(
         fan_in, fan_out = layer.fans()
         for name, shape in layer.parameter_shapes().items():
             if name != "weight":
-                make = ops.ones if name in ("gain", "variance") else ops.zeros
-                params[f"{path}.{name}"] = make(shape, dtype)
+                usual = 1.0 if name in ("gain", "variance") else 0.0
+                params[f"{path}.{name}"] = layer.initial.get(name, usual) * ops.ones(shape, dtype)
             elif initialisation == "he":
                 params[f"{path}.{name}"] = math.sqrt(2 / fan_in) * ops.normal(shape, **draw)[0]
             else:

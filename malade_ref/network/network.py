@@ -342,6 +342,25 @@ class Network(NamesBackend):
 
     # Variants.
 
+    def at_step(self, seed: int, sample_index: Array, step: int) -> Network:
+        """The network for one step of a training, its layers with what they draw at random.
+
+        Parameters
+        ----------
+        seed, sample_index, step
+            As of `Layer.at_step`.
+
+        Returns
+        -------
+        Network
+            For batches of just these samples; itself if nothing is drawn.
+        """
+        body: Any = self.body.at_step(seed, "", sample_index, step)
+        if body is self.body:
+            return self
+        options: dict[str, Any] = {"metadata": self.metadata, "residual": self.residual, "ops": self.ops}
+        return Network(body.layers, self.params, self.input_shape, **options)
+
     def replace_params(self, params: Mapping[str, Array], metadata: Mapping[str, Any] | None = None) -> Network:
         """Return a network with other parameters.
 
