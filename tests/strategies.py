@@ -199,3 +199,27 @@ def conv_cases(
         padding=padding,
         output_padding=output_padding,
     )
+
+
+class PoolCase(NamedTuple):
+    """Images, and the settings of a pooling that fits them."""
+
+    x: NDArray[Any]
+    settings: dict[str, Any]
+
+
+@st.composite
+def pool_cases(draw: DrawFn, *, dtype: str | None = None, ties: bool = False) -> PoolCase:
+    """Poolings: tiles up to the whole image, strides beyond them, padding, cut-off tiles; with ``ties`` few numbers."""
+    x = draw(images_nchw(dtype=dtype))
+    if ties:
+        x = np.floor(3 * x)
+    size = draw(st.integers(1, x.shape[2])), draw(st.integers(1, x.shape[3]))
+    strides = st.integers(1, 5)
+    settings = {
+        "size": size,
+        "stride": draw(st.none() | st.tuples(strides, strides)),
+        "padding": (draw(st.integers(0, size[0] // 2)), draw(st.integers(0, size[1] // 2))),
+        "ceil_mode": draw(st.booleans()),
+    }
+    return PoolCase(x, settings)

@@ -86,3 +86,24 @@ def same_conv_transpose(x: Any, weight: Any, bias: Any, stride: int = 1) -> Any:
     pads = pads_of("same", size, weight.shape[2:], (stride, stride))
     y = conv_transpose(x, weight, (stride, stride), pads, size=size)
     return y + bias.astype("float64")[:, None, None]
+
+
+def tiles_of(
+    image: Pair, *, size: Pair, stride: Pair | None = None, padding: Pair = (0, 0), ceil_mode: bool = False
+) -> list[list[tuple[range, range]]]:
+    """Rows and columns of each tile of a pooling, in coordinates of the image; those of the padding are outside of it.
+
+    Tiles are laid one after the other as long as they end within the padded image; with `ceil_mode` until one reaches
+    its end, if they begin in the image or before it. None goes beyond the padding.
+    """
+    along = []
+    for length, tile, step, pad in zip(image, size, stride or size, padding, strict=True):
+        ranges, first, end = [], -pad, length + pad
+        while first + tile <= end:
+            ranges.append(range(first, first + tile))
+            first += step
+        reached = ranges[-1].stop if ranges else -pad
+        if ceil_mode and reached < end and first < length:
+            ranges.append(range(first, min(first + tile, end)))
+        along.append(ranges)
+    return [[(rows, columns) for columns in along[1]] for rows in along[0]]

@@ -43,7 +43,10 @@ MIXTURE = Tolerance(1e-6, 4e-15, False, "whitened distances, exp and log; relati
 
 TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("select", "better", "clip_pixels", "argmax", "other_classes"), EXACT),
-    **dict.fromkeys(("relu", "random_words", "permutation"), EXACT),
+    **dict.fromkeys(("relu", "random_words", "permutation", "max_pool2d"), EXACT),
+    "upsample_nearest": EXACT,
+    "upsample_bilinear": STEP,
+    **dict.fromkeys(("upsample_nearest_vjp", "upsample_bilinear_vjp"), SUM),
     **dict.fromkeys(("salt_and_pepper_noise", "changed_share", "square_start_linf", "square_step_linf"), EXACT),
     **dict.fromkeys(("spsa_points", "spsa_gradient"), STEP),
     **dict.fromkeys(("square_start_l2", "square_step_l2"), SUM),
@@ -56,7 +59,7 @@ TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("dlr_loss", "distance_l1", "momentum_step", "apgd_step_l2"), SUM),
     **dict.fromkeys(("plane_step_linf", "plane_step_l2"), SUM),
     **dict.fromkeys(("to_tanh_space", "from_tanh_space", "cw_gradient"), FUNCTION),
-    "add_bias_vjp": SUM,
+    **dict.fromkeys(("add_bias_vjp", "max_pool2d_vjp", "adaptive_avg_pool2d"), SUM),
     **dict.fromkeys(("tanh", "log_softmax", "softmax_cross_entropy", "adam_step", "sgd_step"), FUNCTION),
     **dict.fromkeys(("batch_norm", "batch_norm_inference"), STATISTICS),
     **dict.fromkeys(("mixture_log_densities", "mixture_scores", "mixture_responsibilities"), MIXTURE),
