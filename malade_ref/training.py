@@ -575,7 +575,7 @@ def _train_step(
     # A network with batch statistics sees the batch in one piece.
     slice_size = size if network.mixes_samples else network.slice_size
     results = ops.map_slices(
-        lambda part: objective.evaluate(network, batch.part(part), training=True),
+        lambda part: objective.evaluate(_at_step(network, batch.part(part)), batch.part(part), training=True),
         size,
         slice_size=slice_size,
         summed=True,
@@ -597,6 +597,11 @@ def _train_step(
         else:
             params[name], first[name] = ops.sgd_step(params[name], gradient, first[name], learning_rate=rate)
     return _State(state.step + 1, params, first, second, sums, state.history)
+
+
+def _at_step(network: Network, batch: Batch) -> Network:
+    """The network with what its layers draw for these samples."""
+    return network.at_step(batch.seed, batch.sample_index, batch.epoch)
 
 
 def _end_epoch(

@@ -72,7 +72,7 @@ class ELU(Pointwise):
 @register
 @dataclass(frozen=True)
 class SiLU(Pointwise):
-    """x sigmoid(x), also called swish."""
+    """Sigmoid linear unit, also called swish."""
 
     kind: ClassVar[str] = "silu"
 

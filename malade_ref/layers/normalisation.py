@@ -31,6 +31,11 @@ class _Standardised(Layer):
         """Return the number of groups of a sample of a shape."""
         raise NotImplementedError
 
+    def output_shape(self, shape: Shape) -> Shape:
+        if math.prod(shape) <= self.num_groups(shape):
+            raise InputError(f"{self.kind}: expected several numbers to normalise together, got an input of {shape}")
+        return shape
+
     def affine_view(self, x: Array) -> Array:
         """Return x with the gain's numbers along axis 1."""
         return x
@@ -96,7 +101,7 @@ class GroupNorm(_Standardised):
 
     def output_shape(self, shape: Shape) -> Shape:
         expect_shape(self, shape, (self.channels, *shape[1:]), len(shape))
-        return shape
+        return super().output_shape(shape)
 
 
 @register
@@ -131,9 +136,7 @@ class InstanceNorm(_Standardised):
 
     def output_shape(self, shape: Shape) -> Shape:
         expect_shape(self, shape, (self.channels, *shape[1:]), len(shape))
-        if math.prod(shape[1:]) < 2:
-            raise InputError(f"instance_norm: expected several numbers a channel to normalise, got shape {shape}")
-        return shape
+        return super().output_shape(shape)
 
 
 @register
@@ -176,13 +179,15 @@ class LayerNorm(_Standardised):
     def output_shape(self, shape: Shape) -> Shape:
         leading = shape[: max(0, len(shape) - len(self.shape))]
         expect_shape(self, shape, (*leading, *self.shape), len(shape))
-        return shape
+        return super().output_shape(shape)
 
 
 @register
 @dataclass(frozen=True)
 class Normalize(Layer):
-    """(x - mean) / std for each channel, by given numbers: at the input, images stay in [0, 1] outside of the network.
+    """Given means and standard deviations taken off each channel, at the input: images stay in [0, 1] outside.
+
+    The output is (x - mean) / std.
 
     Parameters
     ----------
@@ -212,12 +217,12 @@ class Normalize(Layer):
         gain = [1 / std for std in self.std]
         bias = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
         gain, bias = (ops.asarray(values, dtype=str(x.dtype)) for values in (gain, bias))
-        return ops.scale_shift(x, gain, bias), gain
+        return ops.scale_shift(x, gain, bias), (x, gain)
 
     def backward(
         self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
     ) -> tuple[Array | None, Parameters]:
-        return ops.scale_shift_vjp(dy, None, saved, need_dx=need_dx, need_parameters=False)[0], {}
+        return ops.scale_shift_vjp(dy, *saved, need_dx=need_dx, need_parameters=False)[0], {}
 
 
 @register
