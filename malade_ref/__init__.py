@@ -10,7 +10,7 @@ from malade_ref import attacks, ops
 from malade_ref.checkpoint import load, save
 from malade_ref.defence import MALADE
 from malade_ref.density import DenoiserScore, GaussianMixture
-from malade_ref.network import Network, cnn, mlp, sdae
+from malade_ref.network import Network, cnn, mlp, resnet, sdae, wide_resnet
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,8 @@ __all__ = [
     "load",
     "mlp",
     "ops",
+    "resnet",
     "save",
     "sdae",
+    "wide_resnet",
 ]

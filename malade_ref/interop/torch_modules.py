@@ -29,7 +29,7 @@ def classes() -> dict[str, Any]:
     """
     import torch
 
-    class SideBySide(torch.nn.Module):  # type: ignore[misc,name-defined]
+    class SideBySide(torch.nn.Module):  # type: ignore[misc]
         """Branches of one input, added or joined along channels."""
 
         def __init__(self, branches: Any, join: str = "add") -> None:
@@ -50,7 +50,7 @@ def classes() -> dict[str, Any]:
             """Return the join."""
             return self.join
 
-    class Normalize(torch.nn.Module):  # type: ignore[misc,name-defined]
+    class Normalize(torch.nn.Module):  # type: ignore[misc]
         """(x - mean) / std, channel by channel."""
 
         def __init__(self, mean: Any, std: Any) -> None:

@@ -21,6 +21,8 @@ from ..ops.geometry import Padding, Pads
 from .torch_graph import NO_PADS, Arrays, Shape, Value
 
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+ORIGINS = ("torch", "_operator", "builtins")  # where functions that mean what their names say come from
+VIEWS = ("flatten", "unflatten", "reshape", "squeeze")
 AFTER_LOGITS = ("softmax", "log_softmax", "softmin", "Softmax", "LogSoftmax", "Softmax2d", "Softmin")
 
 
@@ -68,7 +70,7 @@ def trace(torch: Any, module: Any, known: set[Any]) -> tuple[Any, Any]:
         If the module cannot be traced.
     """
 
-    class Proxy(torch.fx.Proxy):  # type: ignore[misc,name-defined]
+    class Proxy(torch.fx.Proxy):  # type: ignore[misc]
         """Keeps ``x += y`` apart from ``x = x + y``."""
 
         def __iadd__(self, other: Any) -> Any:
@@ -83,7 +85,7 @@ def trace(torch: Any, module: Any, known: set[Any]) -> tuple[Any, Any]:
         def __itruediv__(self, other: Any) -> Any:
             return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
-    class Tracer(torch.fx.Tracer):  # type: ignore[misc,name-defined]
+    class Tracer(torch.fx.Tracer):  # type: ignore[misc]
         def proxy(self, node: Any) -> Any:
             return Proxy(node, self)
 
@@ -91,7 +93,7 @@ def trace(torch: Any, module: Any, known: set[Any]) -> tuple[Any, Any]:
             of_torch = type(inner).__module__.startswith("torch.")
             return type(inner) in known or (of_torch and type(inner) is not torch.nn.Sequential)
 
-    class Holder(torch.nn.Module):  # type: ignore[misc,name-defined]
+    class Holder(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.module = module
@@ -231,7 +233,7 @@ class Reader:
             first.value = result
         if in_place or (result is first.value and _name(node) != "clone"):
             held[node] = first
-        elif isinstance(result.layer, ours.Flatten | ours.Reshape):
+        elif function.__name__ in VIEWS:
             held[node] = _Tensor(result, first.views)
         else:
             held[node] = _Tensor(result)
@@ -267,13 +269,10 @@ class Reader:
             known = ", ".join(sorted(kind.__name__ for kind in self.modules))
             raise InputError(f"{self.where} is not supported; supported are Sequential, {known}")
         self._refuse_softmax(name.rstrip("_"))
-        origin = getattr(node.target, "__module__", None) or "torch"
-        function = FUNCTIONS.get(name.rstrip("_") if not name.startswith("_") else name)
-        if function is None or (
-            callable(node.target) and origin.partition(".")[0] not in ("torch", "_operator", "builtins")
-        ):
+        origin = str(getattr(node.target, "__module__", None) or "torch").partition(".")[0]
+        if name.rstrip("_") not in FUNCTIONS or (node.op == "call_function" and origin not in ORIGINS):
             raise InputError(f"{self.where} is not supported")
-        return function.__get__(self), {}
+        return FUNCTIONS[name.rstrip("_")].__get__(self), {}
 
     def _refuse_softmax(self, name: str) -> None:
         if name in AFTER_LOGITS:
@@ -631,6 +630,8 @@ class Reader:
         if shape == x.shape:
             self._refuse_pads(x)
             return x
+        if x.layer == ours.AdaptiveAvgPool2d((1, 1)) and shape == x.shape[:1]:
+            return self._layer(x.inputs[0], ours.GlobalAvgPool())
         return self._layer(x, ours.Flatten() if len(shape) == 1 else ours.Reshape(shape))
 
     def _join(self, join: str, values: list[Value]) -> Value:
@@ -658,7 +659,7 @@ class Reader:
         return result
 
     def _affine(self, x: Any, scale: Any, shift: Any, *, divided: bool = False) -> Any:
-        """Multiply by a scale (or divide by it) and add a shift, with numbers that are the same for all pixels of a channel."""
+        """Multiply by a scale (or divide by it) and add a shift, each one number or one a channel."""
         self._refuse_pads(x)
         scales, shifts = self._per_channel(x, scale), self._per_channel(x, shift)
         if (scales == 1).all() and (shifts == 0).all():
@@ -728,7 +729,7 @@ class Reader:
         return np.array(tensor.detach().cpu().numpy())
 
     def _refuse_pads(self, x: Value) -> None:
-        if isinstance(x, Value) and x.pads != NO_PADS:
+        if x.pads != NO_PADS:
             raise InputError(f"{x.where}: must be followed by a Conv2d whose padding is numbers")
 
 

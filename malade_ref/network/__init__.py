@@ -3,6 +3,7 @@
 from .builders import build, cnn, mlp, sdae
 from .losses import LOSSES, LossGradient, join, loss_ops
 from .network import Network, fingerprint
+from .resnets import resnet, wide_resnet
 
 __all__ = [
     "LOSSES",
@@ -14,5 +15,7 @@ __all__ = [
     "join",
     "loss_ops",
     "mlp",
+    "resnet",
     "sdae",
+    "wide_resnet",
 ]
