@@ -85,7 +85,7 @@ def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | N
         raise InputError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     reader = Reader(torch, tuple(check_count("input_shape", size) for size in input_shape))
     layers, arrays = layers_of(reader.read(module), reader.start)
-    params = {name: ops.asarray(value) for name, value in arrays.items()}
+    params = {name: ops.asarray(value, dtype=reader.dtype or "float32") for name, value in arrays.items()}
     return Network(layers, params, input_shape, metadata={"network": "from PyTorch"}, ops=ops)
 
 

@@ -630,6 +630,10 @@ class Reader:
         if shape == x.shape:
             self._refuse_pads(x)
             return x
+        while isinstance(x.layer, ours.Flatten | ours.Reshape):
+            x = x.inputs[0]
+        if shape == x.shape:
+            return x
         if x.layer == ours.AdaptiveAvgPool2d((1, 1)) and shape == x.shape[:1]:
             return self._layer(x.inputs[0], ours.GlobalAvgPool())
         return self._layer(x, ours.Flatten() if len(shape) == 1 else ours.Reshape(shape))
@@ -680,8 +684,7 @@ class Reader:
         if len(x.shape) != 3:
             raise InputError(f"{self.where}: factors below 0 are supported for images only")
         channels = x.shape[0]
-        dtype = self.dtype or "float32"
-        arrays = {"weight": scales.reshape(-1, 1, 1, 1).astype(dtype), "bias": shifts.astype(dtype)}
+        arrays = {"weight": scales.reshape(-1, 1, 1, 1), "bias": shifts}
         return self._layer(x, ours.Conv2d(channels, channels, (1, 1), groups=channels), arrays)
 
     def _per_channel(self, x: Value, number: Any) -> Any:
