@@ -223,3 +223,32 @@ def pool_cases(draw: DrawFn, *, dtype: str | None = None, ties: bool = False) ->
         "ceil_mode": draw(st.booleans()),
     }
     return PoolCase(x, settings)
+
+
+class GroupedCase(NamedTuple):
+    """A convolution in groups, or a transposed one: images, weight and settings."""
+
+    x: NDArray[Any]
+    weight: NDArray[Any]
+    settings: dict[str, Any]
+
+
+@st.composite
+def grouped_cases(draw: DrawFn, *, transposed: bool = False, dtype: str | None = None) -> GroupedCase:
+    """Convolutions in groups: depthwise, with several outputs a channel, mixed groups, taps apart, every padding."""
+    groups, inputs, outputs = (draw(st.integers(1, most)) for most in (3, 2, 2))
+    kernel, dilation = ((draw(st.integers(1, 3)), draw(st.integers(1, 3))) for _ in range(2))
+    stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    padding = draw(paddings(max_pad=2))
+    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    settings = {"groups": groups, "dilation": dilation, "stride": stride, "padding": padding}
+    if transposed and padding != "same":
+        settings["output_padding"] = draw(st.integers(0, stride[0] - 1)), draw(st.integers(0, stride[1] - 1))
+    # Of pads of at most 2 on each side: the padded input holds a window, the cropped output a pixel.
+    least = [max(1, 1 + -(-(5 - k) // s)) if transposed else k for k, s in zip(span, stride, strict=True)]
+    h, w = (draw(st.integers(size, size + 3)) for size in least)
+    dtype = dtype or draw(dtypes())
+    channels = groups * (outputs if transposed else inputs)
+    x = draw(floats_of_shape((draw(st.integers(0, 3)), channels, h, w), dtype=dtype))
+    weight = draw(floats_of_shape((groups * outputs, inputs, *kernel), dtype=dtype))
+    return GroupedCase(x, weight, settings)

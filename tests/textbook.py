@@ -201,3 +201,20 @@ DERIVATIVES = {
         hardtanh_slope,
     )
 }
+
+
+def full_weight(weight: Any, groups: int, dilation: Pair) -> Any:
+    """The kernel of an ordinary convolution that does the same: zeros between groups, and between taps."""
+    (o, inputs, kh, kw), (dh, dw) = weight.shape, dilation
+    full = np.zeros((o, groups * inputs, (kh - 1) * dh + 1, (kw - 1) * dw + 1))
+    for k in range(o):
+        first = k // (o // groups) * inputs
+        full[k, first : first + inputs, ::dh, ::dw] = weight[k]
+    return full
+
+
+def of_full_weight(full: Any, groups: int, dilation: Pair, shape: tuple[int, ...]) -> Any:
+    """The part of a gradient of `full_weight` that belongs to the weight of a given shape."""
+    (o, inputs), (dh, dw) = shape[:2], dilation
+    firsts = [k // (o // groups) * inputs for k in range(o)]
+    return np.stack([full[k, first : first + inputs, ::dh, ::dw] for k, first in enumerate(firsts)])

@@ -56,6 +56,7 @@ TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("margin_loss", "apgd_step_linf", "ead_step", "fab_step", "interpolate"), STEP),
     **dict.fromkeys(("langevin_step", "linf_bounds", "distance_linf", "uniform"), STEP),
     **dict.fromkeys(("linear", "conv2d", "conv_transpose2d", "avg_pool2d", "squared_error"), SUM),
+    **dict.fromkeys(("grouped_conv2d", "grouped_conv_transpose2d"), SUM),
     **dict.fromkeys(("distance_l2", "normalised_step", "project_l2", "random_start_l2"), SUM),
     **dict.fromkeys(("dlr_loss", "distance_l1", "momentum_step", "apgd_step_l2"), SUM),
     **dict.fromkeys(("plane_step_linf", "plane_step_l2"), SUM),

@@ -37,6 +37,12 @@ from .attack_steps import (
 )
 from .chain import fused_chain
 from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
+from .conv_grouped import (
+    grouped_conv2d,
+    grouped_conv2d_vjp,
+    grouped_conv_transpose2d,
+    grouped_conv_transpose2d_vjp,
+)
 from .device import describe_device, device_settings
 from .langevin import clip_pixels, langevin_step, langevin_step_vjp
 from .layers import (
@@ -175,6 +181,10 @@ __all__ = [
     "fused_chain",
     "gelu",
     "gelu_vjp",
+    "grouped_conv2d",
+    "grouped_conv2d_vjp",
+    "grouped_conv_transpose2d",
+    "grouped_conv_transpose2d_vjp",
     "hardtanh",
     "hardtanh_vjp",
     "interpolate",

@@ -39,7 +39,8 @@ SCALARS = {
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
     **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
     **dict.fromkeys(("area", "side", "num_words"), I64),
-    **dict.fromkeys(("sh", "sw", "ph", "pw", "with_pad", "corners"), I64),
+    **dict.fromkeys(("sh", "sw", "ph", "pw", "with_pad", "corners", "kh", "kw", "dh", "dw"), I64),
+    **dict.fromkeys(("inputs", "outputs", "of_group", "per_group", "num_images", "num_parts"), I64),
     **dict.fromkeys(("divisor", "one"), F32),
     **dict.fromkeys(("step", "first_step", "k0", "k1", "a0", "a1"), U32),
     **dict.fromkeys(("num_classes", "num_steps"), I64),
@@ -78,6 +79,8 @@ EXACT_BOUNDS.add("minimum_norm.to_tanh_space")
 IN_DOUBLE = ("add_rows", "pixel_changed", "boundary_pull", "square_sums", "square_mixed_sums", "square_move")
 IN_DOUBLE += ("SQUARE_START_LINF", "SQUARE_STEP_LINF", "BOUNDARY_ALONG", "BOUNDARY_ACROSS", "BOUNDARY_SPHERE")
 EXACT_BOUNDS |= {f"proposals.{name}" for name in IN_DOUBLE}
+# Sums over all images.
+EXACT_BOUNDS |= {"conv_grouped.weight_gradient", "conv_grouped.add_parts"}
 
 
 def bodies() -> dict[str, Any]:

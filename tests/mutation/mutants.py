@@ -37,6 +37,7 @@ ORDERS = "tests/emulator/test_kernels.py -k 'schedules and {}'"
 STEPS = "tests/agree/test_attack_steps.py"
 LAYERS = "tests/agree/test_layers.py"
 UPSAMPLING = "tests/agree/test_upsampling.py -k 'test_upsample'"
+GROUPED = "tests/agree/test_conv_grouped.py -k 'test_grouped'"
 POOLING = "tests/agree/test_pooling.py -k '{}'"
 LARGEST, MEANS, ADAPTIVE = (POOLING.format(name) for name in ("max_pool2d", "avg_pool2d and not adaptive", "adaptive"))
 ACTIVATIONS = "tests/agree/test_activations.py"
@@ -1502,6 +1503,66 @@ MUTANTS = [
         "first * (ONE - across) + second * across",
         "first * (ONE - down) + second * down",
         UPSAMPLING,
+    ),
+    # conv_grouped.py
+    Mutant(
+        "grouped: inputs of the next group",
+        "conv_grouped.py",
+        "first = o // per_group * of_group",
+        "first = o % per_group * of_group",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: taps side by side",
+        "conv_grouped.py",
+        "r = row * sh + u * dh - ph\n        for v",
+        "r = row * sh + u - ph\n        for v",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: zeros on the right left out",
+        "conv_grouped.py",
+        "r < h and q >= 0 and q < w:\n                at",
+        "r < h and q >= 0:\n                at",
+        GROUPED,
+    ),
+    Mutant("grouped: weight of the next output", "conv_grouped.py", "* outputs + o]\n", "* outputs]\n", GROUPED),
+    Mutant(
+        "grouped: outputs of the wrong group",
+        "conv_grouped.py",
+        "first = c // of_group * per_group",
+        "first = c // of_group",
+        GROUPED,
+    ),
+    Mutant("grouped: pixels between windows", "conv_grouped.py", "r % sh == 0 and ", "", GROUPED),
+    Mutant("grouped: gradient beyond the last window", "conv_grouped.py", " and q < ow * sw", "", GROUPED),
+    Mutant(
+        "grouped: every input has the first one's weight",
+        "conv_grouped.py",
+        "of_group + c % of_group) * outputs",
+        "of_group) * outputs",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: gradient of the first part of the images",
+        "conv_grouped.py",
+        "for k in range(num_parts):",
+        "for k in range(1):",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: every image in every part",
+        "conv_grouped.py",
+        "range(i // outputs // of_group // kw // kh, num_images, num_parts)",
+        "range(0, num_images, 1)",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: rows' dilation for columns",
+        "conv_grouped.py",
+        "q = column * sw + v * dw - pw\n                    if",
+        "q = column * sw + v * dh - pw\n                    if",
+        GROUPED,
     ),
     # losses.py
     Mutant(
