@@ -93,8 +93,8 @@ class Container(Layer):
 
     @cached_property
     def num_layers(self) -> int:
-        """How many layers there are in all."""
-        return sum(part.num_layers if isinstance(part, Container) else 1 for part in self.parts.values())
+        """How many layers there are in all, containers among them."""
+        return 1 + sum(part.num_layers if isinstance(part, Container) else 1 for part in self.parts.values())
 
     @property
     def mixes_samples(self) -> bool:  # type: ignore[override]
