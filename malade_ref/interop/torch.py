@@ -19,8 +19,7 @@ from typing import Any
 from .. import ops as reference_ops
 from ..checks import InputError, check_count
 from ..network import Network
-from .torch_graph import layers_of
-from .torch_reading import Reader
+from .torch_reading import read
 from .torch_writing import module_of
 
 
@@ -83,9 +82,8 @@ def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | N
     ops = reference_ops if ops is None else ops
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    reader = Reader(torch, tuple(check_count("input_shape", size) for size in input_shape))
-    layers, arrays = layers_of(reader.read(module), reader.start)
-    params = {name: ops.asarray(value, dtype=reader.dtype or "float32") for name, value in arrays.items()}
+    layers, arrays = read(torch, module, tuple(check_count("input_shape", size) for size in input_shape))
+    params = {name: ops.asarray(value) for name, value in arrays.items()}
     return Network(layers, params, input_shape, metadata={"network": "from PyTorch"}, ops=ops)
 
 

@@ -18,7 +18,7 @@ from .. import layers as ours
 from ..checks import InputError
 from ..layers import Layer
 from ..ops.geometry import Padding, Pads
-from .torch_graph import NO_PADS, Arrays, Shape, Value
+from .torch_graph import NO_PADS, Arrays, Shape, Value, layers_of
 
 IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 ORIGINS = ("torch", "_operator", "builtins")  # where functions that mean what their names say come from
@@ -112,7 +112,31 @@ def trace(torch: Any, module: Any, known: set[Any]) -> tuple[Any, Any]:
         ) from None
 
 
-class Reader:
+def read(torch: Any, module: Any, input_shape: Shape) -> tuple[list[Layer], Arrays]:
+    """Read a module into layers, see `from_torch`.
+
+    Parameters
+    ----------
+    torch : module
+        PyTorch.
+    module : torch.nn.Module
+        What to read.
+    input_shape : tuple of int
+        Shape of one input.
+
+    Returns
+    -------
+    layers : list of Layer
+        In order.
+    arrays : dict of str to array
+        Their parameters, by the names that a network of these layers gives them.
+    """
+    reader = _Reader(torch, input_shape)
+    layers, arrays = layers_of(reader.read(module), reader.start)
+    return layers, {name: array.astype(reader.dtype or "float32", copy=False) for name, array in arrays.items()}
+
+
+class _Reader:
     """Reads a traced module into values, call by call.
 
     Parameters
@@ -739,24 +763,27 @@ class Reader:
 # Which method reads a function or a method of a tensor, by its name without a trailing underscore.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{
-        name: getattr(Reader, name) for name in ("conv2d", "conv_transpose2d", "pad", "linear", "relu", "relu6", "tanh")
+        name: getattr(_Reader, name)
+        for name in ("conv2d", "conv_transpose2d", "pad", "linear", "relu", "relu6", "tanh")
     },
     **{
-        name: getattr(Reader, name) for name in ("sigmoid", "leaky_relu", "elu", "silu", "gelu", "softplus", "hardtanh")
+        name: getattr(_Reader, name)
+        for name in ("sigmoid", "leaky_relu", "elu", "silu", "gelu", "softplus", "hardtanh")
     },
     **{
-        name: getattr(Reader, name) for name in ("clamp", "prelu", "flatten", "unflatten", "reshape", "squeeze", "mean")
+        name: getattr(_Reader, name)
+        for name in ("clamp", "prelu", "flatten", "unflatten", "reshape", "squeeze", "mean")
     },
-    **{name: getattr(Reader, name) for name in ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate")},
-    **{name: getattr(Reader, name) for name in ("adaptive_max_pool2d", "batch_norm", "group_norm", "layer_norm")},
-    **{name: getattr(Reader, name) for name in ("instance_norm", "contiguous", "add", "sub", "mul", "div", "cat")},
-    **{name: getattr(Reader, name) for name in ("size", "getattr", "ndim")},
-    **dict.fromkeys(("dropout", "dropout2d", "alpha_dropout", "feature_alpha_dropout"), Reader.dropout),
-    **dict.fromkeys(("concat", "concatenate"), Reader.cat),
-    **dict.fromkeys(("truediv", "itruediv", "true_divide", "divide"), Reader.div),
-    **dict.fromkeys(("imul", "multiply"), Reader.mul),
-    **{"iadd": Reader.add, "isub": Reader.sub, "subtract": Reader.sub, "dim": Reader.ndim},
-    **{"view": Reader.reshape, "clone": Reader.contiguous, "clip": Reader.clamp},
+    **{name: getattr(_Reader, name) for name in ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate")},
+    **{name: getattr(_Reader, name) for name in ("adaptive_max_pool2d", "batch_norm", "group_norm", "layer_norm")},
+    **{name: getattr(_Reader, name) for name in ("instance_norm", "contiguous", "add", "sub", "mul", "div", "cat")},
+    **{name: getattr(_Reader, name) for name in ("size", "getattr", "ndim")},
+    **dict.fromkeys(("dropout", "dropout2d", "alpha_dropout", "feature_alpha_dropout"), _Reader.dropout),
+    **dict.fromkeys(("concat", "concatenate"), _Reader.cat),
+    **dict.fromkeys(("truediv", "itruediv", "true_divide", "divide"), _Reader.div),
+    **dict.fromkeys(("imul", "multiply"), _Reader.mul),
+    **{"iadd": _Reader.add, "isub": _Reader.sub, "subtract": _Reader.sub, "dim": _Reader.ndim},
+    **{"view": _Reader.reshape, "clone": _Reader.contiguous, "clip": _Reader.clamp},
 }
 
 

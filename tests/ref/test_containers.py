@@ -382,6 +382,6 @@ def test_training() -> None:
     head: list[Layer] = [Flatten(), Linear(4 * 36, 2)]
     body = Conv2d(4, 4, (3, 3)), BatchNorm(4), ReLU(), Dropout(0.2), Conv2d(4, 4, (3, 3))
     network = build([Conv2d(1, 4, (3, 3)), Residual(body), ReLU(), *head], (1, 6, 6), initialisation="he")
-    fitted = fit(network, Classification(), x, y, epochs=6, batch_size=8, learning_rate=3e-3).network
+    fitted = fit(network, Classification(), x, y, epochs=20, batch_size=8, learning_rate=1e-2).network
     assert (fitted.predict(x) == y).mean() > 0.9
     assert not np.array_equal(fitted.params["1.body.1.mean"], network.params["1.body.1.mean"])

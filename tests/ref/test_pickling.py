@@ -42,8 +42,8 @@ OBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     ),
     "defence": (defended, lambda model: model.logits(images(2), num_draws=2)),
     "mixture": (mixture, lambda model: model.score(POINTS)),
-    "posterior": (lambda: TemperedPosterior(mixture(), beta=0.5), lambda model: model.expansion(POINTS).gradients),
-    "score": (lambda: DenoiserScore(sdae("small"), 0.3), lambda model: model.score(images(2))),
+    "posterior": (lambda: TemperedPosterior(mixture(), beta=0.5), lambda model: model.gradients(POINTS)),
+    "score": (lambda: DenoiserScore(sdae("small"), sigma=0.3), lambda model: model.score(images(2))),
 }
 
 
