@@ -208,6 +208,18 @@ class PoolCase(NamedTuple):
     settings: dict[str, Any]
 
 
+# Poolings of images (7, 8): tiles that overlap, that leave pixels out between them or at the end, that are cut off.
+POOLS: tuple[dict[str, Any], ...] = (
+    {"size": 2, "stride": 1},
+    {"size": (3, 2), "stride": 2},
+    {"size": 2, "stride": 3},
+    {"size": 3},
+    {"size": (3, 5), "stride": 2, "padding": (1, 2), "ceil_mode": True},
+    {"size": (2, 4), "stride": 3, "padding": (1, 2), "ceil_mode": True},
+    {"size": (7, 8), "stride": 4, "padding": 3},
+)
+
+
 @st.composite
 def pool_cases(draw: DrawFn, *, dtype: str | None = None, ties: bool = False) -> PoolCase:
     """Poolings: tiles up to the whole image, strides beyond them, padding, cut-off tiles; with ``ties`` few numbers."""

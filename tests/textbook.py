@@ -90,7 +90,12 @@ def same_conv_transpose(x: Any, weight: Any, bias: Any, stride: int = 1) -> Any:
 
 
 def tiles_of(
-    image: Pair, *, size: Pair, stride: Pair | None = None, padding: Pair = (0, 0), ceil_mode: bool = False
+    image: Pair,
+    *,
+    size: int | Pair,
+    stride: int | Pair | None = None,
+    padding: int | Pair = 0,
+    ceil_mode: bool = False,
 ) -> list[list[tuple[range, range]]]:
     """Rows and columns of each tile of a pooling, in coordinates of the image; those of the padding are outside of it.
 
@@ -98,7 +103,8 @@ def tiles_of(
     its end, if they begin in the image or before it. None goes beyond the padding.
     """
     along = []
-    for length, tile, step, pad in zip(image, size, stride or size, padding, strict=True):
+    pairs = [(value, value) if isinstance(value, int) else value for value in (size, stride or size, padding)]
+    for length, tile, step, pad in zip(image, *pairs, strict=True):
         ranges, first, end = [], -pad, length + pad
         while first + tile <= end:
             ranges.append(range(first, first + tile))

@@ -760,25 +760,15 @@ class _Reader:
             raise InputError(f"{x.where}: must be followed by a Conv2d whose padding is numbers")
 
 
-# Which method reads a function or a method of a tensor, by its name without a trailing underscore.
+# Functions and methods of tensors, without a trailing underscore, that are read by the method of the same name.
+NAMES = """
+    conv2d conv_transpose2d pad linear relu relu6 tanh sigmoid leaky_relu elu silu gelu softplus hardtanh clamp prelu
+    flatten unflatten reshape squeeze mean max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d interpolate
+    batch_norm group_norm layer_norm instance_norm contiguous dropout add sub mul div cat size getattr ndim
+""".split()
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{
-        name: getattr(_Reader, name)
-        for name in ("conv2d", "conv_transpose2d", "pad", "linear", "relu", "relu6", "tanh")
-    },
-    **{
-        name: getattr(_Reader, name)
-        for name in ("sigmoid", "leaky_relu", "elu", "silu", "gelu", "softplus", "hardtanh")
-    },
-    **{
-        name: getattr(_Reader, name)
-        for name in ("clamp", "prelu", "flatten", "unflatten", "reshape", "squeeze", "mean")
-    },
-    **{name: getattr(_Reader, name) for name in ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "interpolate")},
-    **{name: getattr(_Reader, name) for name in ("adaptive_max_pool2d", "batch_norm", "group_norm", "layer_norm")},
-    **{name: getattr(_Reader, name) for name in ("instance_norm", "contiguous", "add", "sub", "mul", "div", "cat")},
-    **{name: getattr(_Reader, name) for name in ("size", "getattr", "ndim")},
-    **dict.fromkeys(("dropout", "dropout2d", "alpha_dropout", "feature_alpha_dropout"), _Reader.dropout),
+    **{name: getattr(_Reader, name) for name in NAMES},
+    **dict.fromkeys(("dropout2d", "alpha_dropout", "feature_alpha_dropout"), _Reader.dropout),
     **dict.fromkeys(("concat", "concatenate"), _Reader.cat),
     **dict.fromkeys(("truediv", "itruediv", "true_divide", "divide"), _Reader.div),
     **dict.fromkeys(("imul", "multiply"), _Reader.mul),

@@ -333,7 +333,7 @@ def _counts(g: Geometry, count_include_pad: bool) -> NDArray[np.int64]:
         last = np.minimum(first + tile, size + after)
         inside = np.minimum(last, size) - np.maximum(first, 0)
         lengths.append(last - first if count_include_pad else inside)
-    return np.multiply.outer(lengths[0], lengths[1])
+    return np.asarray(np.multiply.outer(lengths[0], lengths[1]))
 
 
 def _tiles(x: Floats, g: Geometry) -> Floats:
@@ -352,4 +352,5 @@ def _windows(x_shape: tuple[int, ...], output: Pair) -> tuple[list[range], list[
         [range(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
         for size, count in zip(x_shape[2:], output, strict=True)
     )
-    return rows, columns, np.multiply.outer([len(window) for window in rows], [len(window) for window in columns])
+    count = np.multiply.outer([len(window) for window in rows], [len(window) for window in columns])
+    return rows, columns, np.asarray(count)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import DTYPES, PoolCase, floats_of_shape, images_nchw, pool_cases
+from tests.strategies import DTYPES, POOLS, PoolCase, floats_of_shape, images_nchw, pool_cases
 from tests.tolerances import assert_planted_caught
 
 from .backends import agree, complain_alike, gpu, ref
@@ -25,6 +25,17 @@ def test_max_pool2d(case: PoolCase, data: st.DataObject) -> None:
     y, index = agree("max_pool2d", x, **settings, exact=True)
     dy = data.draw(floats_of_shape(y.shape, dtype=str(x.dtype)))
     agree("max_pool2d_vjp", dy, index, x.shape, **settings, exact=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_max_pool2d_and_avg_pool2d_at_the_edges(dtype: str) -> None:
+    x = rng().standard_normal((2, 3, 7, 8)).astype(dtype)
+    for settings in POOLS:
+        y, index = agree("max_pool2d", x, **settings, exact=True)
+        agree("max_pool2d_vjp", y, index, x.shape, **settings, exact=True)
+        for flag in (True, False):
+            agree("avg_pool2d", x, **settings, count_include_pad=flag)
+            agree("avg_pool2d_vjp", y, x.shape, **settings, count_include_pad=flag, exact=True)
 
 
 @given(pool_cases(), st.booleans(), st.data())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from malade_ref import ops
 from malade_ref.checks import InputError
 from malade_ref.layers import AdaptiveAvgPool2d, AvgPool2d, GlobalAvgPool, Layer, MaxPool2d, layer_from
-from tests.strategies import DTYPES, PoolCase, floats_of_shape, images_nchw, pool_cases, with_layout
+from tests.strategies import DTYPES, POOLS, PoolCase, floats_of_shape, images_nchw, pool_cases, with_layout
 from tests.textbook import tiles_of
 from tests.tolerances import (
     assert_close,
@@ -236,6 +236,17 @@ def test_a_result_does_not_depend_on_the_other_images(dtype: str, layout: Any) -
         lambda x: ops.adaptive_avg_pool2d_vjp(x, (len(x), 3, 11, 5)),
     ):
         np.testing.assert_array_equal(op(x)[3:4], op(x[3:4]))
+
+
+@pytest.mark.parametrize("settings", POOLS, ids=repr)
+def test_edges(settings: Any) -> None:
+    x = rng().standard_normal((2, 3, 7, 8))
+    check_max_pool2d(ops.max_pool2d, x, settings)
+    dy = ops.max_pool2d(x, **settings)[0]
+    check_max_pool2d_vjp(ops.max_pool2d_vjp, dy, x, settings)
+    for flag in (True, False):
+        check_avg_pool2d(ops.avg_pool2d, x, settings, flag)
+        check_avg_pool2d_vjp(ops.avg_pool2d_vjp, dy, x.shape, settings, flag)
 
 
 # Layers -----------------------------------------------------------------------------------------------------
