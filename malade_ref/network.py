@@ -17,6 +17,7 @@ References
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,25 @@ LARGEST_ACTIVATION = 1 << 26
 
 # What an attack may ask the gradient of.
 LOSSES = ("ce", "margin", "dlr")
+
+
+def check_finite(name: str, values: Array) -> None:
+    """Raise if a parameter is NaN or infinite: whatever a network made of it would be no answer.
+
+    Parameters
+    ----------
+    name : str
+        What to call it in the complaint.
+    values : array
+        Its numbers.
+
+    Raises
+    ------
+    InputError
+        If one of them is not finite.
+    """
+    if math.prod(values.shape) and not math.isfinite(float(abs(values).max())):
+        raise InputError(f"{name}: expected finite numbers, got NaN or infinity; take the parameters from another file")
 
 
 def loss_ops(ops: ModuleType, loss: str) -> tuple[Callable[..., Array], Callable[..., Array]]:
@@ -155,7 +175,7 @@ class Network:
     Raises
     ------
     InputError
-        If the layers do not fit each other or the parameters do not fit the layers.
+        If the layers do not fit each other, the parameters do not fit the layers, or one of them is NaN or infinite.
     """
 
     stochastic = False
@@ -183,6 +203,8 @@ class Network:
         dtypes = sorted({str(value.dtype) for value in params.values()})
         if len(dtypes) > 1 or not set(dtypes) <= {"float32", "float64"}:
             raise InputError(f"params: expected all float32 or all float64, got {', '.join(dtypes)}")
+        for name in shapes:
+            check_finite(f"params[{name!r}]", params[name])
         self.params: Parameters = {name: params[name] for name in shapes}
         self.dtype = dtypes[0] if dtypes else "float32"
         self.output_shape: Shape = self.input_shape
@@ -494,10 +516,13 @@ class Network:
         layers = tuple(layer.at_step(seed, str(i), sample_index, step) for i, layer in enumerate(self.layers))
         if all(new is old for new, old in zip(layers, self.layers, strict=True)):
             return self
-        options: dict[str, Any] = {"metadata": self.metadata, "residual": self.residual, "ops": self.ops}
-        return Network(layers, self.params, self.input_shape, **options)
+        network = copy.copy(self)
+        network.layers = layers
+        return network
 
-    def replace_params(self, params: Mapping[str, Array], metadata: Mapping[str, Any] | None = None) -> Network:
+    def replace_params(
+        self, params: Mapping[str, Array], metadata: Mapping[str, Any] | None = None, *, check: bool = True
+    ) -> Network:
         """Return a network with other parameters.
 
         Parameters
@@ -506,12 +531,23 @@ class Network:
             All parameters.
         metadata : dict, optional
             New metadata; the old ones by default.
+        check : bool
+            Whether the parameters are checked; a training does not do so at every step.
 
         Returns
         -------
         Network
             The new network.
+
+        Raises
+        ------
+        InputError
+            If the parameters do not fit the layers, or one of them is NaN or infinite.
         """
+        if not check:
+            network = copy.copy(self)
+            network.params = dict(params)
+            return network
         metadata = self.metadata if metadata is None else metadata
         return Network(self.layers, params, self.input_shape, metadata=metadata, residual=self.residual, ops=self.ops)
 

@@ -183,18 +183,7 @@ def add_up(arrays: Sequence[Array]) -> Array:
 
 
 def argmax(logits: Array) -> Array:
-    """Class with the largest logit of each sample; the smallest such class in a tie.
-
-    Parameters
-    ----------
-    logits : array of shape (n, k)
-        Class scores.
-
-    Returns
-    -------
-    array of shape (n,), int64
-        Classes.
-    """
+    """As `malade_ref.ops.argmax`, on the device."""
     out = device().empty((len(logits),), "int64")
     flat = device().xp.ascontiguousarray(logits).reshape(-1)
     device().for_elements(kernels.argmax, len(logits), out, flat, np.int64(logits.shape[1]))

@@ -149,7 +149,8 @@ def _certify(arguments: argparse.Namespace) -> int:
         raise KeyboardInterrupt(f"what was done is kept; go on with: {words}") from None
     finally:
         meter.close()
-    certificates = certificates_of(*_joined(done), y, **{name: settings[name] for name in ("sigma", "alpha", "bound")})
+    rule = {name: settings[name] for name in ("sigma", "alpha", "bound", "num_estimation")}
+    certificates = certificates_of(*_joined(done), y, **rule)
     names = ("predicted", "radius", "abstained", *COUNTS)
     facts = {"y": y, "sigma": np.array([sigma]), "alpha": np.array([settings["alpha"]])}
     write_arrays(out, {**{name: getattr(certificates, name) for name in names}, **facts})
