@@ -24,57 +24,57 @@ ROOT_HALF, PEAK = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 
 
 def leaky_relu(x: Array, *, slope: float) -> Array:
-    """As `malade_ref.ops.leaky_relu`, on the device."""
+    """As `malade_ref.ops.leaky_relu`."""
     check_float("x", x)
     check_number("slope", slope)
     return for_each_element(kernels.leaky_relu, (x,), x.dtype.type(slope))
 
 
 def leaky_relu_vjp(dy: Array, x: Array, *, slope: float) -> Array:
-    """As `malade_ref.ops.leaky_relu_vjp`, on the device."""
+    """As `malade_ref.ops.leaky_relu_vjp`."""
     check_same("dy", dy, "x", x)
     return for_each_element(kernels.leaky_relu_vjp, (dy, x), x.dtype.type(slope))
 
 
 def elu(x: Array, *, alpha: float) -> Array:
-    """As `malade_ref.ops.elu`, on the device."""
+    """As `malade_ref.ops.elu`."""
     check_float("x", x)
     check_number("alpha", alpha, minimum=0)
     return for_each_element(kernels.elu, (x,), x.dtype.type(alpha))
 
 
 def elu_vjp(dy: Array, x: Array, *, alpha: float) -> Array:
-    """As `malade_ref.ops.elu_vjp`, on the device."""
+    """As `malade_ref.ops.elu_vjp`."""
     check_same("dy", dy, "x", x)
     return for_each_element(kernels.elu_vjp, (dy, x), x.dtype.type(alpha))
 
 
 def sigmoid(x: Array) -> Array:
-    """As `malade_ref.ops.sigmoid`, on the device."""
+    """As `malade_ref.ops.sigmoid`."""
     check_float("x", x)
     return for_each_element(kernels.sigmoid, (x,))
 
 
 def sigmoid_vjp(dy: Array, y: Array) -> Array:
-    """As `malade_ref.ops.sigmoid_vjp`, on the device."""
+    """As `malade_ref.ops.sigmoid_vjp`."""
     check_same("dy", dy, "y", y)
     return for_each_element(kernels.sigmoid_vjp, (dy, y))
 
 
 def silu(x: Array) -> Array:
-    """As `malade_ref.ops.silu`, on the device."""
+    """As `malade_ref.ops.silu`."""
     check_float("x", x)
     return for_each_element(kernels.silu, (x,))
 
 
 def silu_vjp(dy: Array, x: Array) -> Array:
-    """As `malade_ref.ops.silu_vjp`, on the device."""
+    """As `malade_ref.ops.silu_vjp`."""
     check_same("dy", dy, "x", x)
     return for_each_element(kernels.silu_vjp, (dy, x))
 
 
 def gelu(x: Array, *, approximate: str = "none") -> Array:
-    """As `malade_ref.ops.gelu`, on the device."""
+    """As `malade_ref.ops.gelu`."""
     check_float("x", x)
     real = x.dtype.type
     if check_choice("approximate", approximate, ("none", "tanh")) == "none":
@@ -83,7 +83,7 @@ def gelu(x: Array, *, approximate: str = "none") -> Array:
 
 
 def gelu_vjp(dy: Array, x: Array, *, approximate: str = "none") -> Array:
-    """As `malade_ref.ops.gelu_vjp`, on the device."""
+    """As `malade_ref.ops.gelu_vjp`."""
     check_same("dy", dy, "x", x)
     real = x.dtype.type
     if check_choice("approximate", approximate, ("none", "tanh")) == "none":
@@ -92,7 +92,7 @@ def gelu_vjp(dy: Array, x: Array, *, approximate: str = "none") -> Array:
 
 
 def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
-    """As `malade_ref.ops.softplus`, on the device."""
+    """As `malade_ref.ops.softplus`."""
     check_float("x", x)
     check_number("beta", beta, above=0)
     check_number("threshold", threshold)
@@ -100,26 +100,26 @@ def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
 
 
 def softplus_vjp(dy: Array, x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
-    """As `malade_ref.ops.softplus_vjp`, on the device."""
+    """As `malade_ref.ops.softplus_vjp`."""
     check_same("dy", dy, "x", x)
     return for_each_element(kernels.softplus_vjp, (dy, x), x.dtype.type(beta), x.dtype.type(threshold))
 
 
 def hardtanh(x: Array, *, low: float = -1.0, high: float = 1.0) -> Array:
-    """As `malade_ref.ops.hardtanh`, on the device."""
+    """As `malade_ref.ops.hardtanh`."""
     check_float("x", x)
     check_number("high", high, above=check_number("low", low))
     return for_each_element(kernels.hardtanh, (x,), x.dtype.type(low), x.dtype.type(high))
 
 
 def hardtanh_vjp(dy: Array, x: Array, *, low: float = -1.0, high: float = 1.0) -> Array:
-    """As `malade_ref.ops.hardtanh_vjp`, on the device."""
+    """As `malade_ref.ops.hardtanh_vjp`."""
     check_same("dy", dy, "x", x)
     return for_each_element(kernels.hardtanh_vjp, (dy, x), x.dtype.type(low), x.dtype.type(high))
 
 
 def prelu(x: Array, slope: Array) -> Array:
-    """As `malade_ref.ops.prelu`, on the device."""
+    """As `malade_ref.ops.prelu`."""
     _check_slope(x, slope)
     return for_each_of_channels(kernels.prelu, (x,), (_of_all_channels(slope, x),))
 
@@ -127,7 +127,7 @@ def prelu(x: Array, slope: Array) -> Array:
 def prelu_vjp(
     dy: Array, x: Array, slope: Array, *, need_dx: bool = True, need_dslope: bool = True
 ) -> tuple[Array | None, Array | None]:
-    """As `malade_ref.ops.prelu_vjp`, on the device."""
+    """As `malade_ref.ops.prelu_vjp`."""
     check_same("dy", dy, "x", x)
     _check_slope(x, slope)
     dx = for_each_of_channels(kernels.prelu_vjp, (dy, x), (_of_all_channels(slope, x),)) if need_dx else None

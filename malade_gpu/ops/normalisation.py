@@ -22,7 +22,7 @@ from .layout import for_each_of_channels, rows
 
 
 def standardise(x: Array, *, groups: int, epsilon: float = 1e-5) -> tuple[Array, Array]:
-    """As `malade_ref.ops.standardise`, on the device."""
+    """As `malade_ref.ops.standardise`."""
     check_float("x", x)
     check_number("epsilon", epsilon, above=0)
     size = math.prod(x.shape[1:])
@@ -33,7 +33,7 @@ def standardise(x: Array, *, groups: int, epsilon: float = 1e-5) -> tuple[Array,
 
 
 def standardise_vjp(dz: Array, z: Array, scale: Array) -> Array:
-    """As `malade_ref.ops.standardise_vjp`, on the device."""
+    """As `malade_ref.ops.standardise_vjp`."""
     check_same("dz", dz, "z", z)
     check_shape("scale", scale, (len(z), *scale.shape[1:2]))
     size = math.prod(z.shape[1:])
@@ -43,7 +43,7 @@ def standardise_vjp(dz: Array, z: Array, scale: Array) -> Array:
 
 
 def scale_shift(x: Array, gain: Array, bias: Array) -> Array:
-    """As `malade_ref.ops.scale_shift`, on the device."""
+    """As `malade_ref.ops.scale_shift`."""
     _check_channels(x, gain=gain, bias=bias)
     return for_each_of_channels(kernels.scale_shift, (x,), (gain, bias))
 
@@ -51,7 +51,7 @@ def scale_shift(x: Array, gain: Array, bias: Array) -> Array:
 def scale_shift_vjp(
     dy: Array, x: Array, gain: Array, *, need_dx: bool = True, need_parameters: bool = True
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """As `malade_ref.ops.scale_shift_vjp`, on the device."""
+    """As `malade_ref.ops.scale_shift_vjp`."""
     check_same("dy", dy, "x", x)
     _check_channels(x, gain=gain)
     dx = for_each_of_channels(kernels.scale, (dy,), (gain,)) if need_dx else None

@@ -760,14 +760,9 @@ class _Reader:
             raise InputError(f"{x.where}: must be followed by a Conv2d whose padding is numbers")
 
 
-# Functions and methods of tensors, without a trailing underscore, that are read by the method of the same name.
-NAMES = """
-    conv2d conv_transpose2d pad linear relu relu6 tanh sigmoid leaky_relu elu silu gelu softplus hardtanh clamp prelu
-    flatten unflatten reshape squeeze mean max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d interpolate
-    batch_norm group_norm layer_norm instance_norm contiguous dropout add sub mul div cat size getattr ndim
-""".split()
+# Which method reads a function or a method of a tensor, by its name without a trailing underscore.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{name: getattr(_Reader, name) for name in NAMES},
+    **{name: method for name, method in vars(_Reader).items() if not name.startswith("_") and name != "read"},
     **dict.fromkeys(("dropout2d", "alpha_dropout", "feature_alpha_dropout"), _Reader.dropout),
     **dict.fromkeys(("concat", "concatenate"), _Reader.cat),
     **dict.fromkeys(("truediv", "itruediv", "true_divide", "divide"), _Reader.div),

@@ -27,12 +27,12 @@ from .base import Layer, Parameters, Shape, check_sizes, expect_shape, register
 class _Standardised(Layer):
     """Groups of a sample's numbers brought to mean 0 and variance 1, then a gain and a bias if there are any."""
 
-    def num_groups(self, shape: Shape) -> int:
-        """Return the number of groups of a sample of a shape."""
+    def settings(self, shape: Shape) -> dict[str, Any]:
+        """Return the number of ``groups`` of a sample of a shape, and ``epsilon``."""
         raise NotImplementedError
 
     def output_shape(self, shape: Shape) -> Shape:
-        if math.prod(shape) <= self.num_groups(shape):
+        if math.prod(shape) <= self.settings(shape)["groups"]:
             raise InputError(f"{self.kind}: expected several numbers to normalise together, got an input of {shape}")
         return shape
 
@@ -41,8 +41,7 @@ class _Standardised(Layer):
         return x
 
     def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
-        groups = self.num_groups(x.shape[1:])
-        z, scale = ops.standardise(x, groups=groups, epsilon=self.epsilon)
+        z, scale = ops.standardise(x, **self.settings(x.shape[1:]))
         if not p:
             return z, (z, scale)
         gain, bias = p["gain"].reshape(-1), p["bias"].reshape(-1)
@@ -77,6 +76,11 @@ class GroupNorm(_Standardised):
         Added to the variance, > 0.
     affine : bool
         Whether there are a gain and a bias.
+
+    Raises
+    ------
+    InputError
+        If a setting is malformed, or the groups do not divide the channels.
     """
 
     kind: ClassVar[str] = "group_norm"
@@ -93,8 +97,8 @@ class GroupNorm(_Standardised):
                 f"group_norm: groups: expected a divisor of the {self.channels} channels, got {self.groups}"
             )
 
-    def num_groups(self, shape: Shape) -> int:
-        return self.groups
+    def settings(self, shape: Shape) -> dict[str, Any]:
+        return {"groups": self.groups, "epsilon": self.epsilon}
 
     def parameter_shapes(self) -> dict[str, Shape]:
         return dict.fromkeys(("gain", "bias"), (self.channels,)) if self.affine else {}
@@ -128,8 +132,8 @@ class InstanceNorm(_Standardised):
         check_sizes(self, counts=("channels",))
         _check_norm(self)
 
-    def num_groups(self, shape: Shape) -> int:
-        return self.channels
+    def settings(self, shape: Shape) -> dict[str, Any]:
+        return {"groups": self.channels, "epsilon": self.epsilon}
 
     def parameter_shapes(self) -> dict[str, Shape]:
         return dict.fromkeys(("gain", "bias"), (self.channels,)) if self.affine else {}
@@ -153,6 +157,11 @@ class LayerNorm(_Standardised):
         Added to the variance, > 0.
     affine : bool
         Whether there are a gain and a bias, each of this shape.
+
+    Raises
+    ------
+    InputError
+        If a setting is malformed.
     """
 
     kind: ClassVar[str] = "layer_norm"
@@ -161,14 +170,15 @@ class LayerNorm(_Standardised):
     affine: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shape, tuple) or not self.shape:
-            raise InputError(f"layer_norm: shape: expected a tuple of sizes, got {self.shape!r}")
+        shape: Any = self.shape  # which may come from a file
+        if not isinstance(shape, tuple) or not shape:
+            raise InputError(f"layer_norm: shape: expected a tuple of sizes, got {shape!r}")
         for size in self.shape:
             check_count("layer_norm: shape", size)
         _check_norm(self)
 
-    def num_groups(self, shape: Shape) -> int:
-        return math.prod(shape[: len(shape) - len(self.shape)])
+    def settings(self, shape: Shape) -> dict[str, Any]:
+        return {"groups": math.prod(shape[: len(shape) - len(self.shape)]), "epsilon": self.epsilon}
 
     def affine_view(self, x: Array) -> Array:
         return x.reshape(-1, math.prod(self.shape)) if x.size else x.reshape(0, math.prod(self.shape))
@@ -193,6 +203,11 @@ class Normalize(Layer):
     ----------
     mean, std : tuple of float
         One number a channel; std > 0. Settings, not parameters: nothing trains them.
+
+    Raises
+    ------
+    InputError
+        If a setting is malformed.
     """
 
     kind: ClassVar[str] = "normalize"

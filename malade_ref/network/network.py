@@ -9,6 +9,7 @@ Axes: n images, c channels, (h, w) pixels, k classes; `dy` is the gradient of a 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,25 @@ MAX_SLICE = 32
 MAX_ACTIVATION = 1_600_000
 # Vectors are so light that the calls would cost more than the arithmetic: more of them a slice.
 MAX_VECTORS = 1024
+
+
+def check_finite(name: str, values: Array) -> None:
+    """Raise if a parameter is NaN or infinite: whatever a network made of it would be no answer.
+
+    Parameters
+    ----------
+    name : str
+        What to call it in the complaint.
+    values : array
+        Its numbers.
+
+    Raises
+    ------
+    InputError
+        If one of them is not finite.
+    """
+    if math.prod(values.shape) and not math.isfinite(float(abs(values).max())):
+        raise InputError(f"{name}: expected finite numbers, got NaN or infinity; take the parameters from another file")
 
 
 class Network(NamesBackend):
@@ -52,7 +72,7 @@ class Network(NamesBackend):
     Raises
     ------
     InputError
-        If the layers do not fit each other or the parameters do not fit the layers.
+        If the layers do not fit each other, the parameters do not fit the layers, or one of them is NaN or infinite.
     """
 
     stochastic = False
@@ -81,6 +101,8 @@ class Network(NamesBackend):
         dtypes = sorted({str(value.dtype) for value in params.values()})
         if len(dtypes) > 1 or not set(dtypes) <= {"float32", "float64"}:
             raise InputError(f"params: expected all float32 or all float64, got {', '.join(dtypes)}")
+        for name in shapes:
+            check_finite(f"params[{name!r}]", params[name])
         self.params: Parameters = {name: params[name] for name in shapes}
         self.dtype = dtypes[0] if dtypes else "float32"
         self.output_shape: Shape = self.body.output_shape(self.input_shape)
@@ -358,10 +380,16 @@ class Network(NamesBackend):
         body: Any = self.body.at_step(seed, "", sample_index, step)
         if body is self.body:
             return self
-        options: dict[str, Any] = {"metadata": self.metadata, "residual": self.residual, "ops": self.ops}
-        return Network(body.layers, self.params, self.input_shape, **options)
+        body: Any = self.body.at_step(seed, "", sample_index, step)
+        if body is self.body:
+            return self
+        network = copy.copy(self)
+        network.body, network.layers = body, body.layers
+        return network
 
-    def replace_params(self, params: Mapping[str, Array], metadata: Mapping[str, Any] | None = None) -> Network:
+    def replace_params(
+        self, params: Mapping[str, Array], metadata: Mapping[str, Any] | None = None, *, check: bool = True
+    ) -> Network:
         """Return a network with other parameters.
 
         Parameters
@@ -370,12 +398,23 @@ class Network(NamesBackend):
             All parameters.
         metadata : dict, optional
             New metadata; the old ones by default.
+        check : bool
+            Whether the parameters are checked; a training does not do so at every step.
 
         Returns
         -------
         Network
             The new network.
+
+        Raises
+        ------
+        InputError
+            If the parameters do not fit the layers, or one of them is NaN or infinite.
         """
+        if not check:
+            network = copy.copy(self)
+            network.params = dict(params)
+            return network
         metadata = self.metadata if metadata is None else metadata
         return Network(self.layers, params, self.input_shape, metadata=metadata, residual=self.residual, ops=self.ops)
 

@@ -180,7 +180,7 @@ def add_up(arrays: Sequence[Floats]) -> Floats:
 
 
 def argmax(logits: Floats) -> NDArray[np.int64]:
-    """Class with the largest logit of each sample; the smallest such class in a tie.
+    """Class with the largest logit of each sample; the smallest such class in a tie, and none where there is a NaN.
 
     Parameters
     ----------
@@ -190,9 +190,9 @@ def argmax(logits: Floats) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of shape (n,), int64
-        Classes.
+        Classes; -1 where any of the sample's logits is NaN: no verdict, and never equal to a label.
     """
-    return np.asarray(logits.argmax(axis=1), dtype=np.int64)
+    return np.where(np.isnan(logits).any(axis=1), np.int64(-1), logits.argmax(axis=1))
 
 
 def check_images(name: str, x: NDArray[Any], image_shape: Sequence[int]) -> NDArray[Any]:

@@ -15,6 +15,16 @@ from tests.tolerances import assert_planted_caught
 
 from .backends import agree, complain_alike, gpu, ref
 
+OPS = {
+    "leaky_relu": (gpu.leaky_relu, gpu.leaky_relu_vjp),
+    "elu": (gpu.elu, gpu.elu_vjp),
+    "silu": (gpu.silu, gpu.silu_vjp),
+    "gelu": (gpu.gelu, gpu.gelu_vjp),
+    "sigmoid": (gpu.sigmoid, gpu.sigmoid_vjp),
+    "softplus": (gpu.softplus, gpu.softplus_vjp),
+    "hardtanh": (gpu.hardtanh, gpu.hardtanh_vjp),
+}
+
 
 def size_of(x: Any) -> Any:
     return 1 + np.abs(x).astype("float64")
@@ -70,8 +80,8 @@ def check_prelu_vjp(dy: Any, x: Any, slope: Any, op: Any = None, **needs: bool) 
 def test_the_memory_order_of_the_input_is_kept() -> None:
     x = np.ascontiguousarray(np.random.default_rng(1).random((2, 4, 5, 3))).transpose(0, 3, 1, 2)
     for name, settings in SETTINGS:
-        assert getattr(gpu, name)(x, **settings).strides == x.strides
-        assert getattr(gpu, f"{name}_vjp")(x, x, **settings).strides == x.strides
+        f, vjp = OPS[name]
+        assert f(x, **settings).strides == vjp(x, x, **settings).strides == x.strides
     assert gpu.prelu(x, np.ones(3)).strides == gpu.prelu_vjp(x, x, np.ones(3))[0].strides == x.strides
 
 
@@ -79,10 +89,9 @@ def test_the_memory_order_of_the_input_is_kept() -> None:
 def test_planted_errors_are_caught(dtype: str) -> None:
     x, dy = (2 * np.random.default_rng(3).standard_normal((2, 2, 3, 4, 5))).astype(dtype)
     for name, settings in SETTINGS:
-        assert_planted_caught(lambda f, name=name, settings=settings: check(name, x, settings, f), getattr(gpu, name))
-        assert_planted_caught(
-            lambda f, name=name, settings=settings: check_vjp(name, dy, x, settings, f), getattr(gpu, f"{name}_vjp")
-        )
+        f, vjp = OPS[name]
+        assert_planted_caught(lambda f, name=name, settings=settings: check(name, x, settings, f), f)
+        assert_planted_caught(lambda f, name=name, settings=settings: check_vjp(name, dy, x, settings, f), vjp)
     for slope in (np.array([0.25], dtype), np.array([0.25, -0.5, 2], dtype)):
         assert_planted_caught(lambda f, slope=slope: agree("prelu", x, slope, op=f), gpu.prelu)
         assert_planted_caught(lambda f, slope=slope: check_prelu_vjp(dy, x, slope, f), gpu.prelu_vjp)

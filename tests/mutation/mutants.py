@@ -1233,15 +1233,15 @@ MUTANTS = [
     Mutant(
         "activations: slope of leaky ReLU at 0",
         "activations.py",
-        "dx[i] = dy[i] if x[i] > ZERO else dy[i] * slope\n",
-        "dx[i] = dy[i] if x[i] >= ZERO else dy[i] * slope\n",
+        'Gradient of `leaky_relu`."""\n    dx[i] = dy[i] if x[i] > ZERO',
+        'Gradient of `leaky_relu`."""\n    dx[i] = dy[i] if x[i] >= ZERO',
         ACTIVATIONS,
     ),
     Mutant(
         "activations: leaky ReLU without its slope",
         "activations.py",
-        "out[i] = x[i] if x[i] > ZERO else x[i] * slope\n",
-        "out[i] = x[i] if x[i] > ZERO else slope\n",
+        'negative numbers."""\n    out[i] = x[i] if x[i] > ZERO else x[i] *',
+        'negative numbers."""\n    out[i] = x[i] if x[i] > ZERO else',
         ACTIVATIONS,
     ),
     Mutant(
@@ -1275,8 +1275,8 @@ MUTANTS = [
     Mutant(
         "activations: SiLU at infinity",
         "activations.py",
-        "* logistic(x[i])\n\n\n@element\ndef silu_vjp",
-        "* logistic(x[i]) + (x[i] - x[i])\n\n\n@element\ndef silu_vjp",
+        'its sigmoid."""\n    out[i] = (-SETTLED if x[i] < -SETTLED else x[i])',
+        'its sigmoid."""\n    out[i] = x[i]',
         ACTIVATIONS,
     ),
     Mutant(
@@ -1677,9 +1677,9 @@ MUTANTS = [
         'itself."""\n    out[i] = x[0]',
         MEMORY,
     ),
-    Mutant("memory: last of equals", "memory.py", "value > largest or", "value >= largest or", MEMORY),
-    Mutant("memory: NaN is not the largest", "memory.py", " or math.isnan(value)", "", MEMORY),
-    Mutant("memory: first number skipped", "memory.py", "best = 0\n", "best = 1 % size\n", MEMORY),
+    Mutant("memory: last of equals", "memory.py", "if value > x[", "if value >= x[", MEMORY),
+    Mutant("memory: NaN of the last class only", "memory.py", "known = known and not", "known = not", MEMORY),
+    Mutant("memory: first number skipped", "memory.py", "best, known = 0,", "best, known = 1 % size,", MEMORY),
     Mutant("memory: difference for a sum", "memory.py", "x[i] + y[i]", "x[i] - y[i]", MEMORY),
     # metropolis.py
     Mutant(
