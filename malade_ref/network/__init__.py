@@ -2,7 +2,7 @@
 
 from .builders import build, cnn, mlp, sdae
 from .losses import LOSSES, LossGradient, join, loss_ops
-from .network import Network, fingerprint
+from .network import Network, check_finite, fingerprint
 from .resnets import resnet, wide_resnet
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "LossGradient",
     "Network",
     "build",
+    "check_finite",
     "cnn",
     "fingerprint",
     "join",

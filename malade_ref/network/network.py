@@ -380,9 +380,6 @@ class Network(NamesBackend):
         body: Any = self.body.at_step(seed, "", sample_index, step)
         if body is self.body:
             return self
-        body: Any = self.body.at_step(seed, "", sample_index, step)
-        if body is self.body:
-            return self
         network = copy.copy(self)
         network.body, network.layers = body, body.layers
         return network
