@@ -237,7 +237,7 @@ def test_draws_at_once_make_no_difference(monkeypatch: pytest.MonkeyPatch, mode:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("resnet", "float32"), ("wide_resnet", "float64"), ("branches", "float32"), ("branches", "float64")],
+    [("resnet", "float32"), ("wide_resnet", "float64"), ("branches", "float32")],
 )
 def test_layers_within_layers(name: str, dtype: str) -> None:
     """Outputs and all gradients, as in training and as at test; running averages."""
