@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from malade_ref.checkpoint import load, save
     from malade_ref.defence import MALADE
     from malade_ref.density import DenoiserScore, GaussianMixture
-    from malade_ref.network import Network, cnn, mlp, sdae
+    from malade_ref.network import Network, cnn, mlp, resnet, sdae, wide_resnet
 
 __version__ = "0.1.0"
 
@@ -29,8 +29,10 @@ __all__ = [
     "load",
     "mlp",
     "ops",
+    "resnet",
     "save",
     "sdae",
+    "wide_resnet",
 ]
 
 # Public names are imported when they are first used: a command says its first word at once, and can be interrupted.
@@ -42,8 +44,10 @@ _HOME = {
     "cnn": "network",
     "load": "checkpoint",
     "mlp": "network",
+    "resnet": "network",
     "save": "checkpoint",
     "sdae": "network",
+    "wide_resnet": "network",
 }
 
 

@@ -28,13 +28,14 @@ from collections.abc import Callable, Sequence
 from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_number
 from .network import LossGradient, Network, join, loss_ops
+from .pickling import NamesBackend
 from .sampling import ChainSettings, Stream, last_position, last_position_with_vjp, run_chain
 
 MODES = ("exact", "bpda", "bpda-denoiser")
 EXPECTATIONS = ("loss", "logits")
 
 
-class MALADE:
+class MALADE(NamesBackend):
     """A classifier defended by Langevin relaxation.
 
     Parameters

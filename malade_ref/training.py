@@ -39,7 +39,7 @@ from .checkpoint import load_state, save_state
 from .checks import InputError, check_choice, check_count, check_number
 from .defence import MALADE
 from .layers import Parameters
-from .network import LossGradient, Network, fingerprint
+from .network import LossGradient, Network, check_finite, fingerprint
 from .sampling import Stream
 
 History = dict[str, list[float]]
@@ -231,7 +231,10 @@ class Distillation(Classification):
         if self.victim.stochastic:
             stream = Stream(batch.seed, "distillation")
             noise = {"first_draw": batch.epoch, "sample_index": batch.sample_index, "stream": stream}
-        return batch._replace(y=network.ops.argmax(self.victim.logits(batch.x, **noise)))
+        answers = network.ops.argmax(self.victim.logits(batch.x, **noise))
+        if int(answers.min()) < 0:
+            raise InputError("victim: its logits of a training image are NaN, which is no answer to learn from")
+        return batch._replace(y=answers)
 
 
 @dataclass(frozen=True)
@@ -387,9 +390,10 @@ def fit(
     labels : array of shape (n,), integer
         Their classes.
     epochs : int
-        Passes over the images; each in a fresh order. The last batch of a pass may be smaller.
+        Passes over the images; each in a fresh order. The last batch of a pass may be smaller, but where the network
+        has batch statistics a last batch of one image joins the batch before: one value has no variance.
     batch_size : int
-        Images a step.
+        Images a step; at least 2 with batch statistics.
     learning_rate : float
         Peak of the schedule.
     schedule : {"one-cycle", "cosine", "constant"}
@@ -416,8 +420,8 @@ def fit(
     Raises
     ------
     InputError
-        If the images, the labels or a setting are not as expected, the loss is no longer finite, or the checkpoint
-        belongs to another training.
+        If the images, the labels or a setting are not as expected, the loss or a parameter is no longer finite (the
+        checkpoint then has the last finite ones), or the checkpoint belongs to another training.
     """
     ops = network.ops
     check_count("epochs", epochs)
@@ -433,7 +437,7 @@ def fit(
         ops.check_labels(f"{name} labels", y, len(x), num_classes)
         if len(x) == 0:
             raise InputError(f"{name} images: expected at least one, got none")
-    steps_per_epoch = -(-len(images) // batch_size)
+    steps_per_epoch = _steps_per_epoch(network, len(images), batch_size)
     settings = {
         "architecture": network.architecture(),
         "objective": _describe(objective),
@@ -456,25 +460,30 @@ def fit(
     try:
         while state.step < epochs * steps_per_epoch:
             epoch, number = divmod(state.step, steps_per_epoch)
-            index = order_of(epoch)[number * batch_size : (number + 1) * batch_size]
+            last_of_epoch = number == steps_per_epoch - 1
+            index = order_of(epoch)[number * batch_size : len(images) if last_of_epoch else (number + 1) * batch_size]
             rate = learning_rate * _schedule(schedule, (state.step + 0.5) / (epochs * steps_per_epoch))
             batch = Batch(images[index], labels[index], index, epoch, seed)
-            state = _train_step(network, objective, batch, state, optimizer, rate)
-            if not math.isfinite(state.sums["loss"]):
-                raise InputError(
-                    f"learning_rate: the loss is not finite any more at step {state.step}; train with a smaller one"
-                )
-            last_of_epoch = number == steps_per_epoch - 1
-            if last_of_epoch:
-                state = _end_epoch(network, objective, validation, state, len(images), epoch, rate, seed)
+            before, state = state, _train_step(network, objective, batch, state, optimizer, rate)
             due = time.monotonic() - saved > checkpoint_every or last_of_epoch
+            trouble = state.trouble(parameters=due)
+            if last_of_epoch and trouble is None:
+                state = _end_epoch(network, objective, validation, state, len(images), epoch, rate, seed)
+                trouble = state.trouble()
+            if trouble is not None:
+                state = before  # an interrupt from here on saves nothing worse
+                if checkpoint is not None and before.trouble(parameters=True) is None:
+                    before.save(checkpoint, network, settings)
+                kept = "" if checkpoint is None else f"; {checkpoint} has the last finite parameters"
+                at = f"at step {before.step + 1}: the training diverges"
+                raise InputError(f"learning_rate: {trouble} {at}; train with a smaller one{kept}")
             if checkpoint is not None and due:
                 state.save(checkpoint, network, settings)
                 saved = time.monotonic()
             if progress is not None:
                 progress(state.step / (epochs * steps_per_epoch), _message(state, epochs, batch_size * (number + 1)))
     except KeyboardInterrupt:
-        if checkpoint is not None:
+        if checkpoint is not None and state.trouble(parameters=True) is None:
             state.save(checkpoint, network, settings)
         raise
     metadata = {**network.metadata, "training": {**settings, "steps": state.step}}
@@ -540,6 +549,20 @@ class _State(NamedTuple):
         zeros = {name: network.ops.zeros(value.shape, network.dtype) for name, value in trained.items()}
         return cls(0, network.params, zeros, dict(zeros) if optimizer == "adam" else {}, {}, {})
 
+    def trouble(self, *, parameters: bool = False) -> str | None:
+        """What is not finite any more: a sum, the last numbers of the history, and if asked the parameters."""
+        numbers = {**{name: values[-1] for name, values in self.history.items()}, **self.sums}
+        broken = [name for name, value in numbers.items() if not math.isfinite(value)]
+        if broken:
+            return f"the {broken[0].replace('_', ' ')} is not finite any more"
+        arrays = [*self.params.items(), *self.first.items(), *self.second.items()] if parameters else []
+        for name, value in arrays:
+            try:
+                check_finite(name, value)
+            except InputError:
+                return f"the parameter {name} is not finite any more"
+        return None
+
     def save(self, path: Path, network: Network, settings: dict[str, Any]) -> None:
         arrays = {
             f"{group}/{name}": network.ops.to_host(value)
@@ -562,20 +585,24 @@ class _State(NamedTuple):
         for group, expected in (("params", fresh.params), ("first", fresh.first), ("second", fresh.second)):
             if groups[group].keys() != expected.keys():
                 raise InputError(f"{path}: checkpoint lacks parts of {group}; delete it to start anew")
-        return cls(int(meta["step"]), **groups, sums=dict(meta["sums"]), history=dict(meta["history"]))
+        state = cls(int(meta["step"]), **groups, sums=dict(meta["sums"]), history=dict(meta["history"]))
+        trouble = state.trouble(parameters=True)
+        if trouble is not None:
+            raise InputError(f"{path}: {trouble}; delete it to start anew")
+        return state
 
 
 def _train_step(
     network: Network, objective: Objective, batch: Batch, state: _State, optimizer: str, rate: float
 ) -> _State:
     ops = network.ops
-    network = network.replace_params(state.params)
+    network = network.replace_params(state.params, check=False)
     batch = objective.prepare(network, batch)
     size = len(batch.x)
     # A network with batch statistics sees the batch in one piece.
     slice_size = size if network.mixes_samples else network.slice_size
     results = ops.map_slices(
-        lambda part: objective.evaluate(network, batch.part(part), training=True),
+        lambda part: objective.evaluate(_at_step(network, batch.part(part)), batch.part(part), training=True),
         size,
         slice_size=slice_size,
         summed=True,
@@ -599,6 +626,23 @@ def _train_step(
     return _State(state.step + 1, params, first, second, sums, state.history)
 
 
+def _steps_per_epoch(network: Network, num_images: int, batch_size: int) -> int:
+    """Batches of a pass; with batch statistics none has one image, whose values would have no variance."""
+    steps = -(-num_images // batch_size)
+    if not network.mixes_samples:
+        return steps
+    if batch_size == 1 or num_images == 1:
+        name = "batch_size" if num_images > 1 else "training images"
+        why = "for a network with batch normalisation, as one value has no variance"
+        raise InputError(f"{name}: expected at least 2 {why}; got 1")
+    return steps - 1 if num_images % batch_size == 1 else steps
+
+
+def _at_step(network: Network, batch: Batch) -> Network:
+    """The network with what its layers draw for these samples."""
+    return network.at_step(batch.seed, batch.sample_index, batch.epoch)
+
+
 def _end_epoch(
     network: Network,
     objective: Objective,
@@ -613,7 +657,7 @@ def _end_epoch(
     numbers = {"epoch": float(epoch + 1), "learning_rate": rate}
     numbers |= {name: value / num_images for name, value in state.sums.items()}
     if validation is not None:
-        means = evaluate(network.replace_params(state.params), objective, *validation, seed=seed)
+        means = evaluate(network.replace_params(state.params, check=False), objective, *validation, seed=seed)
         numbers |= {f"validation_{name}": value for name, value in means.items()}
     history = {name: [*state.history.get(name, []), value] for name, value in numbers.items()}
     return state._replace(sums={}, history=history)

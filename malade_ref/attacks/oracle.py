@@ -6,6 +6,8 @@ For a model whose logits z(x, w) depend on its own noise w, an attack works with
     loss     (1/D) sum_d J(z(x, w_d), y),        J the cross entropy (expectation over transformation, EOT),
     success  argmax_k (1/D) sum_d z_k(x, w_d) != y.
 
+Logits that are NaN name no class: such an image is not classified rightly, and counts as a success.
+
 The search may work with another loss, that of the mean logits, J((1/D) sum_d z(x, w_d), y).
 
 Two streams of noise are kept apart. The *search* takes new draws at every evaluation, or the same ones throughout: then

@@ -31,7 +31,7 @@ from malade_ref.checks import InputError, check_count, check_number
 from malade_ref.cli.backends import backend_ops
 from malade_ref.cli.console import Meter, say
 from malade_ref.cli.files import check_new, read_images, write_arrays
-from malade_ref.cli.single import add_input, check_kind, needed_labels
+from malade_ref.cli.single import FIRST_USE, add_input, check_answers, check_kind, needed_labels
 from malade_ref.network import Network
 from malade_ref.storage import differences, file_sha256, from_json, to_json
 
@@ -117,6 +117,8 @@ def _certify(arguments: argparse.Namespace) -> int:
     meta = {**settings, **_fingerprints(arguments, x, y)}
     done = _kept(partial, meta) if arguments.resume and partial.exists() else []
 
+    tried = classifier.ops.asarray(x[:FIRST_USE])
+    check_answers("--model", classifier.ops.to_host(classifier.logits(tried)))
     say(f"certifying {len(x):,} images of {arguments.input} at sigma {sigma:.4g}, into {out}")
     first = sum(len(counts) for _, counts in done)
     if first:
@@ -149,7 +151,8 @@ def _certify(arguments: argparse.Namespace) -> int:
         raise KeyboardInterrupt(f"what was done is kept; go on with: {words}") from None
     finally:
         meter.close()
-    certificates = certificates_of(*_joined(done), y, **{name: settings[name] for name in ("sigma", "alpha", "bound")})
+    rule = {name: settings[name] for name in ("sigma", "alpha", "bound", "num_estimation")}
+    certificates = certificates_of(*_joined(done), y, **rule)
     names = ("predicted", "radius", "abstained", *COUNTS)
     facts = {"y": y, "sigma": np.array([sigma]), "alpha": np.array([settings["alpha"]])}
     write_arrays(out, {**{name: getattr(certificates, name) for name in names}, **facts})

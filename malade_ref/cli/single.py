@@ -29,6 +29,8 @@ from malade_ref.training import OPTIMIZERS, SCHEDULES, fit
 
 # Images that are worked on between two looks at the clock.
 BLOCK = 100
+# Images on which a model is tried before long work.
+FIRST_USE = 8
 
 
 def add_commands(commands: Any) -> None:
@@ -287,6 +289,7 @@ def _attack(arguments: argparse.Namespace) -> int:
             method, model, asarray(x[part]), asarray(y[part]), sample_index=asarray(index), seed=arguments.seed
         )
 
+    check_answers("--model", model.ops.to_host(model.logits(model.ops.asarray(x[:FIRST_USE]))))
     say(f"{arguments.method} on {len(x):,} images of {arguments.input}, into {out}")
     found = _in_blocks(arguments.method, len(x), work)
     write_arrays(out, {"x": found.pop("x_adv"), "y": y, **found})
@@ -318,7 +321,9 @@ def _purify(arguments: argparse.Namespace) -> int:
         def of_slice(inner: slice) -> Array:
             return run_chain(start[inner], denoiser, settings, key=key, sample_index=numbers[inner])[-1]
 
-        return {"x": ops.to_host(ops.concatenate(ops.map_slices(of_slice, len(index))))}
+        purified = ops.to_host(ops.concatenate(ops.map_slices(of_slice, len(index))))
+        check_answers("--denoiser", purified, first=part.start)
+        return {"x": purified}
 
     say(f"purifying {len(x):,} images of {arguments.input}, into {out}")
     found = _in_blocks("purify", len(x), work)
@@ -337,6 +342,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         to_host, asarray = model.ops.to_host, model.ops.asarray
         draws = {"num_draws": num_draws, "sample_index": asarray(index)} if model.stochastic else {}
         logits = model.logits(asarray(x[part]), **draws)
+        check_answers("--model", to_host(logits), first=part.start)
         return {"logits": to_host(logits), "predictions": to_host(model.ops.argmax(logits))}
 
     found = _in_blocks("predict", len(x), work)
@@ -351,6 +357,31 @@ def _predict(arguments: argparse.Namespace) -> int:
     elif out is None:
         say(" ".join(map(str, predictions.tolist())))
     return 0
+
+
+def check_answers(option: str, answers: NDArray[Any], *, first: int = 0) -> None:
+    """Refuse a network whose answers for images are NaN: they are no verdict.
+
+    Parameters
+    ----------
+    option : str
+        What the network was given as.
+    answers : ndarray of shape (n, ...)
+        Logits, or images.
+    first : int
+        Number of the first image.
+
+    Raises
+    ------
+    InputError
+        If one of them is NaN.
+    """
+    broken = np.isnan(answers).reshape(len(answers), -1).any(axis=1)
+    if broken.any():
+        raise InputError(
+            f"{option}: the network answers NaN for image {first + int(broken.argmax())}, as numbers overflow in it; "
+            "take another network"
+        )
 
 
 def _model(arguments: argparse.Namespace) -> Any:

@@ -149,7 +149,7 @@ def _pictures(record: Record, inputs: ReportInput, results: Mapping[str, Any], l
             else:
                 probability = record.arrays[f"{by_name[key]}/probability"][number]
                 images.append(stored[number])
-                predictions.append(int(probability.argmax()))
+                predictions.append(-1 if np.isnan(probability).any() else int(probability.argmax()))
                 probabilities.append(float(probability.max()))
         shape = (len(attacks), len(labels.defences))
         files[f"figures/pictures-{number + 1}.png"] = picture_table(
@@ -213,7 +213,7 @@ def _paths(record: Record) -> dict[str, bytes]:
         probabilities = np.array([[clean[1], *arrays[f"{chain}/probability"][:, number]] for chain in chains])
         files[f"figures/path-{number + 1}.png"] = picture_table(
             np.array(images),
-            probabilities.argmax(axis=2),
+            np.where(np.isnan(probabilities).any(axis=2), -1, probabilities.argmax(axis=2)),
             probabilities.max(axis=2),
             label=label,
             titles=["clean", *steps],

@@ -494,9 +494,9 @@ def test_what_a_killed_import_left_is_swept(tmp_path: Path) -> None:
 def test_what_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
-    def swept_by_another(source: Any, target: Any) -> None:
+    def swept_by_another(source: Any, target: Any, **folders: int) -> None:
         sweep_stale(tmp_path, ".h5")
-        replace(source, target)
+        replace(source, target, **folders)
 
     monkeypatch.setattr(os, "replace", swept_by_another)
     atomic_write(tmp_path / "a.h5", b"whole")
