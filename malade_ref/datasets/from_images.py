@@ -92,12 +92,77 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
     return Incoming(shape, labels, splits, tuple(names), blocks, " ".join(notes))
 
 
+class ImageFiles(NamedTuple):
+    """Image files of one split, in order.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Path of each below the folder or in the archive, ``split/class/file``.
+    classes : tuple of str
+        Class of each.
+    shape : tuple of three int
+        (c, h, w) of an image.
+    decode : callable
+        From a slice of the files to their pixels, an ndarray of shape (m, c, h, w), uint8.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    decode: Callable[[slice], Pixels]
+
+
+def splits_in_order(path: Path, stack: ExitStack) -> dict[str, Callable[[], ImageFiles]]:
+    """Image files as they lie there: by split, sorted by class folder and file name, character by character.
+
+    Parameters
+    ----------
+    path : Path
+        A folder or zip of ``SPLIT/<class>/*.png|jpg``, or of ``<class>/*.png|jpg`` without splits.
+    stack : ExitStack
+        Closes it.
+
+    Returns
+    -------
+    dict of str to callable
+        For each split that has images, how to look at them; ``"all"`` if there are no folders for splits.
+
+    Raises
+    ------
+    InputError
+        If there are no such images; the callables, if the images do not fit together.
+    """
+    _pillow(path)
+    files, _ = _files_in_folder(path) if path.is_dir() else _files_in_zip(path, stack)
+    without = not files
+    if without:
+        files = _files_without_splits(path, stack)
+    if not files:
+        raise InputError(f"{path}: holds no train/<class>/*.png or *.jpg; arrange the images like this")
+
+    def of_split(chosen: list[_ImageFile]) -> ImageFiles:
+        shape = _common_shape(path, chosen)
+        return ImageFiles(
+            tuple(file.path for file in chosen),
+            tuple(file.class_name for file in chosen),
+            shape,
+            lambda part: np.stack([_decode(path, file, shape) for file in chosen[part]]),
+        )
+
+    by_split: dict[str, list[_ImageFile]] = {}
+    for file in sorted(files, key=lambda file: (file.split, file.class_name, file.name)):
+        by_split.setdefault("all" if without else SPLITS[file.split], []).append(file)
+    return {split: partial(of_split, chosen) for split, chosen in by_split.items()}
+
+
 class _ImageFile(NamedTuple):
     """An image that has not been read yet."""
 
     split: int
     class_name: str
     name: str
+    path: str
     read: Callable[[], bytes]
 
 
@@ -112,8 +177,37 @@ def _files_in_folder(path: Path) -> tuple[list[_ImageFile], int]:
             if file.suffix.lower() not in _SUFFIXES:
                 skipped += 1
                 continue
-            found.append(_ImageFile(_SPLIT_FOLDERS[split], class_name, name, partial(_read_file, file)))
+            where = f"{split}/{class_name}/{name}"
+            found.append(_ImageFile(_SPLIT_FOLDERS[split], class_name, name, where, partial(_read_file, file)))
     return found, skipped
+
+
+def _files_without_splits(path: Path, stack: ExitStack) -> list[_ImageFile]:
+    """Images in ``<class>/`` of a folder, or of an archive below whatever folder holds the classes."""
+    found, roots = [], set()
+    with damage(path):
+        if path.is_dir():
+            for file in path.glob("*/*"):
+                if _is_image(file.parent.name, file.name) and file.is_file():
+                    where = f"{file.parent.name}/{file.name}"
+                    found.append(_ImageFile(0, file.parent.name, file.name, where, partial(_read_file, file)))
+            return found
+        archive = open_zip(path, stack)
+        for info in archive.infolist():
+            *root, class_name, name = ("", "", *PurePosixPath(info.filename).parts)
+            if not info.is_dir() and class_name and "__MACOSX" not in root and _is_image(class_name, name):
+                roots.add(tuple(root))
+                read = partial(_read_member, path, archive, info)
+                found.append(_ImageFile(0, class_name, name, f"{class_name}/{name}", read))
+    if len(roots) > 1:
+        raise InputError(f"{path}: holds several data sets; make a zip of each")
+    return found
+
+
+def _is_image(class_name: str, name: str) -> bool:
+    """Whether a file may be an image in the folder of a class, by the names of both."""
+    hidden = class_name.startswith((".", "__")) or name.startswith(".")
+    return not hidden and PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
 def _read_file(path: Path) -> bytes:
@@ -137,9 +231,9 @@ def _files_in_zip(path: Path, stack: ExitStack) -> tuple[list[_ImageFile], int]:
                 skipped += 1
                 continue
             roots.add(tuple(root))
-            found.append(
-                _ImageFile(_SPLIT_FOLDERS[split], class_name, name, partial(_read_member, path, archive, info))
-            )
+            where = f"{split}/{class_name}/{name}"
+            read = partial(_read_member, path, archive, info)
+            found.append(_ImageFile(_SPLIT_FOLDERS[split], class_name, name, where, read))
     if len(roots) > 1:
         raise InputError(f"{path}: holds several data sets; make a zip of each")
     return found, skipped
@@ -189,7 +283,7 @@ def _decode(path: Path, file: _ImageFile, shape: tuple[int, int, int]) -> Pixels
 @contextmanager
 def _opened(path: Path, file: _ImageFile) -> Iterator[Any]:
     """An image whose size and mode have been checked; decoders' complaints become one line."""
-    label = f"{path}: {SPLITS[file.split]}/{file.class_name}/{file.name}".encode("ascii", "backslashreplace").decode()
+    label = f"{path}: {file.path}".encode("ascii", "backslashreplace").decode()
     content = file.read()
     try:
         # The size is known before the pixels are decoded, so a bomb is refused and never goes off.

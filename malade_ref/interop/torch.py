@@ -12,7 +12,7 @@ Both are read back. Parameters are copied: the two networks share no memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 
 from .. import ops as reference_ops
 from ..checks import InputError, check_count
+from ..classes import with_class_names
 from ..layers import AvgPool2d, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Layer, Linear, ReLU, Reshape, Tanh
 from ..network import Network
 from ..ops.geometry import Padding, Pads, conv_geometry, transpose_geometry
@@ -72,7 +73,13 @@ def to_torch(network: Network) -> Any:
     return torch.nn.Sequential(*modules).eval()
 
 
-def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | None = None) -> Network:
+def from_torch(
+    module: Any,
+    input_shape: tuple[int, ...],
+    *,
+    ops: ModuleType | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Network:
     """The same network as one of this package.
 
     Parameters
@@ -83,6 +90,8 @@ def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | N
         Shape (c, h, w) of one input.
     ops : module, optional
         The backend to compute with; the NumPy reference by default.
+    class_names : sequence of str, optional
+        What the outputs stand for, if it is a classifier: so it can be used on data whose classes have names.
 
     Returns
     -------
@@ -92,7 +101,8 @@ def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | N
     Raises
     ------
     InputError
-        If PyTorch is not installed, or a layer or one of its settings is not supported; it is named, with its position.
+        If PyTorch is not installed, the names do not fit, or a layer or one of its settings is not supported; it is
+        named, with its position.
     """
     nn = _torch().nn
     ops = reference_ops if ops is None else ops
@@ -101,7 +111,11 @@ def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | N
         reader.read(position, leaf)
     layers, arrays = reader.finish()
     params = {name: ops.asarray(value) for name, value in arrays.items()}
-    return Network(layers, params, input_shape, metadata={"network": "from PyTorch"}, ops=ops)
+    network = Network(layers, params, input_shape, metadata={"network": "from PyTorch"}, ops=ops)
+    if class_names is None:
+        return network
+    named: Network = with_class_names(network, class_names)
+    return named
 
 
 def _torch() -> ModuleType:
