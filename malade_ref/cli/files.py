@@ -19,25 +19,25 @@ import os
 import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from malade_ref.checks import InputError
 from malade_ref.classes import check_class_names, listed, numbers_by_name
 from malade_ref.datasets import check_images, check_labels, load_dataset
+from malade_ref.datasets.from_arrays import Rows as OpenRows
+from malade_ref.datasets.from_arrays import open_h5, open_npy, open_npz
 from malade_ref.datasets.from_images import splits_in_order
-from malade_ref.datasets.idx import find_idx_files, read_idx_pair
-from malade_ref.datasets.incoming import DEFLATE_RATIO, MAX_BYTES, check_member, damage, open_zip
+from malade_ref.datasets.idx import IdxFile, find_idx_files, read_idx_labels
+from malade_ref.datasets.incoming import check_member, damage, open_zip
 from malade_ref.datasets.library import check_dataset_name
 from malade_ref.datasets.splits import RECORD, SPLITS, Dataset, Split, open_dataset
-from malade_ref.storage import file_sha256, from_json, open_record, to_json, write_record
-from malade_ref.storage.files import aside, open_regular
+from malade_ref.storage import file_sha256, from_json, is_record, open_record, to_json, write_record
+from malade_ref.storage.files import aside
 
 NAMES = {"x": ("x", "images"), "y": ("y", "labels")}
 HELP = (
@@ -47,10 +47,9 @@ HELP = (
 )
 ALL = "all"
 _SPLIT_WORDS = {**{split: split for split in SPLITS}, "val": "validation", ALL: ALL}
-# Bytes of images that are read at a time, chunk of HDF5 that may be unpacked at a time, and letters of a name.
+# Bytes of images that are read at a time, and of a name in an array of names.
 _PIECE = 1 << 22
-_MAX_CHUNK = 1 << 26
-_MAX_LETTERS = 1024
+_MAX_NAME = 1 << 12
 # Results that also are words, kept beside the arrays.
 SETTINGS, CLASS_NAMES, IMAGE_NAMES = "settings", "class_names", "names"
 
@@ -424,12 +423,14 @@ def _open(source: str, choice: _Choice, data_dir: str | None, stack: ExitStack, 
     if path.is_dir() or suffix == ".zip":
         files = find_idx_files(path) if path.is_dir() else {}
         return _of_idx(files, choice) if files else _of_files(path, choice, stack)
-    readers = {".npy": _of_npy, ".npz": _of_npz, ".h5": _of_h5, ".hdf5": _of_h5}
-    if suffix not in readers:
-        raise InputError(f"{source}: expected {HELP}")
-    with damage(path):
-        found = readers[suffix](path, choice, stack, images)
-    return found
+    if suffix == ".npy":
+        choice.none()
+        return _Found(_again(lambda stack: open_npy(path, stack, fortran=True)))
+    if suffix == ".npz":
+        return _of_arrays(path, lambda names, stack: _open_npz(path, names, stack), choice, images)
+    if suffix in (".h5", ".hdf5"):
+        return _of_h5(path, choice, images)
+    raise InputError(f"{source}: expected {HELP}")
 
 
 def _located(source: str, choice: _Choice, data_dir: str | None) -> _Found | None:
@@ -495,14 +496,23 @@ def _of_dataset(data: Dataset, split: str) -> _Found:
 
 def _of_idx(files: Mapping[str, Path], choice: _Choice) -> _Found:
     split = choice.among(("train", "test"))
-    x, y = read_idx_pair(files[f"{split} images"], files[f"{split} labels"])
-    return _Found(Rows(x.shape, x.dtype, lambda: iter((x,))), y, tuple(str(digit) for digit in range(10)))
+    path = files[f"{split} images"]
+
+    def opened(stack: ExitStack) -> OpenRows:
+        file = stack.enter_context(IdxFile(path, ndim=3, what="images"))
+        return OpenRows(file.shape, np.dtype(np.uint8), file.read)
+
+    x = _again(opened)
+    y = read_idx_labels(files[f"{split} labels"], num_images=x.shape[0])
+    return _Found(x, y, tuple(str(digit) for digit in range(10)))
 
 
 def _of_files(path: Path, choice: _Choice, stack: ExitStack) -> _Found:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; check the path")
-    splits = splits_in_order(path, stack)
+    splits, left_out = splits_in_order(path, stack)
+    if left_out:
+        choice.notes.append(f"{path}: {left_out}")
     if ALL in splits:
         choice.none()
         choice.notes.append(f"{path}: has no folders train, validation or test; all its images are taken")
@@ -533,106 +543,119 @@ def _storable(name: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def _of_npy(path: Path, choice: _Choice, stack: ExitStack, images: bool) -> _Found:
+# Opens arrays by their names, as far as there are; a stack closes them.
+_Opener = Callable[[Sequence[str], ExitStack], dict[str, OpenRows]]
+_KNOWN = ("x", "images", "y", "labels", "split", "index")
+
+
+def _open_npz(path: Path, names: Sequence[str], stack: ExitStack) -> dict[str, OpenRows]:
+    return open_npz(path, names, stack, fortran=True, max_word=_MAX_NAME)
+
+
+def _again(opened: Callable[[ExitStack], OpenRows]) -> Rows:
+    """An array that is opened anew whenever it is read."""
+    with ExitStack() as stack:
+        shape, dtype, _ = opened(stack)
+    at_once = max(1, _PIECE // max(1, math.prod(map(int, shape[1:])) * dtype.itemsize))
+
+    def pieces() -> Iterator[NDArray[Any]]:
+        with ExitStack() as stack:
+            array = opened(stack)
+            for first in range(0, shape[0], at_once):
+                piece = array.read(min(at_once, shape[0] - first))
+                yield piece.astype(piece.dtype.newbyteorder("="), copy=False)
+
+    return Rows(tuple(shape), dtype.newbyteorder("="), pieces)
+
+
+def _of_h5(path: Path, choice: _Choice, images: bool) -> _Found:
+    """Arrays of any HDF5 file, results of this program, or a data set's record."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; check the path")
+    if not is_record(path):
+        return _of_arrays(path, lambda names, stack: open_h5(path, names, stack), choice, images)
+    try:
+        with open_record(path, kind="arrays", mend="choose a file of images") as record:
+            words = record.meta
+    except InputError:
+        open_record(path, kind=RECORD, mend="choose a file of images").close()
+        return _of_dataset(open_dataset(path), choice.among(SPLITS))
+
+    def opened(names: Sequence[str], stack: ExitStack) -> dict[str, OpenRows]:
+        record = stack.enter_context(open_record(path, kind="arrays", mend="choose a file of images"))
+
+        def rows_of(name: str) -> OpenRows:
+            start = 0
+
+            def read(count: int) -> NDArray[Any]:
+                nonlocal start
+                start += count
+                return record.read(name, start - count, start)
+
+            return OpenRows(record.shape(name), record.dtype(name), read)
+
+        return {name: rows_of(name) for name in names if name in record.names}
+
+    return _of_arrays(path, opened, choice, images, words)
+
+
+def _of_arrays(
+    path: Path, opener: _Opener, choice: _Choice, images: bool, words: Mapping[str, Any] | None = None
+) -> _Found:
+    """Images, and what belongs to them, in the arrays of one file."""
+    names_of_arrays = _KNOWN if words is not None else (*_KNOWN, CLASS_NAMES, IMAGE_NAMES)
+    with ExitStack() as stack:
+        arrays = opener(names_of_arrays, stack)
+        if images and not {"x", "images"} & set(arrays):
+            raise InputError(f"{choice.source}: has no array 'x' or 'images'; save the images under this name")
+        name = next((name for name in NAMES["x"] if name in arrays), None)
+        y = next((name for name in NAMES["y"] if name in arrays), None)
+        if name is None and y is None:
+            raise InputError(f"{choice.source}: has no array 'y' or 'labels'; save the labels under this name")
+        x = Rows((0,), np.dtype(np.float32), lambda: iter(()))
+        if name is not None:
+            x = _again(lambda inner: opener([name], inner)[name])
+            choice.check(x)
+        count = arrays[name or y or ""].shape[0] if arrays[name or y or ""].shape else 0
+        found = _Found(x, None if y is None else _one_each(path, "y", arrays[y], count))
+        if words is None:
+            words = {key: _words(arrays[key]) for key in (CLASS_NAMES, IMAGE_NAMES) if key in arrays}
+        found = found._replace(**_names_in(path, words, count))
+        if "index" in arrays and (arrays["index"].shape, arrays["index"].dtype) == ((count,), np.dtype(np.int64)):
+            found = found._replace(rows=arrays["index"].read(count))
+        split = _one_each(path, "split", arrays["split"], count) if "split" in arrays else None
+    if split is not None:
+        return _split_of(path, found, split, choice)
     choice.none()
-
-    def open_stream() -> Any:
-        return open_regular(path)
-
-    return _Found(_npy_rows(path, path.name, open_stream, os.path.getsize(path)))
-
-
-def _of_npz(path: Path, choice: _Choice, stack: ExitStack, images: bool) -> _Found:
-    archive = open_zip(path, stack)
-    members = {info.filename: info for info in archive.infolist()}
-
-    def rows_of(name: str) -> Rows | None:
-        info = members.get(f"{name}.npy")
-        if info is None:
-            return None
-        check_member(path, info, MAX_BYTES)
-        return _npy_rows(path, info.filename, partial(archive.open, info), info.file_size)
-
-    return _of_arrays(path, {name: rows_of(name) for name in _KNOWN}, choice, images)
-
-
-def _of_h5(path: Path, choice: _Choice, stack: ExitStack, images: bool) -> _Found:
-    words = _words_of_record(path)
-    if words is None:
-        return _of_dataset_record(path, choice)
-    raw = stack.enter_context(open_regular(path))
-    file = stack.enter_context(h5py.File(raw, "r"))
-    found = _of_arrays(path, {name: _h5_rows(path, name, file) for name in _KNOWN if name in file}, choice, images)
-    class_names, names = words.get(CLASS_NAMES), words.get(IMAGE_NAMES)
-    if class_names is not None:
-        found = found._replace(class_names=check_class_names(str(path), class_names, 1 << 16))
-    if isinstance(names, list) and len(names) == found.x.shape[0] and all(isinstance(name, str) for name in names):
-        found = found._replace(names=tuple(names))
     return found
 
 
-_KNOWN = ("x", "images", "y", "labels", "split", "index", CLASS_NAMES, IMAGE_NAMES)
+def _names_in(path: Path, words: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Names of classes and of files, as far as a file has some that fit."""
+    found: dict[str, Any] = {}
+    class_names, names = words.get(CLASS_NAMES), words.get(IMAGE_NAMES)
+    if class_names is not None:
+        found["class_names"] = check_class_names(str(path), class_names, 1 << 16)
+    if isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names):
+        found["names"] = tuple(map(_storable, names))
+    return found
 
 
-def _words_of_record(path: Path) -> dict[str, Any] | None:
-    """What an HDF5 file that malade wrote says besides its arrays; None of a data set, nothing of another file."""
-    for kind in ("arrays", RECORD):
-        try:
-            with open_record(path, kind=kind) as record:
-                return record.meta if kind == "arrays" else None
-        except InputError:
-            continue
-    return {}
-
-
-def _of_dataset_record(path: Path, choice: _Choice) -> _Found:
-    return _of_dataset(open_dataset(path), choice.among(SPLITS))
-
-
-def _of_arrays(path: Path, arrays: Mapping[str, Rows | None], choice: _Choice, images: bool) -> _Found:
-    """Images, and what belongs to them, in the arrays of one file."""
-
-    def first_of(names: Sequence[str]) -> Rows | None:
-        return next((array for name in names if (array := arrays.get(name)) is not None), None)
-
-    x, labels = first_of(NAMES["x"]), first_of(NAMES["y"])
-    if x is None and (images or labels is None):
-        raise InputError(f"{choice.source}: has no array 'x' or 'images'; save the images under this name")
-    if x is not None:
-        choice.check(x)
-    count = x.shape[0] if x is not None else (labels.shape[0] if labels is not None else 0)
-    found = _Found(Rows((count,), np.dtype(np.float32), lambda: iter(())) if x is None else x)
-    if labels is not None:
-        found = found._replace(y=_one_each(path, "y", labels, count))
-    found = found._replace(class_names=_words(arrays.get(CLASS_NAMES)), names=_words(arrays.get(IMAGE_NAMES)))
-    if found.class_names is not None:
-        found = found._replace(class_names=check_class_names(str(path), list(found.class_names), 1 << 16))
-    if found.names is not None and len(found.names) != count:
-        found = found._replace(names=None)
-    index = arrays.get("index")
-    if index is not None and index.shape == (count,) and index.dtype == np.int64:
-        found = found._replace(rows=_one_each(path, "index", index, count))
-    split = arrays.get("split")
-    if split is None:
-        choice.none()
-        return found
-    return _split_of(path, found, _one_each(path, "split", split, count), choice)
-
-
-def _words(array: Rows | None) -> tuple[str, ...] | None:
+def _words(array: OpenRows) -> list[str] | None:
     """A list of words, if an array holds one."""
-    if array is None or array.dtype.kind != "U" or len(array.shape) != 1:
+    if array.dtype.kind != "U" or len(array.shape) != 1:
         return None
-    return tuple(word for piece in array.pieces() for word in piece.tolist())
+    return [str(word) for word in array.read(array.shape[0]).tolist()]
 
 
-def _one_each(path: Path, name: str, array: Rows, count: int) -> NDArray[Any]:
+def _one_each(path: Path, name: str, array: OpenRows, count: int) -> NDArray[Any]:
     """An array with one entry for each image, in memory."""
     if len(array.shape) != 1:
         raise InputError(f"{path}: {name}: expected 1 axes (n,), got {array.shape}")
     if array.shape[0] != count:
         raise InputError(f"{path}: {name}: {array.shape[0]} labels for {count} images; each image needs one")
-    return np.concatenate([np.empty(0, dtype=array.dtype), *array.pieces()])
+    values = array.read(count)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _split_of(path: Path, found: _Found, words: NDArray[Any], choice: _Choice) -> _Found:
@@ -659,77 +682,6 @@ def _split_of(path: Path, found: _Found, words: NDArray[Any], choice: _Choice) -
         None if found.names is None else tuple(found.names[row] for row in number),
         number if found.rows is None else found.rows[rows],
     )
-
-
-def _npy_rows(path: Path, name: str, open_stream: Callable[[], Any], size: int) -> Rows:
-    """The array in the bytes of an .npy, after checking that they hold what its header claims."""
-    with closing(open_stream()) as stream:
-        shape, dtype = _npy_header(path, name, stream, size)
-    row_bytes = math.prod(shape[1:]) * int(dtype.itemsize)
-    rows = max(1, _PIECE // max(1, row_bytes))
-
-    def pieces() -> Iterator[NDArray[Any]]:
-        with damage(path), closing(open_stream()) as stream:
-            _npy_header(path, name, stream, size)
-            for first in range(0, shape[0], rows):
-                count = min(rows, shape[0] - first)
-                values = np.empty((count, *shape[1:]), dtype=dtype)
-                view, done = memoryview(values.reshape(-1).view(np.uint8).data), 0
-                while done < len(view):
-                    piece = stream.read(len(view) - done)
-                    if not piece:
-                        raise EOFError(f"{name} ends too early")
-                    view[done : done + len(piece)] = piece
-                    done += len(piece)
-                yield values.astype(dtype.newbyteorder("="), copy=False)
-
-    return Rows(shape, dtype.newbyteorder("="), pieces)
-
-
-def _npy_header(path: Path, name: str, stream: Any, size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read_header:
-        raise ValueError(f"{name} has version {version} of the format")
-    shape, fortran, dtype = read_header[version](stream)
-    if dtype.hasobject or dtype.kind not in "biufcSU":
-        raise InputError(f"{path}: {name}: holds {dtype}, expected numbers or words; save it as such")
-    if dtype.kind in "SU" and dtype.itemsize > 4 * _MAX_LETTERS:
-        raise InputError(f"{path}: {name}: holds words of {dtype}, expected shorter ones; save it as such")
-    if any(side < 0 for side in shape) or stream.tell() + math.prod(map(int, shape)) * dtype.itemsize != size:
-        raise ValueError(f"{name} claims shape {shape}, which does not fit its size")
-    if fortran and len(shape) > 1 and 0 not in shape:
-        raise InputError(f"{path}: {name}: is in Fortran order; save numpy.ascontiguousarray of it")
-    if not shape:
-        raise InputError(f"{path}: {name}: expected 4 axes (n, c, h, w), got {shape}")
-    return shape, dtype
-
-
-def _h5_rows(path: Path, name: str, file: h5py.File) -> Rows | None:
-    # A soft or external link, or a virtual array, could lead to another file.
-    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external or dataset.shape is None:
-        raise InputError(f"{path}: {name}: is no plain array in this file; save it as one")
-    if dataset.dtype.kind not in "biufS" or dataset.dtype.itemsize > 4 * _MAX_LETTERS:
-        if name in (CLASS_NAMES, IMAGE_NAMES):
-            return None
-        raise InputError(f"{path}: {name}: holds {dataset.dtype}, expected numbers; save it as such")
-    size = math.prod(dataset.shape) * dataset.dtype.itemsize
-    if size > min(MAX_BYTES, dataset.id.get_storage_size() * DEFLATE_RATIO):
-        raise InputError(f"{path}: {name}: claims {size} bytes, more than the file can hold; save it again")
-    if math.prod(dataset.chunks or (1,)) * dataset.dtype.itemsize > _MAX_CHUNK:
-        raise InputError(f"{path}: {name}: has chunks of more than {_MAX_CHUNK >> 20} MiB; save it in smaller ones")
-    shape = tuple(dataset.shape)
-    if not shape:
-        raise InputError(f"{path}: {name}: expected 4 axes (n, c, h, w), got {shape}")
-    rows = max(1, _PIECE // max(1, math.prod(shape[1:]) * dataset.dtype.itemsize))
-
-    def pieces() -> Iterator[NDArray[Any]]:
-        with damage(path):
-            for first in range(0, shape[0], rows):
-                yield np.asarray(dataset[first : first + rows]).astype(dataset.dtype.newbyteorder("="), copy=False)
-
-    return Rows(shape, dataset.dtype.newbyteorder("="), pieces)
 
 
 # Results -------------------------------------------------------------------------------------------------------------

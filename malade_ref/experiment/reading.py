@@ -17,10 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 from malade_ref.experiment.config import Experiment, check_experiment
 from malade_ref.experiment.tables import nearest, read_table
-from malade_ref.storage.files import one_line, open_regular
+from malade_ref.storage.files import MAX_PARTS, cannot_read, from_toml, open_regular
 
 MAX_BYTES = 1 << 20
 
@@ -79,10 +79,7 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
         If there is no such experiment, or it is not as `Experiment` says, before or after the changes.
     """
     file, text = _text_of(source)
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: not valid TOML ({one_line(error)}); mend it") from error
+    table = from_toml(file, text)
     scales = table.pop("scales", {})
     if not isinstance(scales, dict):
         raise InputError(f"{file}: scales: expected tables [scales.<name>]")
@@ -151,12 +148,14 @@ def parse_change(change: str) -> tuple[list[str], Any]:
         position = match.end() + 1
         if text.strip()[match.end() : position] != ".":
             break
-    if not equals or not keys or position <= len(text.strip()):
-        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {change!r}")
+    if not equals or not keys or position <= len(text.strip()) or len(keys) > MAX_PARTS:
+        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {printable(change)!r}")
     try:
-        found = tomllib.loads(f"value = {value}")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return keys, value
+        found = from_toml(f"--set {printable(text, 60)}", f"value = {value}")
+    except InputError as error:
+        if isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            return keys, value
+        raise
     return keys, found["value"] if len(found) == 1 else value
 
 
@@ -175,7 +174,10 @@ def _text_of(source: str) -> tuple[str, str]:
     if not source.endswith(".toml") and not Path(source).is_file():
         raise InputError(f"{source}: no such experiment; {nearest(source, list(names))}, or the path of a TOML file")
     with open_regular(source) as file:
-        content = file.read(MAX_BYTES + 1)
+        try:
+            content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise cannot_read(source, error) from error
     if len(content) > MAX_BYTES:
         raise InputError(f"{source}: larger than {MAX_BYTES} bytes; give the TOML file of an experiment")
     try:
