@@ -48,7 +48,7 @@ HELP = (
 ALL = "all"
 _SPLIT_WORDS = {**{split: split for split in SPLITS}, "val": "validation", ALL: ALL}
 # Bytes of images that are read at a time, and of a name in an array of names.
-_PIECE = 1 << 22
+_PIECE = 1 << 19
 _MAX_NAME = 1 << 12
 # Results that also are words, kept beside the arrays.
 SETTINGS, CLASS_NAMES, IMAGE_NAMES = "settings", "class_names", "names"
@@ -552,10 +552,10 @@ def _open_npz(path: Path, names: Sequence[str], stack: ExitStack) -> dict[str, O
     return open_npz(path, names, stack, fortran=True, max_word=_MAX_NAME)
 
 
-def _again(opened: Callable[[ExitStack], OpenRows]) -> Rows:
-    """An array that is opened anew whenever it is read."""
+def _again(opened: Callable[[ExitStack], OpenRows], array: OpenRows | None = None) -> Rows:
+    """An array that is opened anew whenever it is read; it may be given as it is opened now."""
     with ExitStack() as stack:
-        shape, dtype, _ = opened(stack)
+        shape, dtype, _ = array or opened(stack)
     at_once = max(1, _PIECE // max(1, math.prod(map(int, shape[1:])) * dtype.itemsize))
 
     def pieces() -> Iterator[NDArray[Any]]:
@@ -614,7 +614,7 @@ def _of_arrays(
             raise InputError(f"{choice.source}: has no array 'y' or 'labels'; save the labels under this name")
         x = Rows((0,), np.dtype(np.float32), lambda: iter(()))
         if name is not None:
-            x = _again(lambda inner: opener([name], inner)[name])
+            x = _again(lambda inner: opener([name], inner)[name], arrays[name])
             choice.check(x)
         count = arrays[name or y or ""].shape[0] if arrays[name or y or ""].shape else 0
         found = _Found(x, None if y is None else _one_each(path, "y", arrays[y], count))
