@@ -33,7 +33,7 @@ from malade_ref.datasets.from_arrays import Rows as OpenRows
 from malade_ref.datasets.from_arrays import open_h5, open_npy, open_npz
 from malade_ref.datasets.from_images import splits_in_order
 from malade_ref.datasets.idx import IdxFile, find_idx_files, read_idx_labels
-from malade_ref.datasets.incoming import check_member, damage, open_zip
+from malade_ref.datasets.incoming import damage, open_zip
 from malade_ref.datasets.library import check_dataset_name
 from malade_ref.datasets.splits import RECORD, SPLITS, Dataset, Split, open_dataset
 from malade_ref.storage import file_sha256, from_json, is_record, open_record, to_json, write_record
@@ -750,7 +750,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Rows], words: M
         By name.
     words : mapping, optional
         JSON-able, to be kept beside the arrays: in an ``.h5`` in the JSON of ``meta``; in an ``.npz`` lists of strings
-        as arrays of strings, anything else as a string of JSON.
+        as arrays of strings, all else as JSON in the archive's comment, at most 64 KiB.
     """
     words = dict(words or {})
     all_rows = {name: array if isinstance(array, Rows) else _in_one_piece(array) for name, array in arrays.items()}
@@ -779,14 +779,13 @@ def _in_one_piece(array: NDArray[Any]) -> Rows:
 
 
 def _write_npz(stream: Any, arrays: Mapping[str, Rows], words: Mapping[str, Any]) -> None:
-    texts = {
-        name: np.array(value if isinstance(value, list) else to_json(name, value, indent=None), dtype=np.str_)
-        for name, value in words.items()
-    }
+    texts = {name: np.array(value, dtype=np.str_) for name, value in words.items() if isinstance(value, list)}
+    rest = {name: value for name, value in words.items() if name not in texts}
     with zipfile.ZipFile(stream, "w") as archive:
         for name, rows in {**arrays, **{name: _in_one_piece(text) for name, text in texts.items()}}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 _write_npy(member, rows)
+        archive.comment = to_json("settings", rest, indent=None).encode()
 
 
 def _write_npy(stream: Any, rows: Rows) -> None:
@@ -822,11 +821,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     elif path.suffix == ".npz":
         with ExitStack() as stack, damage(path):
             archive = open_zip(path, stack)
-            if f"{SETTINGS}.npy" in archive.namelist():
-                info = archive.getinfo(f"{SETTINGS}.npy")
-                check_member(path, info, 1 << 24)
-                text = np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
-                settings = from_json(f"{path}: {SETTINGS}", str(text))
+            if archive.comment:
+                settings = from_json(f"{path}: comment", archive.comment).get(SETTINGS)
             damaged = archive.testzip()
             if damaged is not None:
                 raise ValueError(f"{damaged} is not what was written")
