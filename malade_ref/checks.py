@@ -134,6 +134,6 @@ def check_count(name: str, value: int, *, minimum: int = 1) -> int:
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Raise unless ``value`` is one of ``choices``."""
-    if not isinstance(value, str) or value not in choices:
+    if _has_axes(value) or value not in choices:
         raise InputError(f"{name}: expected one of {', '.join(choices)}; got {_shown(value)}")
     return value

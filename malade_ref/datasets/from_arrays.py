@@ -36,6 +36,7 @@ from malade_ref.storage.foreign import MAX_BYTES, ForeignFile
 
 _NAMES = ("images", "labels", "split")
 _MAX_WORD = 256
+_WORDS_AT_ONCE = 1 << 16
 
 
 def incoming_npz(path: Path, stack: ExitStack) -> Incoming:
@@ -222,7 +223,8 @@ def _incoming_arrays(path: Path, arrays: Mapping[str, Rows]) -> Incoming:
     if "split" in arrays:
         if arrays["split"].dtype.kind not in "SU":
             raise InputError(f"{path}: split: expected the words {', '.join(SPLITS)}; got {arrays['split'].dtype}")
-        splits = _split_numbers(path, arrays["split"].read(n))
+        counts = [min(_WORDS_AT_ONCE, n - first) for first in range(0, n, _WORDS_AT_ONCE)]
+        splits = np.concatenate([_split_numbers(path, arrays["split"].read(count)) for count in counts])
     note = "" if "split" in arrays else "Validation and test images were chosen at random when it was imported."
     names = tuple(str(label) for label in range(int(values.max()) + 1))
     rows_at_once = max(1, BLOCK_BYTES // math.prod(shape))

@@ -104,7 +104,9 @@ class IdxFile:
         self._path = path
         with ExitStack() as stack:
             raw = stack.enter_context(open_regular(path))
-            compressed = raw.peek(2)[:2] == _GZIP
+            self._kind = "file"
+            with self._damage():
+                compressed = raw.peek(2)[:2] == _GZIP
             self._kind = "gzip file" if compressed else "file"
             self._stream: Any = stack.enter_context(gzip.GzipFile(fileobj=raw)) if compressed else raw
             with self._damage():

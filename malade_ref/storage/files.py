@@ -84,7 +84,7 @@ def aside(path: Path) -> Iterator[io.FileIO]:
             with io.FileIO(descriptor, "r+") as file:
                 yield file
                 os.fsync(descriptor)
-            os.replace(temporary, path)
+                os.replace(temporary, path)  # while the lock is held: see `sweep_stale`
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
@@ -362,7 +362,7 @@ def from_json(what: str, text: bytes | str, *, mend: str = "restore the file fro
         if len(text) > MAX_JSON_BYTES:
             raise ValueError(f"{len(text)} bytes, more than {MAX_JSON_BYTES}")
         value = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse)
-        _check_plain(value, finite=True)
+        _check_plain(value, bits=256, finite=True)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{what}: not valid JSON ({_limit(error)}); {mend}") from error
     if not isinstance(value, dict):
@@ -388,8 +388,8 @@ def from_toml(what: str, text: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is not TOML (its cause is then `tomllib.TOMLDecodeError`), nested too deep, or holds NaN or integers of
-        more than 64 bits.
+        If it is not TOML (its cause is then `tomllib.TOMLDecodeError`), nested too deep, or holds integers of more
+        than 64 bits.
     """
     try:
         if _LONG_KEY.search(text):
@@ -399,7 +399,7 @@ def from_toml(what: str, text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{what}: not valid TOML ({printable(one_line(error))}); mend it") from error
     except (ValueError, RecursionError, OverflowError) as error:
-        raise InputError(f"{what}: cannot be read as TOML ({_limit(error)}); mend it") from error
+        raise InputError(f"{what}: not valid TOML for malade ({_limit(error)}); mend it") from error
     return found
 
 
@@ -410,8 +410,8 @@ def _limit(error: Exception) -> str:
     return "an integer of thousands of digits" if "set_int_max_str_digits" in str(error) else printable(one_line(error))
 
 
-def _check_plain(value: Any, *, finite: bool = False) -> None:
-    """Raise ValueError on what would break a reader later: deep nesting, NaN, integers that fit into no 64 bits."""
+def _check_plain(value: Any, *, bits: int = 64, finite: bool = False) -> None:
+    """Raise ValueError on what would break a reader later: deep nesting, integers of more bits than that."""
     level, depth = [value], 0
     while level:
         depth += 1
@@ -423,9 +423,9 @@ def _check_plain(value: Any, *, finite: bool = False) -> None:
                 below += item.values()
             elif isinstance(item, list):
                 below += item
-            elif isinstance(item, int) and not -(1 << 63) <= item < 1 << 64:
-                raise ValueError("an integer that does not fit into 64 bits")
-            elif isinstance(item, float) and (math.isnan(item) or (finite and math.isinf(item))):
+            elif isinstance(item, int) and item.bit_length() > bits:
+                raise ValueError(f"an integer that does not fit into {bits} bits")
+            elif finite and isinstance(item, float) and not math.isfinite(item):
                 raise ValueError(f"{item} where a number is expected")
         level = below
 

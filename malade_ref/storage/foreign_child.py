@@ -24,7 +24,7 @@ FILTERS = {
 MAX_WORD = 256
 
 
-def limit(kind: int, value: int) -> None:
+def _limit(kind: int, value: int) -> None:
     """Lower a soft limit; what the system does not know or allow is left as it is."""
     try:
         hard = resource.getrlimit(kind)[1]
@@ -35,7 +35,7 @@ def limit(kind: int, value: int) -> None:
         pass
 
 
-def memory() -> int:
+def _memory() -> int:
     """Bytes of private memory of this process."""
     try:
         with open("/proc/self/status") as status:
@@ -44,7 +44,7 @@ def memory() -> int:
         return 1 << 30
 
 
-def describe(file: h5py.File, name: str) -> dict[str, Any]:
+def _describe(file: h5py.File, name: str) -> dict[str, Any]:
     """What is known of an array before any of it is read; ``wrong`` if it is none that can be read."""
     # A soft or external link, or a virtual array, could lead to another file.
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -75,30 +75,30 @@ def describe(file: h5py.File, name: str) -> dict[str, Any]:
     }
 
 
-def answer(file: h5py.File, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def _answer(file: h5py.File, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """The answer to a request, and the bytes that follow it."""
     if request["do"] == "describe":
-        return {name: describe(file, name) for name in request["names"] if name in file}, b""
+        return {name: _describe(file, name) for name in request["names"] if name in file}, b""
     dataset = file[request["name"]]
     values = dataset[request["first"] : request["last"]] if dataset.ndim else dataset[()]
     return {}, np.ascontiguousarray(values).tobytes()
 
 
-def main() -> None:
+def _main() -> None:
     """Answer requests until there are no more."""
     descriptor, max_memory, max_seconds = map(int, sys.argv[1:])
-    limit(resource.RLIMIT_CORE, 0)
-    limit(resource.RLIMIT_FSIZE, 0)
-    limit(resource.RLIMIT_DATA, memory() + max_memory)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_DATA, _memory() + max_memory)
     file = None
     for line in sys.stdin.buffer:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + max_seconds + 1)
+        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + max_seconds + 1)
         content = b""
         try:
             if file is None:
                 file = h5py.File(os.fdopen(descriptor, "rb"), "r")
-            reply, content = answer(file, json.loads(line))
+            reply, content = _answer(file, json.loads(line))
         except MemoryError:
             reply = {"error": f"it takes more than {max_memory >> 20} MiB of memory"}
         except Exception as error:  # HDF5 reports damage as almost any exception
@@ -110,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()
