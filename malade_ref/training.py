@@ -438,18 +438,18 @@ def fit(
         if len(x) == 0:
             raise InputError(f"{name} images: expected at least one, got none")
     steps_per_epoch = _steps_per_epoch(network, len(images), batch_size)
-    settings = {
-        "architecture": network.architecture(),
-        "objective": _describe(objective),
-        "data": fingerprint(ops, {"images": images, "labels": labels}),
-        "start": network.fingerprint(),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "optimizer": optimizer,
-        "seed": seed,
-    }
+    settings = training_settings(
+        network,
+        objective,
+        images,
+        labels,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        optimizer=optimizer,
+        seed=seed,
+    )
     state = _State.begin(network, optimizer)
     if checkpoint is not None and checkpoint.exists():
         state = _State.load(checkpoint, network, optimizer, settings)
@@ -488,6 +488,32 @@ def fit(
         raise
     metadata = {**network.metadata, "training": {**settings, "steps": state.step}}
     return Fitted(network.replace_params(state.params, metadata), state.history)
+
+
+def training_settings(
+    network: Network, objective: Objective, images: Array, labels: Array, **settings: int | float | str
+) -> dict[str, Any]:
+    """What the result of a training depends on; a trained network keeps it as ``metadata["training"]``.
+
+    Parameters
+    ----------
+    network, objective, images, labels
+        As given to `fit`.
+    **settings
+        The ``epochs``, ``batch_size``, ``learning_rate``, ``schedule``, ``optimizer`` and ``seed`` of `fit`.
+
+    Returns
+    -------
+    dict
+        JSON-able.
+    """
+    return {
+        "architecture": network.architecture(),
+        "objective": _describe(objective),
+        "data": fingerprint(network.ops, {"images": images, "labels": labels}),
+        "start": network.fingerprint(),
+        **settings,
+    }
 
 
 def evaluate(

@@ -26,7 +26,7 @@ TOP_LEVEL = {
 # From the bottom up. A module imports from lower layers, or from its own layer without a cycle. The name ""
 # stands for the package itself (its __init__), which gathers the public names.
 LAYERS = (
-    ("checks", "arrays", "pickling"),
+    ("checks", "arrays", "classes", "pickling"),
     ("ops", "storage", "statistics"),
     ("diagnostics",),
     ("layers",),

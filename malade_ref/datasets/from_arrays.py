@@ -130,7 +130,9 @@ def open_h5(path: Path, names: Sequence[str], stack: ExitStack) -> dict[str, Row
     return {name: rows(name) for name in file.arrays}
 
 
-def open_npz(path: Path, names: Sequence[str], stack: ExitStack, *, fortran: bool = False) -> dict[str, Rows]:
+def open_npz(
+    path: Path, names: Sequence[str], stack: ExitStack, *, fortran: bool = False, max_word: int = _MAX_WORD
+) -> dict[str, Rows]:
     """Open arrays of an .npz.
 
     Parameters
@@ -143,6 +145,8 @@ def open_npz(path: Path, names: Sequence[str], stack: ExitStack, *, fortran: boo
         Closes it.
     fortran : bool
         Whether arrays in Fortran order are taken, too; such an array is read whole at once.
+    max_word : int
+        Most bytes of a word, in an array of words.
 
     Returns
     -------
@@ -160,7 +164,7 @@ def open_npz(path: Path, names: Sequence[str], stack: ExitStack, *, fortran: boo
         members = {info.filename: info for info in archive.infolist()}
         for name in names:
             if f"{name}.npy" in members:
-                found[name] = _open_member(path, name, archive, members[f"{name}.npy"], stack, fortran)
+                found[name] = _open_member(path, name, archive, members[f"{name}.npy"], stack, fortran, max_word)
     return found
 
 
@@ -263,13 +267,20 @@ def _split_numbers(path: Path, names: NDArray[Any]) -> Labels:
 
 
 def _open_member(
-    path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo, stack: ExitStack, fortran: bool
+    path: Path,
+    name: str,
+    archive: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    stack: ExitStack,
+    fortran: bool,
+    max_word: int,
 ) -> Rows:
     check_member(path, info, MAX_BYTES)
-    return _npy_rows(path, f"{name}: ", stack.enter_context(archive.open(info)), info.file_size, fortran)
+    stream = stack.enter_context(archive.open(info))
+    return _npy_rows(path, f"{name}: ", stream, info.file_size, fortran, max_word)
 
 
-def _npy_rows(path: Path, name: str, stream: Any, num_bytes: int, fortran: bool) -> Rows:
+def _npy_rows(path: Path, name: str, stream: Any, num_bytes: int, fortran: bool, max_word: int = _MAX_WORD) -> Rows:
     """An array in the .npy format, after checking that its header claims what the stream holds."""
     try:
         version = np.lib.format.read_magic(stream)
@@ -285,7 +296,7 @@ def _npy_rows(path: Path, name: str, stream: Any, num_bytes: int, fortran: bool)
         raise InputError(
             f"{path}: {name}damaged, no .npy header ({printable(one_line(error), 100)}); fetch or save it again"
         ) from error
-    if dtype.hasobject or dtype.kind not in "biufSU" or dtype.itemsize > _MAX_WORD or dtype.shape:
+    if dtype.hasobject or dtype.kind not in "biufSU" or dtype.itemsize > max_word or dtype.shape:
         raise InputError(
             f"{path}: {name}holds {printable(dtype, 60)}, expected numbers or short words; save it as such"
         )

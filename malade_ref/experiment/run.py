@@ -180,6 +180,7 @@ class _Run:
                 seed=self.seed + model.seed,
                 ops=self.ops,
                 checkpoint=checkpoint,
+                class_names=self.data.class_names,
                 progress=progress,
             )
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from malade_ref.arrays import Array
 from malade_ref.certify import certify
+from malade_ref.classes import with_class_names
 from malade_ref.datasets import Split
 from malade_ref.defence import MALADE
 from malade_ref.experiment.config import BUILDERS, Certify, Method, Model, Search
@@ -84,6 +85,7 @@ def train_model(
     seed: int,
     ops: ModuleType,
     checkpoint: Path,
+    class_names: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
     """Train one model.
@@ -102,6 +104,8 @@ def train_model(
         The backend.
     checkpoint : Path
         For interruptions.
+    class_names : sequence of str, optional
+        What the labels stand for; a classifier keeps them.
     progress : callable, optional
         Told the fraction done and a line of text.
 
@@ -111,6 +115,8 @@ def train_model(
         Network and history.
     """
     start = networks[model.init] if model.init else BUILDERS[model.kind](model.preset, seed=seed, ops=ops)
+    if class_names is not None and model.kind == "classifier":
+        start = with_class_names(start, class_names)
     asarray = ops.asarray
     subset = slice(0, model.subset)
     looked_at = slice(0, model.validation)

@@ -13,11 +13,13 @@ becomes as many layers with copies of its parameters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from .. import ops as reference_ops
 from ..checks import InputError, check_count
+from ..classes import with_class_names
 from ..network import Network
 from .torch_reading import read
 from .torch_writing import module_of
@@ -53,7 +55,13 @@ def to_torch(network: Network) -> Any:
     return module_of(_torch(), network)
 
 
-def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | None = None) -> Network:
+def from_torch(
+    module: Any,
+    input_shape: tuple[int, ...],
+    *,
+    ops: ModuleType | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Network:
     """The same network as one of this package.
 
     Parameters
@@ -66,6 +74,8 @@ def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | N
         Shape (c, h, w) of one image, or (d,) of one vector.
     ops : module, optional
         The backend to compute with; the NumPy reference by default.
+    class_names : sequence of str, optional
+        What the outputs stand for, if it is a classifier: so it can be used on data whose classes have names.
 
     Returns
     -------
@@ -75,8 +85,8 @@ def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | N
     Raises
     ------
     InputError
-        If PyTorch is not installed, the module cannot be traced, or one of its calls or settings is not supported; it
-        is named, with the path of the module that it is in.
+        If PyTorch is not installed, the names do not fit, the module cannot be traced, or one of its calls or settings
+        is not supported; it is named, with the path of the module that it is in.
     """
     torch = _torch()
     ops = reference_ops if ops is None else ops
@@ -84,7 +94,11 @@ def from_torch(module: Any, input_shape: tuple[int, ...], *, ops: ModuleType | N
         raise InputError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     layers, arrays = read(torch, module, tuple(check_count("input_shape", size) for size in input_shape))
     params = {name: ops.asarray(value) for name, value in arrays.items()}
-    return Network(layers, params, input_shape, metadata={"network": "from PyTorch"}, ops=ops)
+    network = Network(layers, params, input_shape, metadata={"network": "from PyTorch"}, ops=ops)
+    if class_names is None:
+        return network
+    named: Network = with_class_names(network, class_names)
+    return named
 
 
 def _torch() -> ModuleType:
