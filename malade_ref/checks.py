@@ -14,6 +14,9 @@ from typing import Any
 
 Shape = tuple[int, ...]
 
+# More draws, steps or restarts than this are not begun: they would end in years, or in a full memory.
+MOST_WORK = 1_000_000
+
 
 class InputError(ValueError):
     """Input that cannot be used; the message is one line: what, where, how to mend it."""
@@ -78,11 +81,19 @@ def check_number(
     return number
 
 
-def check_count(name: str, value: int, *, minimum: int = 1) -> int:
-    """Raise unless ``value`` is an integer of at least ``minimum``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < minimum:
-        raise InputError(f"{name}: expected an integer >= {minimum}, got {value!r}")
+def check_count(name: str, value: int, *, minimum: int = 1, maximum: int | None = None) -> int:
+    """Raise unless ``value`` is an integer in [minimum, maximum]; without a maximum there is no upper limit."""
+    most = value if maximum is None else maximum
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not minimum <= value.__index__() <= most:
+        limits = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        shown = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "one of many digits"
+        raise InputError(f"{name}: expected an integer {limits}, got {shown}")
     return value.__index__()
+
+
+def check_work(name: str, value: int, *, minimum: int = 1) -> int:
+    """Raise unless ``value`` counts draws, steps, restarts or the like: what no computer can do is a slip."""
+    return check_count(name, value, minimum=minimum, maximum=MOST_WORK)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
