@@ -83,17 +83,22 @@ def check_number(
 
 def check_count(name: str, value: int, *, minimum: int = 1, maximum: int | None = None) -> int:
     """Raise unless ``value`` is an integer in [minimum, maximum]; without a maximum there is no upper limit."""
-    most = value if maximum is None else maximum
-    if isinstance(value, bool) or not hasattr(value, "__index__") or not minimum <= value.__index__() <= most:
-        limits = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        shown = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "one of many digits"
-        raise InputError(f"{name}: expected an integer {limits}, got {shown}")
-    return value.__index__()
+    number = value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else minimum - 1
+    if number < minimum or (maximum is not None and number > maximum):
+        limits = f">= {minimum}" + ("" if maximum is None else f" and <= {maximum}")
+        raise InputError(f"{name}: expected an integer {limits}, got {_shown(value)}")
+    return number
 
 
 def check_work(name: str, value: int, *, minimum: int = 1) -> int:
     """Raise unless ``value`` counts draws, steps, restarts or the like: what no computer can do is a slip."""
     return check_count(name, value, minimum=minimum, maximum=MOST_WORK)
+
+
+def _shown(value: Any) -> str:
+    """A value in a complaint; Python refuses to write integers of thousands of digits."""
+    many = isinstance(value, int) and value.bit_length() > 200
+    return f"one of {value.bit_length()} bits" if many else repr(value)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:

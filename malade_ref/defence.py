@@ -24,6 +24,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_number, check_work
@@ -180,7 +181,7 @@ class MALADE:
         The others are those of `purify`.
         """
         draws = range(first_draw, first_draw + check_work("num_draws", num_draws))
-        noise = {"sample_index": sample_index, "stream": stream}
+        noise: dict[str, Any] = {"sample_index": sample_index, "stream": stream}
         (logits,) = mean((self.classifier.apply(self.purify(x, draw=draw, **noise)),) for draw in draws)
         return logits
 
@@ -220,7 +221,7 @@ class MALADE:
             Classes.
         """
         draws = range(first_draw, first_draw + check_work("num_draws", num_draws))
-        noise = {"sample_index": sample_index, "stream": stream}
+        noise: dict[str, Any] = {"sample_index": sample_index, "stream": stream}
         return self.ops.stack([self.predict(x, first_draw=draw, **noise) for draw in draws])
 
     def loss_gradient(

@@ -23,22 +23,22 @@ class Group(NamedTuple):
         The backend.
     key : tuple of two int, or array of shape (d n, 2)
         Of the noise: one key, or one for each sample of each draw.
-    count : int
-        Number d of draws.
+    num_draws : int
+        d.
     """
 
     ops: ModuleType
     key: Key
-    count: int
+    num_draws: int
 
     def copies(self, array: Array) -> Array:
         """An array of the batch, once for each draw; None stays None."""
-        return array if array is None or self.count == 1 else self.ops.concatenate([array] * self.count)
+        return array if array is None or self.num_draws == 1 else self.ops.concatenate([array] * self.num_draws)
 
     def split(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """What belongs to each draw, of arrays of the whole group."""
-        n = len(arrays[0]) // self.count
-        return (tuple(array[i * n : (i + 1) * n] for array in arrays) for i in range(self.count))
+        n = len(arrays[0]) // self.num_draws
+        return (tuple(array[i * n : (i + 1) * n] for array in arrays) for i in range(self.num_draws))
 
 
 def groups(ops: ModuleType, stream: Stream, draws: Sequence[int], num_samples: int) -> Iterator[Group]:

@@ -24,18 +24,24 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
 from ..arrays import Array
-from ..checks import InputError, check_choice, check_count, check_integer, check_ndim, check_shape
+from ..checks import InputError, check_choice, check_integer, check_ndim, check_shape, check_work
 from ..defence import EXPECTATIONS, MODES
+from ..draws import mean
 from ..layers import Shape
 from ..network import LossGradient, loss_ops
 from ..sampling import Stream
 
 SEARCH, JUDGE, START, PROPOSAL = "attack-search", "attack-judge", "attack-start", "attack-proposal"
+
+# What the order of a sum can do to logits, which depends on the size of the batch: some units in the last place of the
+# largest of them, with room.
+ROUNDING = {"float32": 64 * 2.0**-23, "float64": 64 * 2.0**-52}
 
 
 class AttackResult(NamedTuple):
@@ -46,11 +52,14 @@ class AttackResult(NamedTuple):
     x_adv : array of shape (n, c, h, w), the images' dtype
         Adversarial images, in the ball and in [0, 1].
     success : array of shape (n,), bool
-        Whether the model is wrong about x_adv; for a stochastic model, by the mean logits of the judging draws.
+        Whether the model is wrong about x_adv; for a stochastic model, by the mean logits of the judging draws. What
+        rounding could undo is no success: it holds for the image alone and in any batch.
     loss : array of shape (n,)
         Cross entropy at x_adv, in nats; for a stochastic model, the mean over the judging draws.
     distance : array of shape (n,), float64
-        Distance of x_adv from the clean image in the attack's norm, in pixel units.
+        Distance of x_adv from the clean image in the attack's norm, in pixel units. Where an attack that looks for the
+        nearest wrong image found one only beyond the ``eps`` it was given, x_adv is the clean image, without success,
+        and this is the distance of the find: above ``eps``. Where it found none at all it is 0.
     num_queries : array of shape (n,), int64
         Evaluations of the whole model spent, each draw counted, those for gradients included.
     num_gradients : array of shape (n,), int64
@@ -105,7 +114,7 @@ class Verdict(NamedTuple):
     x : array of shape (n, c, h, w)
         Images.
     success : array of shape (n,), bool
-        Whether the mean logits are wrong.
+        Whether the mean logits are wrong; if the margin was asked for, by more than rounding can do.
     loss : array of shape (n,)
         The loss that was asked for, in expectation over draws; of what is reported the mean cross entropy, in nats.
         Attacks that look for the nearest wrong image put minus the distance here while they search, so that `stronger`
@@ -115,6 +124,22 @@ class Verdict(NamedTuple):
     x: Array
     success: Array
     loss: Array
+
+
+class Asking(NamedTuple):
+    """How an attack asks a model, passed on to every question; the fields are those of `Oracle`."""
+
+    mode: str = "exact"
+    expectation: str = "loss"
+    num_draws: int = 1
+    common_draws: bool = False
+    num_judge_draws: int = 10
+    seed: int = 0
+    sample_index: Array | None = None
+
+    def oracle(self, model: Model, x: Array, y: Array) -> Oracle:
+        """As `Oracle`, with these keywords."""
+        return Oracle(model, x, y, **self._asdict())
 
 
 class Oracle:
@@ -146,7 +171,7 @@ class Oracle:
     Raises
     ------
     InputError
-        If images, labels or a setting are not as expected.
+        If images or labels do not fit the model, or a setting is out of range.
     """
 
     def __init__(
@@ -174,8 +199,8 @@ class Oracle:
         check_integer("sample_index", self.sample_index)
         check_choice("mode", mode, MODES)
         check_choice("expectation", expectation, EXPECTATIONS)
-        check_count("num_draws", num_draws)
-        check_count("num_judge_draws", num_judge_draws)
+        check_work("num_draws", num_draws)
+        check_work("num_judge_draws", num_judge_draws)
         ops.derive_key(seed, START)  # complains about a seed out of range
         self.model = model
         self.ops = ops
@@ -191,7 +216,7 @@ class Oracle:
         self._next_draw = 0
 
     def gradient(self, x: Array, *, loss: str = "ce", targets: Array | None = None) -> tuple[Verdict, Array]:
-        """Judge images on the next draws of the search, with the gradient of their loss.
+        """Ask for logits and the gradient of a loss, on the next draws of the search.
 
         Parameters
         ----------
@@ -223,17 +248,13 @@ class Oracle:
         )
         self.num_queries += self.num_draws
         self.num_gradients += self.num_draws
-        return Verdict(x, self.ops.argmax(result.logits) != self.y, result.loss), result.gradient
+        return self._verdict(x, result.logits, result.loss, loss), result.gradient
 
     def query(self, x: Array, *, loss: str = "ce", targets: Array | None = None, again: bool = False) -> Verdict:
-        """Judge images on the next draws of the search.
+        """Ask for logits, on the next draws of the search.
 
         Parameters
         ----------
-        x : array of shape (n, c, h, w)
-            Images.
-        loss, targets
-            As of `gradient`.
         again : bool
             Whether to take the draws of the last evaluation again: what two images make of the same noise can be
             compared, and what a search makes of one draw throughout is a function of the image.
@@ -242,9 +263,17 @@ class Oracle:
         -------
         Verdict
             Of these draws.
+
+        Notes
+        -----
+        The others are those of `gradient`.
         """
         first = self.last_draws().start if again else self._search_draws()
-        return self._ask(x, SEARCH, first, self.num_draws, loss, targets, self.expectation)[0]
+        loss_of, _ = loss_ops(self.ops, loss)
+        draws = self._logits(x, SEARCH, first, self.num_draws)
+        mean_loss, logits = mean((loss_of(z, self.y, targets), z) for z in draws)
+        of_all = mean_loss if self.expectation == "loss" else loss_of(logits, self.y, targets)
+        return self._verdict(x, logits, of_all, loss)
 
     def other_classes(self, x: Array) -> Array:
         """Rank the classes but the true one, on the next draws of the search.
@@ -259,13 +288,11 @@ class Oracle:
         array of shape (n, k - 1), int64
             Classes by falling mean logits.
         """
-        first = self._search_draws()
-        logits = [self._logits(x, SEARCH, first + number) for number in range(self.num_draws)]
-        self.num_queries += self.num_draws
-        return self.ops.other_classes(sum(logits[1:], logits[0]), self.y)
+        (logits,) = mean((z,) for z in self._logits(x, SEARCH, self._search_draws(), self.num_draws))
+        return self.ops.other_classes(logits, self.y)
 
     def judge(self, x: Array) -> tuple[Verdict, Array]:
-        """Judge images on the judging draws, the same at every call.
+        """Give the verdict on images, by the judging draws, the same at every call.
 
         Parameters
         ----------
@@ -275,40 +302,75 @@ class Oracle:
         Returns
         -------
         verdict : Verdict
-            Of these draws.
+            Of these draws; what rounding could undo is asked again, each image by itself.
         always : array of shape (n,), bool
             Whether the model is wrong on every single draw.
         """
-        return self._ask(x, JUDGE, 0, self.num_judge_draws)
+        ops, y = self.ops, self.y
+        draws = self._logits(x, JUDGE, 0, self.num_judge_draws)
+        loss, logits, right = mean((ops.softmax_cross_entropy(z, y), z, (ops.argmax(z) == y) * 1) for z in draws)
+        doubtful = abs(ops.margin_loss(logits, y)) <= self._rounding(logits)
+        return self._asked_alone(Verdict(x, ops.argmax(logits) != y, loss), doubtful), right == 0
 
-    def _ask(
+    def confirmed(self, found: Verdict) -> Verdict:
+        """Success that does not hang on rounding; of a deterministic model, with the cross entropy as the loss.
+
+        Parameters
+        ----------
+        found : Verdict
+            What a search came to, not judged.
+
+        Returns
+        -------
+        Verdict
+            The same, but for what is not wrong when it is asked again by itself.
+        """
+        # A margin m among k classes has a cross entropy of log(1 + (k - 1) e^m) at most: from log(k) + 1 on, m > 1.
+        return self._asked_alone(found, ~(found.loss > math.log(self.model.num_classes) + 1))
+
+    def _asked_alone(self, verdict: Verdict, doubtful: Array) -> Verdict:
+        """Without the successes that are in doubt and do not stand when the image is asked by itself.
+
+        These questions look at nothing new and are not counted. A tie (of a model that says the same of all images)
+        is decided by the number of the class, as ever.
+        """
+        ops, y = self.ops, self.y
+        success, doubts = (ops.to_host(array).tolist() for array in (verdict.success, doubtful & verdict.success))
+        for row, doubt in enumerate(doubts):
+            if doubt:
+                alone = slice(row, row + 1)
+                (z,) = mean((z,) for z in self._logits(verdict.x, JUDGE, 0, self.num_judge_draws, alone, counted=False))
+                margin = ops.margin_loss(z, y[alone])
+                wrong = (ops.argmax(z) != y[alone]) & ((margin > self._rounding(z)) | (margin == 0))
+                success[row] = bool(wrong[0])
+        return verdict._replace(success=ops.asarray(success)) if any(doubts) else verdict
+
+    def _verdict(self, x: Array, logits: Array, loss: Array, name: str) -> Verdict:
+        """A verdict of the search; what is asked by its margin is wrong by more than rounding, or is not."""
+        if name == "margin":
+            return Verdict(x, self.ops.margin_loss(logits, self.y) > self._rounding(logits), loss)
+        return Verdict(x, self.ops.argmax(logits) != self.y, loss)
+
+    def _rounding(self, logits: Array) -> Array:
+        """How far rounding can move a margin, (n,)."""
+        return ROUNDING[self.model.dtype] * abs(logits).max(axis=1)
+
+    def _logits(
         self,
         x: Array,
         stream_name: str,
         first_draw: int,
         num_draws: int,
-        loss_name: str = "ce",
-        targets: Array | None = None,
-        expectation: str = "loss",
-    ) -> tuple[Verdict, Array]:
-        ops, y = self.ops, self.y
-        loss_of, _ = loss_ops(ops, loss_name)
-        logits = [self._logits(x, stream_name, first_draw + number) for number in range(num_draws)]
-        loss = loss_of(logits[0], y, targets)
-        always = ops.argmax(logits[0]) != y
-        for of_draw in logits[1:]:
-            loss = loss + loss_of(of_draw, y, targets)
-            always = always & (ops.argmax(of_draw) != y)
-        mean_logits = sum(logits[1:], logits[0]) / num_draws
-        self.num_queries += num_draws
-        loss = loss / num_draws if expectation == "loss" else loss_of(mean_logits, y, targets)
-        return Verdict(x, ops.argmax(mean_logits) != y, loss), always
-
-    def _logits(self, x: Array, stream_name: str, draw: int) -> Array:
-        if not self.model.stochastic:
-            return self.model.logits(x)
-        stream = Stream(self.seed, stream_name)
-        return self.model.logits(x, first_draw=draw, sample_index=self.sample_index, stream=stream)
+        part: slice = slice(None),
+        *,
+        counted: bool = True,
+    ) -> Iterator[Array]:
+        """Logits of some of the images, draw by draw."""
+        self.num_queries += num_draws * counted
+        noise = {"sample_index": self.sample_index[part], "stream": Stream(self.seed, stream_name)}
+        for draw in range(first_draw, first_draw + num_draws):
+            own = {"first_draw": draw, **noise} if self.model.stochastic else {}
+            yield self.model.logits(x[part], **own)
 
     def last_draws(self) -> range:
         """Numbers of the draws of the search's last evaluation, in the stream `SEARCH`."""
