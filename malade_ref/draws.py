@@ -7,6 +7,8 @@ of another draw. On the reference a group is one draw.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from operator import add
 from types import ModuleType
 from typing import NamedTuple
 
@@ -66,6 +68,11 @@ def groups(ops: ModuleType, stream: Stream, draws: Sequence[int], num_samples: i
         yield Group(ops, keys[0] if len(keys) == 1 else ops.keys_of_samples(keys, num_samples), len(keys))
 
 
+def sums(draws: Iterable[Array]) -> Iterator[Array]:
+    """Sums of the first draws' arrays: of one, of two, and so on."""
+    return accumulate(draws, add)
+
+
 def mean(draws: Iterable[tuple[Array, ...]]) -> list[Array]:
     """Average what each draw gave, added up in order; nothing is kept but the sums.
 
@@ -81,6 +88,7 @@ def mean(draws: Iterable[tuple[Array, ...]]) -> list[Array]:
     """
     totals: Sequence[Array] = ()
     count = 0
-    for count, arrays in enumerate(draws, start=1):
-        totals = [total + array for total, array in zip(totals, arrays, strict=True)] if count > 1 else arrays
+    for arrays in draws:
+        totals = [*map(add, totals, arrays)] if count else arrays
+        count += 1
     return [total / count for total in totals]

@@ -21,6 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Through what an attack differentiates: nothing, a classifier without its defence, or all of it; see `MALADE`.
 GRADIENTS = ("none", "classifier", "bpda", "bpda-denoiser", "exact")
+KINDS = ("noise", "black-box", "transfer", "one-step", "bpda", "exact")
 
 
 class Profile(NamedTuple):
