@@ -69,7 +69,18 @@ def groups(ops: ModuleType, stream: Stream, draws: Sequence[int], num_samples: i
 
 
 def sums(draws: Iterable[Array]) -> Iterator[Array]:
-    """Sums of the first draws' arrays: of one, of two, and so on."""
+    """Add up draws, in order.
+
+    Parameters
+    ----------
+    draws : iterable of arrays
+        What each draw gave.
+
+    Returns
+    -------
+    iterator of arrays
+        The sum of the first, of the first two, and so on.
+    """
     return accumulate(draws, add)
 
 

@@ -103,7 +103,13 @@ class Cell(NamedTuple):
 
     @property
     def profile(self) -> Profile:
-        """What the attack is: as its `card` said when it ran or, if that was not recorded, says now."""
+        """What the attack is: as its `card` said when it ran or, if that was not recorded, says now.
+
+        Raises
+        ------
+        InputError
+            If nothing says what it is.
+        """
         card = self.meta.get("card")
         if self.attack == CLEAN:
             return Profile("clean images", "none", "", False, CLEAN)

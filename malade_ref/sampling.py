@@ -217,7 +217,7 @@ def run_chain_vjp(
 
     Notes
     -----
-    The others are those given to `run_chain`: see `step`.
+    The others are those of `step`, as given to `run_chain`.
     """
     ops = denoiser.ops
     settings_of_step = {"a": settings.a, "delta": settings.delta, "clip": settings.clip}

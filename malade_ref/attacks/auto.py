@@ -34,7 +34,7 @@ VERSIONS = {"standard": 4, "rand": 3}
 Members = list[tuple[Callable[..., AttackResult], dict[str, Any]]]
 
 
-def members(
+def _members(
     version: str, shared: dict[str, Any], *, mode: str, num_steps: int, num_targets: int, num_square_steps: int
 ) -> Members:
     """The attacks of a version, in order, each with its settings."""
@@ -54,7 +54,7 @@ def _cost(s: Any) -> Cost:
     shared = {"num_restarts": s.num_restarts, "num_draws": s.draws}
     own = {"mode": s.mode, "num_steps": s.num_steps, "num_targets": s.num_targets}
     target = Target(s.stochastic, s.num_classes, s.num_pixels)
-    all_of_them = members(s.version, shared, **own, num_square_steps=s.num_square_steps)
+    all_of_them = _members(s.version, shared, **own, num_square_steps=s.num_square_steps)
     costs = [card_of(attack.__name__).costs(settings, target) for attack, settings in all_of_them]
     return Cost(sum(cost.gradients for cost in costs), sum(cost.queries for cost in costs))
 
@@ -147,7 +147,7 @@ def auto_attack(
     ops = model.ops
     clean, always_wrong = oracle.judge(x)
     best = oracle.result(clean._replace(x=ops.concatenate([x])), ball.distance(x))  # a copy, as all results are
-    for attack, settings in members(version, shared, **own, num_square_steps=num_square_steps):
+    for attack, settings in _members(version, shared, **own, num_square_steps=num_square_steps):
         done = always_wrong if model.stochastic else best.success
         left = [row for row, wrong in enumerate(ops.to_host(done).tolist()) if not wrong]
         if not left:

@@ -17,12 +17,12 @@ References
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..arrays import Array
 from ..checks import check_number, check_work
 from .cards import Cost, card
-from .nearest import limit_of
 from .oracle import PROPOSAL, START, Asking, AttackResult, Model, Oracle, Verdict, select
 
 FACTOR = 1.5
@@ -107,7 +107,7 @@ def boundary(
     """
     asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
     oracle, ops = asking.oracle(model, x, y), model.ops
-    limit = limit_of(eps)
+    limit = math.inf if eps is None else check_number("eps", eps, minimum=0)
     check_number("spherical_step", spherical_step, above=0, maximum=MOST)
     check_number("source_step", source_step, above=0, maximum=MOST)
     check_work("num_steps", num_steps)

@@ -121,7 +121,13 @@ class Card:
         return {**{name: d for name, d in defaults.items() if isinstance(d, bool | int | float | str)}, **settings}
 
     def profile(self, settings: Mapping[str, Any]) -> Profile:
-        """What the attack is, with these settings; the function's defaults for all others."""
+        """What the attack is, with these settings; the function's defaults for all others.
+
+        Raises
+        ------
+        InputError
+            If the card says of them what is no gradient.
+        """
         known = self.resolved(settings)
         fields = (self.title, self.gradient, self.norm, self.nearest, self.one_step)
         title, gradient, norm, nearest, one_step = (one(known) if callable(one) else one for one in fields)
@@ -134,7 +140,20 @@ class Card:
         return Profile(str(title), gradient, str(norm), bool(nearest), "noise" if self.noise else kind)
 
     def costs(self, settings: Mapping[str, Any], target: Target | None = None) -> Cost:
-        """What a search with these settings asks of a model."""
+        """What a search with these settings asks of a model, for each image.
+
+        Parameters
+        ----------
+        settings : mapping
+            The others are the function's defaults.
+        target : Target, optional
+            What is known of the model.
+
+        Returns
+        -------
+        Cost
+            Gradients and queries.
+        """
         target = Target() if target is None else target
         known = self.resolved(settings)
         draws = known.get("num_draws", 1) if target.stochastic else 1

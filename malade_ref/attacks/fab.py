@@ -23,7 +23,7 @@ from ..arrays import Array
 from ..checks import InputError, check_number, check_work
 from .cards import Cost, card, setting
 from .gradient import Ball, starts
-from .nearest import Nearest, limit_of
+from .nearest import Nearest
 from .oracle import Asking, AttackResult, Model, Oracle
 
 SHORTEST = 1e-8  # moves count as no shorter, so that the ratio of two is a number
@@ -128,7 +128,7 @@ def fab(
     runs = [[column] for column in columns[:num_targets]] or [columns]
     clean, _ = oracle.judge(x)
     zero = ops.zeros(oracle.y.shape, "float64")
-    finds = Nearest(oracle, clean, limit_of(eps))
+    finds = Nearest(oracle, clean, math.inf if eps is None else ball.eps)
     plane_step = ops.plane_step_linf if norm == "linf" else ops.plane_step_l2
 
     for restart, start in enumerate(starts(oracle, ball, num_restarts=num_restarts, random_start=True)):

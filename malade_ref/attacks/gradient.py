@@ -158,7 +158,18 @@ class Climb(NamedTuple):
 
 
 def climb_cost(s: Any) -> Cost:
-    """What `pgd`, and whatever repeats its loop, asks of a model."""
+    """What `pgd`, and whatever repeats its loop, asks of a model.
+
+    Parameters
+    ----------
+    s : namespace
+        See `malade_ref.attacks.cards.Card`.
+
+    Returns
+    -------
+    Cost
+        For each image.
+    """
     runs, steps, more = s.num_restarts, s.num_steps, getattr(s, "transfer_start", False) and s.stochastic
     extra = steps if more else 0  # evaluations of the bare classifier, counted like those of the whole model
     return Cost(runs * steps * s.draws + extra, runs * (steps + 1) * s.draws + extra + bool(more))
@@ -329,7 +340,24 @@ def pgd(
 
 
 def pgd_iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Iterator[Verdict]:
-    """x_0..x_T, each with what the model makes of it; as `climb` wants them."""
+    """Climb along the gradient from one start.
+
+    Parameters
+    ----------
+    oracle : Oracle
+        What is asked.
+    ball : Ball
+        Where the iterates stay.
+    x_t : array of shape (n, c, h, w)
+        The start.
+    settings : Climb
+        The steps.
+
+    Yields
+    ------
+    Verdict
+        x_0..x_T, each with what the model makes of it.
+    """
     for _ in range(settings.num_steps):
         verdict, gradient = oracle.gradient(x_t)
         yield verdict
@@ -337,12 +365,12 @@ def pgd_iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Ite
     yield oracle.query(x_t)
 
 
-def one_step_cost(s: Any) -> Cost:
+def _one_step_cost(s: Any) -> Cost:
     """The same of one step."""
     return Cost(s.draws, 2 * s.draws)
 
 
-@card(title="FGSM", norm="linf", one_step=True, cost=one_step_cost)
+@card(title="FGSM", norm="linf", one_step=True, cost=_one_step_cost)
 def fgsm(
     model: Model,
     x: Array,
@@ -378,7 +406,7 @@ def fgsm(
     return climb(model, x, y, settings, asking, pgd_iterates)
 
 
-@card(title="FGM", norm="l2", one_step=True, cost=one_step_cost)
+@card(title="FGM", norm="l2", one_step=True, cost=_one_step_cost)
 def fgm(
     model: Model,
     x: Array,

@@ -11,13 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Array
-from ..checks import check_number
 from .oracle import AttackResult, Oracle, Verdict, stronger
-
-
-def limit_of(eps: float | None) -> float:
-    """Distance up to which finds count: any, if no ``eps`` is given."""
-    return math.inf if eps is None else check_number("eps", eps, minimum=0)
 
 
 class Nearest:
@@ -30,7 +24,7 @@ class Nearest:
     clean : Verdict
         The clean images, judged: what is wrong to begin with is at distance 0, and nothing is nearer.
     limit : float
-        Up to which distance finds count, see `limit_of`.
+        Up to which distance finds count.
 
     Attributes
     ----------

@@ -138,7 +138,13 @@ class Asking(NamedTuple):
     sample_index: Array | None = None
 
     def oracle(self, model: Model, x: Array, y: Array) -> Oracle:
-        """As `Oracle`, with these keywords."""
+        """As `Oracle`, with these keywords.
+
+        Returns
+        -------
+        Oracle
+            To ask.
+        """
         return Oracle(model, x, y, **self._asdict())
 
 

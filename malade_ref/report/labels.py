@@ -36,7 +36,18 @@ class Labels:
 
 
 def method_label(method: str) -> str:
-    """Name an attack's algorithm: by its card, or if it has none here, as in the experiment."""
+    """Name an attack's algorithm.
+
+    Parameters
+    ----------
+    method : str
+        As in the experiment.
+
+    Returns
+    -------
+    str
+        The title on its card; the same word, if it has none here.
+    """
     return CARDS[method].profile({}).title if method in CARDS else method
 
 
