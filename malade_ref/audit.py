@@ -216,20 +216,10 @@ def eot_check(
 
     Parameters
     ----------
-    model : MALADE
-        Or anything random with its ``loss_and_gradient``.
-    x : array of shape (n, c, h, w)
-        Images, pixels in [0, 1].
-    y : array of shape (n,), integer
-        Labels.
     num_draws : sequence of int
         Numbers of draws to look at; twice the largest are made.
     mode : {"exact", "bpda", "bpda-denoiser"}
         Which gradient.
-    seed : int
-        Of the noise.
-    sample_index : array of shape (n,), integer, optional
-        Numbers of the samples in their data set; 0..n-1 by default.
 
     Returns
     -------
@@ -239,7 +229,11 @@ def eot_check(
     Raises
     ------
     InputError
-        If there are no images or numbers of draws.
+        If there are no images, or numbers of draws are missing or out of range.
+
+    Notes
+    -----
+    The others are those of `gradient_check`.
     """
     wanted = sorted(set(num_draws))
     if len(x) == 0 or not wanted or wanted[0] < 1:

@@ -170,19 +170,17 @@ class Outcomes(NamedTuple):
 
 
 def threat(norm: str, eps: float) -> str:
-    """Name what an attack may do.
+    """Name what an attack may do, such as ``"linf 0.3"``.
 
     Parameters
     ----------
-    norm : str
-        ``"linf"`` or ``"l2"``.
-    eps : float
-        Radius of the ball.
+    norm, eps : str and float
+        The ball.
 
     Returns
     -------
     str
-        Such as ``"linf 0.3"``.
+        Its name.
     """
     return f"{norm} {eps:g}".strip()
 
@@ -384,10 +382,8 @@ def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
     ----------
     cells : iterable of Cell
         To choose from.
-    defence : str
-        The defence.
-    name : str
-        A `Cell.threat`.
+    defence, name : str
+        The defence, and a `Cell.threat`.
 
     Returns
     -------

@@ -126,18 +126,7 @@ def ula(alpha: float, *, temperature: float = 1.0) -> Langevin:
 
 
 def mala(alpha: float) -> Langevin:
-    """Settings of the chain with the Metropolis test.
-
-    Parameters
-    ----------
-    alpha : float
-        Step on the score, > 0.
-
-    Returns
-    -------
-    Langevin
-        The settings, delta = sqrt(2 alpha).
-    """
+    """Settings of the chain with the Metropolis test, delta = sqrt(2 alpha); as `ula` at temperature 1."""
     return ula(alpha)._replace(metropolis=True)
 
 
@@ -199,10 +188,6 @@ def step(state: State, density: Any, settings: Langevin, *, keys: Keys, sample_i
     ----------
     state : State
         Where the walkers are.
-    density : Density
-        p.
-    settings : Langevin
-        Of the chain.
     keys : Keys
         Of the random numbers.
     sample_index : array of shape (n,), integer
@@ -212,6 +197,10 @@ def step(state: State, density: Any, settings: Langevin, *, keys: Keys, sample_i
     -------
     State, Info
         Where the walkers are now, and what the step did.
+
+    Notes
+    -----
+    The others are those of `init`.
     """
     ops, x = density.ops, state.position
     address = {"sample_index": sample_index, "step": state.step, "dtype": str(x.dtype)}

@@ -119,12 +119,7 @@ def init(position: Array) -> State:
 
 
 def step(
-    state: State,
-    denoiser: Network,
-    settings: ChainSettings,
-    *,
-    key: Key,
-    sample_index: Array,
+    state: State, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array
 ) -> tuple[State, Info]:
     """One Langevin step.
 
@@ -154,14 +149,7 @@ def step(
     return State(moved, state.step + 1), Info(noise, residual)
 
 
-def run_chain(
-    x: Array,
-    denoiser: Network,
-    settings: ChainSettings,
-    *,
-    key: Key,
-    sample_index: Array,
-) -> list[Array]:
+def run_chain(x: Array, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array) -> list[Array]:
     """Positions of a chain, in one piece.
 
     Parameters
@@ -233,14 +221,7 @@ def run_chain_vjp(
     return dy
 
 
-def last_position(
-    x: Array,
-    denoiser: Network,
-    settings: ChainSettings,
-    *,
-    key: Key,
-    sample_index: Array,
-) -> Array:
+def last_position(x: Array, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array) -> Array:
     """Last position of a chain, as `run_chain`, for a batch of any size."""
     ops = denoiser.ops
     fused = _fused(denoiser)
@@ -260,12 +241,7 @@ def last_position(
 
 
 def last_position_with_vjp(
-    x: Array,
-    denoiser: Network,
-    settings: ChainSettings,
-    *,
-    key: Key,
-    sample_index: Array,
+    x: Array, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array
 ) -> tuple[Array, Callable[[Array], Array]]:
     """Where a chain ends, and how a gradient gets back to its start; in one piece.
 

@@ -156,14 +156,7 @@ def checkpoints(num_steps: int) -> dict[int, int]:
 
 
 def _iterates(
-    oracle: Oracle,
-    ball: Ball,
-    x_t: Array,
-    *,
-    loss: str,
-    targets: Array | None,
-    num_steps: int,
-    rho: float,
+    oracle: Oracle, ball: Ball, x_t: Array, *, loss: str, targets: Array | None, num_steps: int, rho: float
 ) -> Iterator[Verdict]:
     ops = oracle.ops
     lengths = checkpoints(num_steps)

@@ -117,8 +117,8 @@ class Ball:
 
         Parameters
         ----------
-        x, previous, gradient : array of the centre's shape and dtype
-            Position, the one before, and gradient of the loss.
+        previous : array of the centre's shape and dtype
+            The position before.
         step_size : array of shape (n,)
             Length of each image's step in this norm, in pixel units.
         momentum : float
@@ -128,6 +128,10 @@ class Ball:
         -------
         array of the centre's shape and dtype
             New position.
+
+        Notes
+        -----
+        The others are those of `step`.
         """
         step = self.ops.apgd_step_linf if self.norm == "linf" else self.ops.apgd_step_l2
         return step(x, previous, gradient, self.centre, step_size, eps=self.eps, momentum=momentum)
@@ -189,19 +193,16 @@ def climb(
 
     Parameters
     ----------
-    model, x, y, record
-        As of `pgd`.
     settings : Climb
         The ball, the steps, and where they start.
     asking : Asking
         How the model is asked.
     iterates : callable
-        From (oracle, ball, start, settings) to the iterates of one run.
+        From (oracle, ball, start, settings) to the iterates of one run, as `pgd_iterates`.
 
-    Returns
-    -------
-    AttackResult
-        As of `pgd`.
+    Notes
+    -----
+    The others, and what is returned, are those of `pgd`.
     """
     oracle = asking.oracle(model, x, y)
     ball = Ball(model.ops, x, eps=settings.eps, norm=settings.norm)
@@ -527,13 +528,9 @@ def starts(
         Whose seed and sample numbers are taken.
     ball : Ball
         Where to start.
-    num_restarts : int
-        How many.
-    random_start : bool
-        Whether at random points, or at the clean images.
     transfer : callable, optional
-        The iterates of a search, from an oracle and a starting point. The first restart then starts at the best of
-        those that it has on the bare classifier, if there is one; what that costs is added to the oracle's counts.
+        The iterates of a search, from an oracle and a starting point. The first restart then starts at the best of those
+        that it has on the bare classifier, if there is one; what that costs is added to the oracle's counts.
     loss : str
         What that search's losses are.
 
@@ -541,6 +538,10 @@ def starts(
     ------
     array of shape (n, c, h, w)
         Starting points of all images.
+
+    Notes
+    -----
+    The others are those of `pgd`.
     """
     classifier = getattr(oracle.model, "classifier", None)
     for restart in range(num_restarts):
@@ -555,12 +556,7 @@ def starts(
 
 
 def best_of_runs(
-    oracle: Oracle,
-    ball: Ball,
-    runs: Iterable[Iterator[Verdict]],
-    *,
-    loss: str = "ce",
-    record: Record | None = None,
+    oracle: Oracle, ball: Ball, runs: Iterable[Iterator[Verdict]], *, loss: str = "ce", record: Record | None = None
 ) -> AttackResult:
     """Keep the best iterate of each run, sample by sample, and the best run.
 
@@ -574,13 +570,10 @@ def best_of_runs(
         For each run its iterates.
     loss : str
         What the verdicts' losses are. What was found by another loss than the cross entropy is judged anew.
-    record : callable, optional
-        As in `pgd`.
 
-    Returns
-    -------
-    AttackResult
-        The best.
+    Notes
+    -----
+    The others, and what is returned, are those of `pgd`.
     """
     ops, stochastic = oracle.ops, oracle.model.stochastic
     keep = costlier if stochastic else stronger

@@ -44,6 +44,10 @@ SEARCH, JUDGE, START, PROPOSAL = "attack-search", "attack-judge", "attack-start"
 ROUNDING = {"float32": 64 * 2.0**-23, "float64": 64 * 2.0**-52}
 
 
+# All images.
+ALL = slice(None)
+
+
 class AttackResult(NamedTuple):
     """What an attack found, one entry a sample.
 
@@ -248,7 +252,7 @@ class Oracle:
             mode=self.mode,
             expectation=self.expectation,
             num_draws=self.num_draws,
-            first_draw=self._search_draws(),
+            first_draw=self._search_draws().start,
             sample_index=self.sample_index,
             stream=Stream(self.seed, SEARCH),
         )
@@ -274,27 +278,21 @@ class Oracle:
         -----
         The others are those of `gradient`.
         """
-        first = self.last_draws().start if again else self._search_draws()
+        draws = self.last_draws() if again else self._search_draws()
         loss_of, _ = loss_ops(self.ops, loss)
-        draws = self._logits(x, SEARCH, first, self.num_draws)
-        mean_loss, logits = mean((loss_of(z, self.y, targets), z) for z in draws)
+        mean_loss, logits = mean((loss_of(z, self.y, targets), z) for z in self._logits(x, SEARCH, draws))
         of_all = mean_loss if self.expectation == "loss" else loss_of(logits, self.y, targets)
         return self._verdict(x, logits, of_all, loss)
 
     def other_classes(self, x: Array) -> Array:
-        """Rank the classes but the true one, on the next draws of the search.
-
-        Parameters
-        ----------
-        x : array of shape (n, c, h, w)
-            Images.
+        """Rank the classes but the true one, on the next draws of the search, as `gradient`.
 
         Returns
         -------
         array of shape (n, k - 1), int64
             Classes by falling mean logits.
         """
-        (logits,) = mean((z,) for z in self._logits(x, SEARCH, self._search_draws(), self.num_draws))
+        (logits,) = mean((z,) for z in self._logits(x, SEARCH, self._search_draws()))
         return self.ops.other_classes(logits, self.y)
 
     def judge(self, x: Array) -> tuple[Verdict, Array]:
@@ -313,18 +311,18 @@ class Oracle:
             Whether the model is wrong on every single draw.
         """
         ops, y = self.ops, self.y
-        draws = self._logits(x, JUDGE, 0, self.num_judge_draws)
+        draws = self._logits(x, JUDGE, range(self.num_judge_draws))
         loss, logits, right = mean((ops.softmax_cross_entropy(z, y), z, (ops.argmax(z) == y) * 1) for z in draws)
         doubtful = abs(ops.margin_loss(logits, y)) <= self._rounding(logits)
         return self._asked_alone(Verdict(x, ops.argmax(logits) != y, loss), doubtful), right == 0
 
     def confirmed(self, found: Verdict) -> Verdict:
-        """Success that does not hang on rounding; of a deterministic model, with the cross entropy as the loss.
+        """As `judge`, of a deterministic model's verdict that stands, but for what rounding could undo.
 
         Parameters
         ----------
         found : Verdict
-            What a search came to, not judged.
+            What a search came to, with the cross entropy as its loss.
 
         Returns
         -------
@@ -340,12 +338,12 @@ class Oracle:
         These questions look at nothing new and are not counted. A tie (of a model that says the same of all images)
         is decided by the number of the class, as ever.
         """
-        ops, y = self.ops, self.y
+        ops, y, draws = self.ops, self.y, range(self.num_judge_draws)
         success, doubts = (ops.to_host(array).tolist() for array in (verdict.success, doubtful & verdict.success))
         for row, doubt in enumerate(doubts):
             if doubt:
                 alone = slice(row, row + 1)
-                (z,) = mean((z,) for z in self._logits(verdict.x, JUDGE, 0, self.num_judge_draws, alone, counted=False))
+                (z,) = mean((z,) for z in self._logits(verdict.x, JUDGE, draws, alone, counted=False))
                 margin = ops.margin_loss(z, y[alone])
                 wrong = (ops.argmax(z) != y[alone]) & ((margin > self._rounding(z)) | (margin == 0))
                 success[row] = bool(wrong[0])
@@ -362,34 +360,27 @@ class Oracle:
         return ROUNDING[self.model.dtype] * abs(logits).max(axis=1)
 
     def _logits(
-        self,
-        x: Array,
-        stream_name: str,
-        first_draw: int,
-        num_draws: int,
-        part: slice = slice(None),
-        *,
-        counted: bool = True,
+        self, x: Array, stream: str, draws: range, part: slice = ALL, *, counted: bool = True
     ) -> Iterator[Array]:
         """Logits of some of the images, draw by draw."""
-        self.num_queries += num_draws * counted
-        noise = {"sample_index": self.sample_index[part], "stream": Stream(self.seed, stream_name)}
-        for draw in range(first_draw, first_draw + num_draws):
+        self.num_queries += len(draws) * counted
+        noise = {"sample_index": self.sample_index[part], "stream": Stream(self.seed, stream)}
+        for draw in draws:
             own = {"first_draw": draw, **noise} if self.model.stochastic else {}
             yield self.model.logits(x[part], **own)
 
     def last_draws(self) -> range:
-        """Numbers of the draws of the search's last evaluation, in the stream `SEARCH`."""
-        return range(max(0, self._next_draw - self.num_draws), self._next_draw)
+        """Numbers of the draws of the search's last evaluation, in the stream `SEARCH`; before it, of the first."""
+        first = max(0, self._next_draw - self.num_draws)
+        return range(first, first + self.num_draws)
 
-    def _search_draws(self) -> int:
-        """Number of the first of the next draws; none is used twice, unless they are common to all evaluations."""
-        first = 0 if self.common_draws else self._next_draw
-        self._next_draw = first + self.num_draws
-        return first
+    def _search_draws(self) -> range:
+        """Numbers of the next draws; none is used twice, unless they are common to all evaluations."""
+        self._next_draw = self.num_draws if self.common_draws else self._next_draw + self.num_draws
+        return self.last_draws()
 
     def result(self, verdict: Verdict, distance: Array) -> AttackResult:
-        """Put together what an attack returns.
+        """Put together what an attack returns, with the evaluations counted so far.
 
         Parameters
         ----------
@@ -401,7 +392,7 @@ class Oracle:
         Returns
         -------
         AttackResult
-            With the evaluations counted so far.
+            With these.
         """
         none = self.ops.zeros((len(self.y),), "int64")
         return AttackResult(
@@ -430,36 +421,10 @@ def select(ops: ModuleType, condition: Array, new: Verdict, old: Verdict) -> Ver
 
 
 def stronger(ops: ModuleType, new: Verdict, old: Verdict) -> Verdict:
-    """Return the better of two attacks on each sample: success first, then the larger loss; the old one in a tie.
-
-    Parameters
-    ----------
-    ops : module
-        The backend.
-    new, old : Verdict
-        The alternatives.
-
-    Returns
-    -------
-    Verdict
-        The better ones.
-    """
+    """The better of two verdicts, as `select`: success first, then the larger loss; the old one in a tie."""
     return select(ops, ops.better(new.success, new.loss, old.success, old.loss), new, old)
 
 
 def costlier(ops: ModuleType, new: Verdict, old: Verdict) -> Verdict:
-    """Return the one with the larger loss on each sample, whether or not it succeeds; the old one in a tie.
-
-    Parameters
-    ----------
-    ops : module
-        The backend.
-    new, old : Verdict
-        The alternatives.
-
-    Returns
-    -------
-    Verdict
-        The costlier ones.
-    """
+    """The one with the larger loss, as `select`, whether or not it succeeds; the old one in a tie."""
     return select(ops, ops.better(old.success, new.loss, old.success, old.loss), new, old)
