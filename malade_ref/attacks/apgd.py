@@ -83,11 +83,6 @@ def apgd(
         num_draws + 2 num_judge_draws), with targets num_draws more. A transfer start adds num_steps, and num_steps + 2,
         for the ratio num_steps + 3.
 
-    Raises
-    ------
-    InputError
-        If images or labels do not fit the model, or a setting is out of range.
-
     Notes
     -----
     The others are those of `pgd`. The attack that a transfer start is found by is this one, without targets; with
@@ -97,11 +92,6 @@ def apgd(
     go on, for the best iterate by success and then loss, rather than the last wrong one, is returned; under EOT the
     best point and the last one are judged on draws that the search did not see, all of them, while their code looks at
     the last draw's logits.
-
-    References
-    ----------
-    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-       attacks", ICML 2020, Algorithm 1.
     """
     asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
     oracle = asking.oracle(model, x, y)

@@ -122,11 +122,6 @@ def auto_attack(
     Other deviations from it: of an image that no member got wrong, the one with the largest cross entropy is returned,
     not the clean one; the members' own (see `apgd`, `fab`, `square`). The published ``"standard"`` takes one draw of a
     stochastic model; set ``num_draws=1`` for that.
-
-    References
-    ----------
-    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-       attacks", ICML 2020.
     """
     noise: dict[str, Any] = {"num_draws": num_draws, "num_judge_draws": num_judge_draws, "seed": seed}
     oracle = Asking(mode=mode, sample_index=sample_index, **noise).oracle(model, x, y)

@@ -83,11 +83,6 @@ def boundary(
         num_checks) checks; for a deterministic model F = 2 and draws count 1, for a stochastic one F = 7.
         ``num_gradients`` = 0.
 
-    Raises
-    ------
-    InputError
-        If images or labels do not fit the model, or a setting is out of range.
-
     Notes
     -----
     The others are those of `pgd`. A decision is what the model says by more than rounding can do.
@@ -99,11 +94,6 @@ def boundary(
     A stochastic model is wrong if it is by the mean logits of num_draws draws, the same throughout: else a lucky draw
     would carry the search across the boundary, with no way back. Of the find and a few images behind it, the nearest
     one that the judging draws confirm is returned.
-
-    References
-    ----------
-    .. [1] Brendel, Rauber, Bethge, "Decision-based adversarial attacks: reliable attacks against black-box machine
-       learning models", ICLR 2018.
     """
     asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
     oracle, ops = asking.oracle(model, x, y), model.ops

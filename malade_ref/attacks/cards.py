@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
@@ -81,6 +82,24 @@ class Target(NamedTuple):
     num_pixels: int = 784
 
 
+def setting(name: str, **words: Any) -> Callable[[Mapping[str, Any]], Any]:
+    """Give a part of a card that is a setting of the attack, or a word for it.
+
+    Parameters
+    ----------
+    name : str
+        The setting.
+    **words
+        For its values, where the card has other words.
+
+    Returns
+    -------
+    callable
+        From settings to the card's word.
+    """
+    return lambda settings: words.get(settings[name], settings[name])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """An attack and what it is; see `card`.
@@ -90,7 +109,7 @@ class Card:
     function : callable
         The attack.
     title, gradient, norm, nearest, one_step : str or bool, or functions of the settings that give one
-        See `Profile`.
+        See `Profile`; by default the gradient is what the setting ``mode`` says.
     noise : bool
         Whether it is a baseline of random noise.
     cost : callable
@@ -101,13 +120,13 @@ class Card:
 
     function: Callable[..., Any]
     title: Any
-    gradient: Any
     norm: Any
-    nearest: Any
-    one_step: Any
-    noise: bool
     cost: Callable[[Any], Cost]
-    training_only: bool
+    gradient: Any = field(default_factory=partial(setting, "mode"))
+    nearest: Any = False
+    one_step: Any = False
+    noise: bool = False
+    training_only: bool = False
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:
@@ -121,7 +140,12 @@ class Card:
         return {**{name: d for name, d in defaults.items() if isinstance(d, bool | int | float | str)}, **settings}
 
     def profile(self, settings: Mapping[str, Any]) -> Profile:
-        """What the attack is, with these settings; the function's defaults for all others.
+        """What the attack is, as `costs` of given settings.
+
+        Returns
+        -------
+        Profile
+            See there.
 
         Raises
         ------
@@ -163,41 +187,13 @@ class Card:
 CARDS: dict[str, Card] = {}
 
 
-def setting(name: str, **words: Any) -> Callable[[Mapping[str, Any]], Any]:
-    """Give a part of a card that is a setting of the attack, or a word for it.
-
-    Parameters
-    ----------
-    name : str
-        The setting.
-    **words
-        For its values, where the card has other words.
-
-    Returns
-    -------
-    callable
-        From settings to the card's word.
-    """
-    return lambda settings: words.get(settings[name], settings[name])
-
-
-def card(
-    *,
-    title: Any,
-    norm: Any,
-    cost: Callable[[Any], Cost],
-    gradient: Any = setting("mode"),  # noqa: B008  # a function
-    nearest: Any = False,
-    one_step: Any = False,
-    noise: bool = False,
-    training_only: bool = False,
-) -> Callable[[F], F]:
+def card(**declared: Any) -> Callable[[F], F]:
     """Declare what an attack is, and register it under its name.
 
     Parameters
     ----------
-    title, norm, gradient, nearest, one_step, noise, cost, training_only
-        As of `Card`; by default the gradient is what the setting ``mode`` says.
+    **declared
+        The fields of `Card` but for the function: ``title``, ``norm``, ``cost``, and what is not as by default.
 
     Returns
     -------
@@ -212,10 +208,7 @@ def card(
 
     def register(function: F) -> F:
         name = function.__name__
-        own = Card(
-            **{"function": function, "title": title, "norm": norm, "gradient": gradient, "nearest": nearest},
-            **{"one_step": one_step, "noise": noise, "cost": cost, "training_only": training_only},
-        )
+        own = Card(function=function, **declared)
         other = CARDS.get(name)
         if other is not None and other.function.__module__ != function.__module__:
             raise InputError(f"card of {name}: an attack of {other.function.__module__} has that name; choose another")

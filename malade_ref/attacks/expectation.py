@@ -58,10 +58,6 @@ def bpda(
     Notes
     -----
     The others, what is returned and what is complained of are those of `pgd`.
-
-    References
-    ----------
-    .. [1] Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018.
     """
     check_choice("mode", mode, BPDA_MODES)
     settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
@@ -104,10 +100,6 @@ def eot(
 
     By default the mean is over losses. Athalye et al. average the log-likelihoods, which is the same for the cross
     entropy. The loss of the mean logits is an alternative of later attacks; by these logits success is judged here.
-
-    References
-    ----------
-    .. [1] Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", ICML 2018.
     """
     settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
     asking = Asking("exact", expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
@@ -147,11 +139,6 @@ def bpda_eot(
     -----
     The others, what is returned and what is complained of are those of `bpda`. The paper's strongest attack on MALADE;
     Srinivasan et al. run it with 1000 steps and 30 draws.
-
-    References
-    ----------
-    .. [1] Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018.
-    .. [2] Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", ICML 2018.
     """
     check_choice("mode", mode, BPDA_MODES)
     settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)

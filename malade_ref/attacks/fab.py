@@ -88,11 +88,6 @@ def fab(
         ``num_queries`` that and (P num_steps + num_final_steps + 4) num_draws and 2 num_judge_draws (num_draws and
         num_judge_draws count 1 for a deterministic model).
 
-    Raises
-    ------
-    InputError
-        If images or labels do not fit the model, or a setting is out of range.
-
     Notes
     -----
     The others are those of `pgd`. The first run starts from the clean image, restarts at random within half the
@@ -103,10 +98,6 @@ def fab(
 
     What only rounding makes wrong is no find (their code: finds on the boundary, right or wrong by the size of the
     batch). A stochastic model is wrong if it is by the mean logits of an evaluation's draws; see `cw`.
-
-    References
-    ----------
-    .. [1] Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
     """
     asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
     oracle, ops = asking.oracle(model, x, y), model.ops

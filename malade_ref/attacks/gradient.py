@@ -529,8 +529,8 @@ def starts(
     ball : Ball
         Where to start.
     transfer : callable, optional
-        The iterates of a search, from an oracle and a starting point. The first restart then starts at the best of those
-        that it has on the bare classifier, if there is one; what that costs is added to the oracle's counts.
+        The iterates of a search. The first restart then starts at the best of those that it has on the bare classifier,
+        if there is one; what that costs is added to the oracle's counts.
     loss : str
         What that search's losses are.
 

@@ -60,10 +60,6 @@ def mim(
     Deviations from Dong et al.: the best iterate is returned, not the last one; the step is a setting (theirs is
     eps / num_steps); every iterate is projected, which changes nothing with their step. The equation in Srinivasan et
     al. lacks the recursion, the projection and the step; what is meant is this.
-
-    References
-    ----------
-    .. [1] Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, Algorithm 1.
     """
     check_number("decay", decay, minimum=0)
     settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start)

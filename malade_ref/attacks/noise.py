@@ -112,11 +112,6 @@ def salt_and_pepper(
         model), where B is the number of binary digits of the number of pixels that eps allows; where nothing wrong was
         found the clean image is returned, at distance 0.
 
-    Raises
-    ------
-    InputError
-        If images or labels do not fit the model, or a setting is out of range.
-
     Notes
     -----
     The others are those of `pgd`. No more than eps is ever looked at, so nothing is found beyond it.
@@ -127,11 +122,6 @@ def salt_and_pepper(
     mean. Pixels that were black or white may stay as they are.
 
     With ``smallest``, a stochastic model faces the same draws of noise throughout; see `cw` on finds at its boundary.
-
-    References
-    ----------
-    .. [1] Rauber, Brendel, Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine learning models",
-       2017, SaltAndPepperNoiseAttack.
     """
     asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
     oracle = asking.oracle(model, x, y)

@@ -111,11 +111,6 @@ def cw(
         success. ``num_gradients`` = num_search_steps num_steps num_draws; ``num_queries`` that and 2 num_judge_draws
         (num_draws and num_judge_draws count 1 for a deterministic model).
 
-    Raises
-    ------
-    InputError
-        If images or labels do not fit the model, or a setting is out of range.
-
     Notes
     -----
     The others are those of `pgd`.
@@ -128,10 +123,6 @@ def cw(
     A stochastic model is wrong if it is by the mean logits of an evaluation's draws; with few draws the nearest image
     is wrong by luck, and fails the judging draws. A confidence above 0 makes up for that. With a confidence of 0 a find
     has a margin above what rounding can do, still.
-
-    References
-    ----------
-    .. [1] Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017.
     """
     asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
     oracle, ops = asking.oracle(model, x, y), model.ops
@@ -215,11 +206,6 @@ def ead(
 
     Deviation, as in ART: with the rule l1 a step from a wrong image (with the confidence asked for) is the shrinkage
     alone. The squared distance would pull the larger differences back, which is no way to a small sum.
-
-    References
-    ----------
-    .. [1] Chen et al., "EAD: elastic-net attacks to deep neural networks via adversarial examples", AAAI 2018.
-    .. [2] Beck and Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sciences, 2009.
     """
     asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
     oracle, ops = asking.oracle(model, x, y), model.ops

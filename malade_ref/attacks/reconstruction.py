@@ -69,10 +69,6 @@ def r_pgd(
     The form of the regulariser (the squared Euclidean norm of the denoiser's residual at the attacked image, as in its
     own objective) and the default weight are choices made here; the paper's may differ. Iterates are kept by the cross
     entropy alone.
-
-    References
-    ----------
-    .. [1] Srinivasan et al., "Robustifying models against adversarial attacks by Langevin dynamics", 2021.
     """
     check_number("weight", weight, minimum=0)
     denoiser = getattr(model, "denoiser", None)
@@ -133,11 +129,6 @@ def drift_pgd(
     goes one way only. Its positions, at all steps alike, are compared with those of the clean image under the same
     noise, so that they differ by nothing but what the attacker did. The gradient goes through all steps; the noise is
     replayed. Iterates are kept by the cross entropy alone. The square has no gradient at the clean image.
-
-    References
-    ----------
-    .. [1] Kang, Song, Li, "DiffAttack: evasion attacks against diffusion-based adversarial purification", NeurIPS 2023,
-       section 3.2.
     """
     check_number("weight", weight, minimum=0)
     defended: Any = model if hasattr(model, "chain") else None

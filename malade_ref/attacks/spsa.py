@@ -75,10 +75,6 @@ def spsa(
 
     Deviations from Uesato et al.: pairs are clipped to [0, 1], for a model need not answer elsewhere; at its edges an
     estimate is then half as large, which Adam does not mind; the best iterate is returned; there is no early stop.
-
-    References
-    ----------
-    .. [1] Uesato et al., "Adversarial risk and the dangers of evaluating against weak attacks", ICML 2018, Algorithm 1.
     """
     asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
     oracle = asking.oracle(model, x, y)

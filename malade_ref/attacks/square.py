@@ -78,11 +78,6 @@ def square(
 
     A stochastic model sees the position again at every step, on the proposal's draws of noise: a position that was
     lucky once would hold its place for ever.
-
-    References
-    ----------
-    .. [1] Andriushchenko, Croce, Flammarion, Hein, "Square attack: a query-efficient black-box adversarial attack via
-       random search", ECCV 2020.
     """
     asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
     oracle = asking.oracle(model, x, y)

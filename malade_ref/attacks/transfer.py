@@ -63,10 +63,6 @@ def transfer(
     Notes
     -----
     The others are those of `pgd`.
-
-    References
-    ----------
-    .. [1] Papernot, McDaniel, Goodfellow, "Transferability in machine learning", arXiv:1605.07277, 2016.
     """
     if (surrogate.input_shape, surrogate.dtype) != (model.input_shape, model.dtype):
         raise InputError(
