@@ -588,8 +588,8 @@ def best_of_runs(
         if stochastic:
             # With few draws the best of many losses is best by luck; the last iterate has gone the whole way.
             found = stronger(ops, oracle.judge(iterate.x)[0], oracle.judge(found.x)[0])
-        else:
-            found = oracle.confirmed(found) if loss == "ce" else oracle.judge(found.x)[0]
+        elif loss != "ce":
+            found = oracle.judge(found.x)[0]
         best = stronger(ops, found, best)
     best = select(ops, always_wrong, clean, best)
     return oracle.result(best, ball.distance(best.x))

@@ -152,10 +152,10 @@ def _largest(oracle: Oracle, noisy: Callable[[Array, int], Array], clean: Verdic
     for trial in range(1, trials):
         last = oracle.query(noisy(count, trial))
         found = keep(ops, last, found)
-    if not stochastic:
-        return stronger(ops, oracle.confirmed(found), clean)
-    # As in `best_of_runs`.
-    return stronger(ops, stronger(ops, oracle.judge(last.x)[0], oracle.judge(found.x)[0]), clean)
+    if stochastic:
+        # As in `best_of_runs`.
+        found = stronger(ops, oracle.judge(last.x)[0], oracle.judge(found.x)[0])
+    return stronger(ops, found, clean)
 
 
 def _smallest(

@@ -24,7 +24,6 @@ References
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import NamedTuple, Protocol
@@ -42,10 +41,6 @@ SEARCH, JUDGE, START, PROPOSAL = "attack-search", "attack-judge", "attack-start"
 # What the order of a sum can do to logits, which depends on the size of the batch: some units in the last place of the
 # largest of them, with room.
 ROUNDING = {"float32": 64 * 2.0**-23, "float64": 64 * 2.0**-52}
-
-
-# All images.
-ALL = slice(None)
 
 
 class AttackResult(NamedTuple):
@@ -118,7 +113,8 @@ class Verdict(NamedTuple):
     x : array of shape (n, c, h, w)
         Images.
     success : array of shape (n,), bool
-        Whether the mean logits are wrong; if the margin was asked for, by more than rounding can do.
+        Whether the mean logits are wrong by more than rounding can do. A tie is decided by the number of the class, but
+        where the margin was asked for it counts as right.
     loss : array of shape (n,)
         The loss that was asked for, in expectation over draws; of what is reported the mean cross entropy, in nats.
         Attacks that look for the nearest wrong image put minus the distance here while they search, so that `stronger`
@@ -258,7 +254,7 @@ class Oracle:
         )
         self.num_queries += self.num_draws
         self.num_gradients += self.num_draws
-        return self._verdict(x, result.logits, result.loss, loss), result.gradient
+        return Verdict(x, self._wrong(result.logits, ties=loss != "margin"), result.loss), result.gradient
 
     def query(self, x: Array, *, loss: str = "ce", targets: Array | None = None, again: bool = False) -> Verdict:
         """Ask for logits, on the next draws of the search.
@@ -282,7 +278,7 @@ class Oracle:
         loss_of, _ = loss_ops(self.ops, loss)
         mean_loss, logits = mean((loss_of(z, self.y, targets), z) for z in self._logits(x, SEARCH, draws))
         of_all = mean_loss if self.expectation == "loss" else loss_of(logits, self.y, targets)
-        return self._verdict(x, logits, of_all, loss)
+        return Verdict(x, self._wrong(logits, ties=loss != "margin"), of_all)
 
     def other_classes(self, x: Array) -> Array:
         """Rank the classes but the true one, on the next draws of the search, as `gradient`.
@@ -306,68 +302,30 @@ class Oracle:
         Returns
         -------
         verdict : Verdict
-            Of these draws; what rounding could undo is asked again, each image by itself.
+            Of these draws.
         always : array of shape (n,), bool
             Whether the model is wrong on every single draw.
         """
         ops, y = self.ops, self.y
         draws = self._logits(x, JUDGE, range(self.num_judge_draws))
         loss, logits, right = mean((ops.softmax_cross_entropy(z, y), z, (ops.argmax(z) == y) * 1) for z in draws)
-        doubtful = abs(ops.margin_loss(logits, y)) <= self._rounding(logits)
-        return self._asked_alone(Verdict(x, ops.argmax(logits) != y, loss), doubtful), right == 0
+        return Verdict(x, self._wrong(logits), loss), right == 0
 
-    def confirmed(self, found: Verdict) -> Verdict:
-        """As `judge`, of a deterministic model's verdict that stands, but for what rounding could undo.
+    def _wrong(self, logits: Array, *, ties: bool = True) -> Array:
+        """Whether logits are wrong by more than rounding can do, (n,).
 
-        Parameters
-        ----------
-        found : Verdict
-            What a search came to, with the cross entropy as its loss.
-
-        Returns
-        -------
-        Verdict
-            The same, but for what is not wrong when it is asked again by itself.
+        A tie, as of a model that says the same of all images, is decided by the number of the class, if ties count.
         """
-        # A margin m among k classes has a cross entropy of log(1 + (k - 1) e^m) at most: from log(k) + 1 on, m > 1.
-        return self._asked_alone(found, ~(found.loss > math.log(self.model.num_classes) + 1))
+        ops, margin = self.ops, self.ops.margin_loss(logits, self.y)
+        clear = margin > ROUNDING[self.model.dtype] * abs(logits).max(axis=1)
+        return clear | ((margin == 0) & (ops.argmax(logits) != self.y)) if ties else clear
 
-    def _asked_alone(self, verdict: Verdict, doubtful: Array) -> Verdict:
-        """Without the successes that are in doubt and do not stand when the image is asked by itself.
-
-        These questions look at nothing new and are not counted. A tie (of a model that says the same of all images)
-        is decided by the number of the class, as ever.
-        """
-        ops, y, draws = self.ops, self.y, range(self.num_judge_draws)
-        success, doubts = (ops.to_host(array).tolist() for array in (verdict.success, doubtful & verdict.success))
-        for row, doubt in enumerate(doubts):
-            if doubt:
-                alone = slice(row, row + 1)
-                (z,) = mean((z,) for z in self._logits(verdict.x, JUDGE, draws, alone, counted=False))
-                margin = ops.margin_loss(z, y[alone])
-                wrong = (ops.argmax(z) != y[alone]) & ((margin > self._rounding(z)) | (margin == 0))
-                success[row] = bool(wrong[0])
-        return verdict._replace(success=ops.asarray(success)) if any(doubts) else verdict
-
-    def _verdict(self, x: Array, logits: Array, loss: Array, name: str) -> Verdict:
-        """A verdict of the search; what is asked by its margin is wrong by more than rounding, or is not."""
-        if name == "margin":
-            return Verdict(x, self.ops.margin_loss(logits, self.y) > self._rounding(logits), loss)
-        return Verdict(x, self.ops.argmax(logits) != self.y, loss)
-
-    def _rounding(self, logits: Array) -> Array:
-        """How far rounding can move a margin, (n,)."""
-        return ROUNDING[self.model.dtype] * abs(logits).max(axis=1)
-
-    def _logits(
-        self, x: Array, stream: str, draws: range, part: slice = ALL, *, counted: bool = True
-    ) -> Iterator[Array]:
-        """Logits of some of the images, draw by draw."""
-        self.num_queries += len(draws) * counted
-        noise = {"sample_index": self.sample_index[part], "stream": Stream(self.seed, stream)}
+    def _logits(self, x: Array, stream: str, draws: range) -> Iterator[Array]:
+        """Logits, draw by draw."""
+        self.num_queries += len(draws)
+        noise = {"sample_index": self.sample_index, "stream": Stream(self.seed, stream)}
         for draw in draws:
-            own = {"first_draw": draw, **noise} if self.model.stochastic else {}
-            yield self.model.logits(x[part], **own)
+            yield self.model.logits(x, **({"first_draw": draw, **noise} if self.model.stochastic else {}))
 
     def last_draws(self) -> range:
         """Numbers of the draws of the search's last evaluation, in the stream `SEARCH`; before it, of the first."""

@@ -665,7 +665,10 @@ def _check_attack(experiment: Experiment, attack: Attack, where: str) -> None:
     if attack.source not in OWN_SOURCES:
         _refer(attack.source, {**dict.fromkeys(OWN_SOURCES), **_of_kind(experiment, "classifier")}, f"{where}.source")
     if attack.cuts and not attack.profile.nearest:
-        raise InputError(f"{where}.cuts: only for attacks that look for the nearest wrong image, not {attack.method}")
+        others = {name: card_of(name).profile({}) for name in available_attacks()}
+        near = sorted((one.gradient == "none", name) for name, one in others.items() if one.nearest)
+        names = ", ".join(name for _, name in near)
+        raise InputError(f"{where}.cuts: only for {names}, which look for the nearest wrong image; remove")
     if attack.cut_norm not in ("l2", attack.profile.norm):
         raise InputError(f"{where}.cut_norm: expected l2 or {attack.method}'s own, {attack.profile.norm}; change it")
     if len({f"{cut:g}" for cut in attack.cuts}) < len(attack.cuts):
