@@ -8,6 +8,7 @@ and that an attack's settings are parameters of its function in `malade_ref.atta
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -458,6 +459,9 @@ class Experiment:
         One line.
     note : str
         What the report must say first.
+    about : str
+        Name of the data set that title, notes and quoted figures speak of; with other data they are left out. Empty if
+        they hold for any.
     seed : int
         Of everything random.
     scale : str
@@ -477,6 +481,7 @@ class Experiment:
     name: str
     title: str
     note: str = ""
+    about: str = ""
     seed: int = setting(0, minimum=0)
     scale: str = ""
     data: Data
@@ -737,6 +742,8 @@ def check_method(method: Method, where: str, *, training: bool = False) -> None:
             raise InputError(f"{where}.{key}: expected {kind.__name__} as in {method.method}'s default, got {value!r}")
         if kind is int:
             check_count(f"{where}.{key}", value, minimum=0, maximum=MOST_WORK)
+        if kind is float and not math.isfinite(value) and value != method.card.parameters[key].default:
+            raise InputError(f"{where}.{key}: expected a finite number, got {value!r}")
     method.profile  # noqa: B018  # complains about a card that these settings do not go with
 
 

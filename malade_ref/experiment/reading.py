@@ -12,15 +12,15 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 from malade_ref.experiment.config import Experiment, check_experiment
 from malade_ref.experiment.tables import nearest, read_table
-from malade_ref.storage.files import one_line, open_regular
+from malade_ref.storage.files import MAX_PARTS, cannot_read, from_toml, open_regular
 
 MAX_BYTES = 1 << 20
 
@@ -79,14 +79,11 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
         If there is no such experiment, or it is not as `Experiment` says, before or after the changes.
     """
     file, text = _text_of(source)
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: not valid TOML ({one_line(error)}); mend it") from error
+    table = from_toml(file, text)
     scales = table.pop("scales", {})
     if not isinstance(scales, dict):
         raise InputError(f"{file}: scales: expected tables [scales.<name>]")
-    _parse(table, file)
+    written = _parse(table, file)
     for name, scale in scales.items():
         _parse(_scaled(table, name, scale, file), f"{file}: scales.{name}")
     pairs = [parse_change(change) for change in changes]
@@ -102,7 +99,8 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
             for key in reversed(keys):
                 change = {key: change}
             table = _merged(table, change, "--set ")
-    return Reading(_parse(table, f"{file} with --set" if changes else file), text)
+    experiment = _parse(table, f"{file} with --set" if changes else file)
+    return Reading(_with_data(experiment, written), text)
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -119,6 +117,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         Nested; attacks with all their settings, defaults included.
     """
     settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    del settings["about"]  # has had its effect, and changes no result
     for attack, table in zip(experiment.attacks, settings["attacks"], strict=True):
         table["settings"] = attack.resolved()
     return settings
@@ -151,12 +150,14 @@ def parse_change(change: str) -> tuple[list[str], Any]:
         position = match.end() + 1
         if text.strip()[match.end() : position] != ".":
             break
-    if not equals or not keys or position <= len(text.strip()):
-        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {change!r}")
+    if not equals or not keys or position <= len(text.strip()) or len(keys) > MAX_PARTS:
+        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {printable(change)!r}")
     try:
-        found = tomllib.loads(f"value = {value}")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return keys, value
+        found = from_toml(f"--set {printable(text, 60)}", f"value = {value}")
+    except InputError as error:
+        if isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            return keys, value
+        raise
     return keys, found["value"] if len(found) == 1 else value
 
 
@@ -164,6 +165,27 @@ def _parse(table: Mapping[str, Any], file: str) -> Experiment:
     experiment = read_table(Experiment, table, file=file)
     check_experiment(experiment, file)
     return experiment
+
+
+def _with_data(experiment: Experiment, written: Experiment) -> Experiment:
+    """An experiment on other data than its file speaks of: named after the data, without what the file says of its own.
+
+    What was set by a scale or by hand stays.
+    """
+    data = experiment.data.name
+    if not experiment.about or experiment.about == data:
+        return experiment
+    models = {
+        name: replace(model, note="") if name in written.models and model.note == written.models[name].note else model
+        for name, model in experiment.models.items()
+    }
+    return replace(
+        experiment,
+        title=f"{experiment.name} on {data}" if experiment.title == written.title else experiment.title,
+        note="" if experiment.note == written.note else experiment.note,
+        models=models,
+        paper=() if experiment.paper == written.paper else experiment.paper,
+    )
 
 
 def _text_of(source: str) -> tuple[str, str]:
@@ -175,7 +197,10 @@ def _text_of(source: str) -> tuple[str, str]:
     if not source.endswith(".toml") and not Path(source).is_file():
         raise InputError(f"{source}: no such experiment; {nearest(source, list(names))}, or the path of a TOML file")
     with open_regular(source) as file:
-        content = file.read(MAX_BYTES + 1)
+        try:
+            content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise cannot_read(source, error) from error
     if len(content) > MAX_BYTES:
         raise InputError(f"{source}: larger than {MAX_BYTES} bytes; give the TOML file of an experiment")
     try:
