@@ -15,6 +15,9 @@ from typing import Any
 
 Shape = tuple[int, ...]
 
+# More draws, steps or restarts than this are not begun: they would end in years, or in a full memory.
+MOST_WORK = 1_000_000
+
 
 class InputError(ValueError):
     """Input that cannot be used; the message is one line: what, where, how to mend it."""
@@ -129,15 +132,21 @@ def _shown(value: object) -> str:
         return "an integer of thousands of digits"
 
 
-def check_count(name: str, value: int, *, minimum: int = 1) -> int:
-    """Raise unless ``value`` is an integer of at least ``minimum``."""
+def check_count(name: str, value: int, *, minimum: int = 1, maximum: int | None = None) -> int:
+    """Raise unless ``value`` is an integer in [minimum, maximum]; without a maximum there is no upper limit."""
     try:
         count = None if isinstance(value, bool) else value.__index__()
     except (AttributeError, TypeError):
         count = None
-    if count is None or count < minimum:
-        raise InputError(f"{name}: expected an integer >= {minimum}, got {_shown(value)}")
+    if count is None or count < minimum or (maximum is not None and count > maximum):
+        limits = f">= {minimum}" + ("" if maximum is None else f" and <= {maximum}")
+        raise InputError(f"{name}: expected an integer {limits}, got {_shown(value)}")
     return count
+
+
+def check_work(name: str, value: int, *, minimum: int = 1) -> int:
+    """Raise unless ``value`` counts draws, steps, restarts or the like: what no computer can do is a slip."""
+    return check_count(name, value, minimum=minimum, maximum=MOST_WORK)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:

@@ -32,6 +32,7 @@ LAYERS = (
     ("layers",),
     ("network", "density"),
     ("sampling", "mcmc", "minimiser", "datasets", "checkpoint", "bundle"),
+    ("draws",),
     ("defence",),
     ("attacks",),
     ("training", "evaluation", "audit", "certify"),
@@ -43,7 +44,19 @@ LAYERS = (
 )
 
 # Sequencing, written once for all backends: arrays come from `model.ops` and are never named.
-DRIVERS = {"layers", "network", "sampling", "mcmc", "defence", "attacks", "training", "evaluation", "audit", "certify"}
+DRIVERS = {
+    "layers",
+    "network",
+    "sampling",
+    "draws",
+    "mcmc",
+    "defence",
+    "attacks",
+    "training",
+    "evaluation",
+    "audit",
+    "certify",
+}
 
 GPU_PACKAGES = {"cupy", "cupyx", "cupy_backends", "numba", "numba_cuda", "cuda", "malade_gpu"}
 

@@ -22,7 +22,7 @@ from malade_ref.bundle import Bundle
 from malade_ref.checkpoint import load_state, save_state
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
-from malade_ref.defence import MALADE
+from malade_ref.defence import MALADE, MODES
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment
 from malade_ref.experiment.plan import Step, plan_of
 from malade_ref.experiment.reading import Reading, settings_of
@@ -360,8 +360,9 @@ class _Run:
         most = self.experiment.audit.eot_draws
         draws: dict[str, set[int]] = {"exact": {1, most}}
         for attack in self.experiment.attacks:
-            if name in attack.against and attack.source == "defence":
-                own = draws.setdefault(attack.mode, {1, most})
+            gradient = attack.profile.gradient
+            if name in attack.against and attack.source == "defence" and gradient in MODES:
+                own = draws.setdefault(gradient, {1, most})
                 own.add(int(attack.resolved().get("num_draws", 1)))
         return {mode: sorted(numbers) for mode, numbers in draws.items()}
 
@@ -477,7 +478,8 @@ def _description(name: str, defence: Defence, attack: Attack | None, eps: float)
         "title": attack.title or attack.name,
         "method": attack.method,
         "eps": eps,
-        "norm": attack.norm,
+        "norm": attack.profile.norm,
+        "card": attack.profile._asdict(),
         "settings": {key: value for key, value in attack.resolved().items() if key not in ("eps", "seed")},
         "source": "classifier" if attack.carried_over(defence) else "defence",
         **({"cuts": list(attack.cuts), "cut_norm": attack.cut_norm} if attack.nearest else {}),

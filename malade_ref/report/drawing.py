@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from malade_ref.figures import Curve, accuracy_curves, certified_curves, picture_table, training_curves
-from malade_ref.report.labels import METHODS, NORMS, Labels, threat_label
+from malade_ref.report.labels import NORMS, Labels, method_label, threat_label
 from malade_ref.report.reading import ReportInput
 from malade_ref.storage import Record
 
@@ -126,7 +126,7 @@ def _ladder(ladder: Mapping[str, Any]) -> Curve:
     transferred = "\nbare classifier" if ladder["source"] == "classifier" else ""
     norm, _, eps = ladder["threat"].partition(" ")
     threat = threat_label(norm, float(eps)) if eps else NORMS.get(norm, norm)
-    label = f"{METHODS.get(ladder['method'], ladder['method'])}, {threat}{transferred}"
+    label = f"{method_label(ladder['method'])}, {threat}{transferred}"
     return _curve(label, [(point["value"], point["mean"]) for point in ladder["points"]])
 
 
