@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from malade_ref import __version__
 from malade_ref.checks import InputError
-from malade_ref.cli import certify, data, info, report, run, single, theorem
+from malade_ref.cli import certify, data, info, models, report, run, single, theorem
 from malade_ref.cli.console import say
 
 DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"malade {__version__}")
     top.set_defaults(command=_no_command)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (run, theorem, report, data, single, certify, info):
+    for module in (run, theorem, report, data, models, single, certify, info):
         module.add_commands(commands)
     return top
 

@@ -10,6 +10,7 @@ from malade_ref import report, theorem
 from malade_ref.bundle import Bundle, verify
 from malade_ref.checks import InputError
 from malade_ref.cli.console import say
+from malade_ref.experiment.models import check_networks
 from malade_ref.storage.files import open_regular
 
 
@@ -54,7 +55,10 @@ def _verify(path: str) -> int:
     problems = verify(path)
     if not problems:
         bundle = Bundle.open(path)
-        problems = theorem.check_report(bundle) if theorem.is_theorem(bundle) else report.check_report(bundle)
+        if theorem.is_theorem(bundle):
+            problems = theorem.check_report(bundle)
+        else:
+            problems = check_networks(bundle) + report.check_report(bundle)
     for problem in problems:
         say(problem)
     if problems:

@@ -151,7 +151,7 @@ def _over(old: dict[str, Any], new: dict[str, Any], where: str) -> dict[str, Any
     """One file's table over another's: as `merged`, and arrays of tables with names are joined."""
     result = dict(old)
     for key, value in new.items():
-        before = old.get(key)
+        before: Any = old.get(key)
         if isinstance(before, dict) and isinstance(value, dict):
             result[key] = _over(before, value, f"{where}: {key}")
         elif _named_tables(before) and _named_tables(value):
@@ -222,7 +222,7 @@ def _built_in_names(folder: str = "") -> list[str]:
 
 
 def _built_in_text(name: str, folder: str = "") -> str:
-    return _folder(folder).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return str(_folder(folder).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def _folder(name: str) -> Any:
@@ -242,7 +242,8 @@ def _models(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
     scales = table.get("scales", {})
     for part in [table, *(scales.values() if isinstance(scales, dict) else [])]:
         models = part.get("models", {}) if isinstance(part, dict) else {}
-        yield from (model for model in models.values() if isinstance(model, dict)) if isinstance(models, dict) else ()
+        if isinstance(models, dict):
+            yield from (model for model in models.values() if isinstance(model, dict))
 
 
 def _as_comment(file: _File) -> str:

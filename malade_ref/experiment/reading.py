@@ -96,6 +96,10 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         Nested; attacks with all their settings, defaults included.
     """
     settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    del settings["store"]  # no result depends on it
+    for model in settings["models"].values():
+        if model["file"] is None:
+            del model["file"]
     for attack, table in zip(experiment.attacks, settings["attacks"], strict=True):
         table["settings"] = attack.resolved()
     return settings
