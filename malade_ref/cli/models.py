@@ -127,19 +127,18 @@ def _remove(arguments: argparse.Namespace) -> int:
     elif arguments.all:
         chosen = store.entries()
     else:
-        # A name may stand for several only if all of them are meant.
         found = [_only(name, _named(store, name)) for name in arguments.model]
         chosen = list({entry.key: entry for entry in found}.values())
     size = _size(sum(entry.size for entry in chosen))
     if several and not arguments.yes:
         for entry in chosen:
             say(_line(entry))
-        say(f"{len(chosen)} networks, {size}, would be removed; --yes removes them")
+        say(f"{_count(chosen)}, {size}, would be removed" + ("; --yes does it" if chosen else ""))
         return 0
     for entry in chosen:
         store.remove(entry)
     store.sweep()
-    say(f"removed {len(chosen)} network{'' if len(chosen) == 1 else 's'}, {size}")
+    say(f"removed {_count(chosen)}, {size}")
     return 0
 
 
@@ -174,9 +173,13 @@ def _line(entry: Entry) -> str:
         if name in last:
             value = f"{100 * last[name]:.1f}%" if title == "accuracy" else f"{last[name]:.4g}"
             quality.append(f"{title} {value}")
-    facts = [_counts(meta["recipe"]), f"{meta['recipe']['epochs']} epochs", *quality, duration(meta["seconds"])]
+    facts = [_counts(meta["recipe"]), _epochs(meta["recipe"]), *quality, duration(meta["seconds"])]
     facts += [_size(entry.size), *([] if _usable(entry) else ["no longer usable"])]
     return f"{_digits(entry)}  {entry.date}  {meta['title']} on {meta['data']}: {', '.join(facts)}"
+
+
+def _count(entries: list[Entry]) -> str:
+    return f"{len(entries)} network{'' if len(entries) == 1 else 's'}"
 
 
 def _digits(entry: Entry) -> str:
@@ -189,6 +192,10 @@ def _usable(entry: Entry) -> bool:
 
 def _counts(recipe: dict[str, Any]) -> str:
     return f"{recipe['data']['train']['count']} images"
+
+
+def _epochs(recipe: dict[str, Any]) -> str:
+    return f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}"
 
 
 def _without_none(value: dict[str, Any]) -> dict[str, Any]:

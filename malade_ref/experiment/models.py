@@ -218,9 +218,15 @@ def train_or_take(
     origin : dict
         ``from``: "store" or "training"; of what is from the store also ``trained``, ``seconds`` and ``environment``.
     """
+    said: list[str] = []
+
+    def tell_once(line: str) -> None:
+        if line not in said:
+            said.append(line)
+            tell(line)
 
     def take() -> tuple[Network, History, dict[str, Any]] | None:
-        kept = store.take(training.key, ops=training.start.ops, tell=tell) if store is not None else None
+        kept = store.take(training.key, ops=training.start.ops, tell=tell_once) if store is not None else None
         return (kept.network, kept.history, _origin(kept)) if kept is not None else None
 
     def train() -> tuple[Network, History, dict[str, Any]]:

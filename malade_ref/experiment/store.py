@@ -11,6 +11,7 @@ is killed, its lock goes with it, and the second trains.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -186,11 +187,15 @@ class Store:
                 metadata=record.meta["metadata"],
                 ops=ops,
             )
-            if key_of(record.meta["recipe"]) != key or network.fingerprint() != record.meta["fingerprint"]:
+            if (
+                not _is_whole(entry.meta)
+                or key_of(record.meta["recipe"]) != key
+                or network.fingerprint() != record.meta["fingerprint"]
+            ):
                 raise InputError(f"{path}: is not what its name says")
         except (InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
-            removed = "removed" if _removed(path) else "could not be removed"
-            tell(f"a kept network is damaged and was {removed}; it is trained again ({one_line(error)})")
+            removed = "was removed" if _removed(path) else "cannot be removed"
+            tell(f"a kept network is damaged and {removed}; it is trained again ({one_line(error)})")
             return None
         with suppress(OSError):  # when it was last used; of no weight if the folder is read-only
             os.utime(path)
@@ -235,7 +240,7 @@ class Store:
             "trained": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 3),
             "last": {name: float(values[-1]) for name, values in history.items() if values and values[-1] is not None},
-            "environment": describe_environment(network.ops.describe_device()),
+            "environment": {**_software(), "device": network.ops.describe_device()},
         }
         save_record(self.path(key_of(recipe)), arrays, meta, kind=_KIND)
 
@@ -298,6 +303,7 @@ class Store:
                         meta = record.meta
                 except InputError:
                     meta = {}
+                meta = meta if _is_whole(meta) else {}
                 with suppress(OSError):  # another process has just removed it
                     found.append(_entry(match[1], path, meta))
         return sorted(found, key=lambda entry: (-entry.used, entry.key))
@@ -327,9 +333,28 @@ class Store:
                     path.unlink()
 
 
+@functools.cache
+def _software() -> dict[str, Any]:
+    """Versions and processor, looked up once."""
+    return describe_environment()
+
+
 def _entry(key: str, path: Path, meta: Mapping[str, Any]) -> Entry:
     status = path.stat()
     return Entry(key, path, status.st_size, status.st_mtime, dict(meta))
+
+
+def _is_whole(meta: Mapping[str, Any]) -> bool:
+    """Whether what is known of a network is of the form that `Store.put` gives it."""
+    words, tables = ("title", "data", "fingerprint", "trained"), ("recipe", "last", "environment")
+    recipe = meta.get("recipe")
+    return (
+        all(isinstance(meta.get(name), str) for name in words)
+        and all(isinstance(meta.get(name), dict) for name in tables)
+        and isinstance(meta.get("seconds"), float)
+        and isinstance(recipe, dict)
+        and recipe.keys() >= {"version", "epochs", "objective", "start", "data"}
+    )
 
 
 def _part(record: Record, prefix: str) -> dict[str, Any]:
