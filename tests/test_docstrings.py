@@ -35,7 +35,8 @@ CHECKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["numpydoc_
 # Modules in which a summary is enough: `checks`, whose sentences "Raise unless ..." say everything, and the
 # inner parts of `ops.conv`, which speak in the terms of its docstring; the bodies of kernels, which speak in those of
 # their ops; and the devices, whose protocol says it once for all of them.
-BRIEF = ("malade_ref.checks", "malade_ref.ops.geometry", "malade_ref.ops.conv_banded")
+BRIEF = ("malade_ref.checks", "malade_ref.ops.geometry", "malade_ref.ops.conv_banded", "malade_ref.ops.conv_phases")
+BRIEF += ("malade_ref.ops.conv_windows",)
 BRIEF += ("malade_gpu.kernels", "malade_gpu.device")
 SECTIONS = ("PR", "RT", "YD")
 
@@ -113,7 +114,7 @@ def said_elsewhere(obj: Any, seen: tuple[Any, ...] = ()) -> tuple[set[str], bool
         parameters |= {word.strip() for entry in doc["Parameters"] for word in entry.name.split(",")}
         more, more_returns, more_raises = said_elsewhere(other, (*seen, code))
         parameters |= more
-        returns |= bool(doc["Returns"]) or more_returns
+        returns |= bool(doc["Returns"] or doc["Yields"]) or more_returns
         raises |= bool(doc["Raises"]) or more_raises
     return parameters, returns, raises
 

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 TOP_LEVEL = {
-    *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
+    *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE"),
     *("malade_ref", "malade_gpu", "tests", "data", "bench"),
 }
 

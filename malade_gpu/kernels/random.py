@@ -74,8 +74,8 @@ def fill_words(
 def philox_elements(
     i: Any, o0: Any, o1: Any, o2: Any, o3: Any, c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any
 ) -> None:
-    """Ten rounds on counters given as arrays."""
-    o0[i], o1[i], o2[i], o3[i] = philox(c0[i], c1[i], c2[i], c3[i], k0, k1)
+    """Ten rounds on counters and keys given as arrays."""
+    o0[i], o1[i], o2[i], o3[i] = philox(c0[i], c1[i], c2[i], c3[i], k0[i], k1[i])
 
 
 UNIT_24, UNIT_32 = float32(2.0**-24), float64(2.0**-32)

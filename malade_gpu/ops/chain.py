@@ -243,24 +243,12 @@ class FusedChain:
 
 
 def fused_chain(architecture: Mapping[str, Any], params: Mapping[str, Array]) -> FusedChain | None:
-    """Chain of a denoiser as one kernel, if there is one for this network.
-
-    Parameters
-    ----------
-    architecture : dict
-        Of the denoiser, from its ``architecture``.
-    params : dict of str to array
-        Its parameters.
-
-    Returns
-    -------
-    FusedChain or None
-        None for any network but the paper's sDAE in float32, and if the environment variable MALADE_GPU_FUSED is 0.
+    """As `malade_ref.ops.fused_chain`: a kernel for the paper's sDAE in float32, None for any other network.
 
     Raises
     ------
     InputError
-        If MALADE_GPU_FUSED is neither 0 nor 1.
+        If the environment variable MALADE_GPU_FUSED is neither 0 nor 1; with 0 there is no kernel for any network.
     """
     wanted = check_choice("MALADE_GPU_FUSED", os.environ.get("MALADE_GPU_FUSED") or "1", ("0", "1"))
     if wanted == "0" or architecture != _known() or any(str(p.dtype) != "float32" for p in params.values()):

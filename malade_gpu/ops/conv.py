@@ -61,40 +61,7 @@ def conv2d(
     bias: Array | None = None,
     activation: str | None = None,
 ) -> Array:
-    """Convolution (cross-correlation) of images with a kernel.
-
-    Parameters
-    ----------
-    x : array of shape (n, c, h, w), float32 or float64
-        Input. Not modified.
-    weight : array of shape (o, c, kh, kw), same dtype
-        Kernel.
-    stride : int or pair of int
-        Rows and columns between windows.
-    padding : {"same", "valid"}, int, pair of int, or ((top, bottom), (left, right))
-        Zeros around the input; "same" is TensorFlow's convention.
-    bias : array of shape (o,), same dtype, optional
-        Added to each channel.
-    activation : {"relu", "tanh"}, optional
-        Applied to the sum.
-
-    Returns
-    -------
-    array of shape (n, o, oh, ow), same dtype
-        activation(convolution + bias).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the kernel is larger than the padded input, or the activation is not known.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> conv2d(np.ones((1, 1, 4, 4)), np.ones((1, 1, 3, 3)), stride=2)[0, 0]
-    array([[9., 6.],
-           [6., 4.]])
-    """
+    """As `malade_ref.ops.conv2d`."""
     geometry = _conv_geometry(x, weight, stride, padding)
     return _correlate(x, weight, geometry, of_output(weight, len(weight), bias, activation))
 
@@ -110,31 +77,7 @@ def conv2d_vjp(
     need_dweight: bool = True,
     input_activation: str | None = None,
 ) -> tuple[Array | None, Array | None]:
-    """Vector-Jacobian products of `conv2d`.
-
-    Parameters
-    ----------
-    dy : array of shape (n, o, oh, ow)
-        Gradient with respect to the output.
-    x, weight, stride, padding
-        As given to `conv2d`.
-    need_dx, need_dweight : bool
-        Which of the two to compute.
-    input_activation : {"relu", "tanh"}, optional
-        The activation that x is the output of.
-
-    Returns
-    -------
-    dx : array of x's shape, or None
-        Gradient with respect to the input, or to what its activation was applied to.
-    dweight : array of weight's shape, or None
-        Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
-    """
+    """As `malade_ref.ops.conv2d_vjp`."""
     geometry = _conv_geometry(x, weight, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *geometry.output))
     finish = of_input(x, input_activation)
@@ -152,42 +95,7 @@ def conv_transpose2d(
     bias: Array | None = None,
     activation: str | None = None,
 ) -> Array:
-    """Transposed convolution: the adjoint of `conv2d` with the same weight, stride and padding.
-
-    Parameters
-    ----------
-    x : array of shape (n, c, h, w), float32 or float64
-        Input. Not modified.
-    weight : array of shape (c, o, kh, kw), same dtype
-        Kernel of the convolution from o to c channels that this op is the adjoint of.
-    stride : int or pair of int
-        Enlargement.
-    padding : {"same", "valid"}, int, pair of int, or ((top, bottom), (left, right))
-        Padding of that convolution, cropped here; "same" gives an output of (h * sh, w * sw).
-    output_padding : int or pair of int
-        Rows and columns added at the bottom and at the right, less than the stride; 0 with "same".
-    bias : array of shape (o,), same dtype, optional
-        Added to each channel.
-    activation : {"relu", "tanh"}, optional
-        Applied to the sum.
-
-    Returns
-    -------
-    array of shape (n, o, oh, ow), same dtype
-        activation(transposed convolution + bias). Pixels that no kernel tap reaches are activation(bias).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the output would be empty, or the activation is not known.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> conv_transpose2d(np.full((1, 1, 1, 2), 3.0), np.ones((1, 1, 1, 1)), stride=2)[0, 0]
-    array([[3., 0., 3., 0.],
-           [0., 0., 0., 0.]])
-    """
+    """As `malade_ref.ops.conv_transpose2d`."""
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     return _spread(x, weight, geometry, of_output(weight, weight.shape[1], bias, activation))
 
@@ -204,31 +112,7 @@ def conv_transpose2d_vjp(
     need_dweight: bool = True,
     input_activation: str | None = None,
 ) -> tuple[Array | None, Array | None]:
-    """Vector-Jacobian products of `conv_transpose2d`.
-
-    Parameters
-    ----------
-    dy : array of shape (n, o, oh, ow)
-        Gradient with respect to the output.
-    x, weight, stride, padding, output_padding
-        As given to `conv_transpose2d`.
-    need_dx, need_dweight : bool
-        Which of the two to compute.
-    input_activation : {"relu", "tanh"}, optional
-        The activation that x is the output of.
-
-    Returns
-    -------
-    dx : array of x's shape, or None
-        Gradient with respect to the input, or to what its activation was applied to.
-    dweight : array of weight's shape, or None
-        Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
-    """
+    """As `malade_ref.ops.conv_transpose2d_vjp`."""
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))
     finish = of_input(x, input_activation)

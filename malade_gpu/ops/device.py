@@ -23,43 +23,13 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def describe_device() -> dict[str, Any]:
-    """What computes, for the record of a result.
-
-    Returns
-    -------
-    dict
-        JSON-able: ``name``, and whatever else of the device and of its software results may depend on; ``precision``
-        if that is a setting.
-
-    Raises
-    ------
-    InputError
-        If there is no usable device.
-    """
+    """As `malade_ref.ops.describe_device`."""
     return {**device().describe(), "precision": current_precision(), "source_sha256": _source_sha256()}
 
 
 @contextmanager
 def device_settings(*, memory: str | None = None, precision: str | None = None) -> Iterator[None]:
-    """Settings of the device, for the duration of a ``with`` block.
-
-    Parameters
-    ----------
-    memory : str, optional
-        Memory to do with, in bytes or for example ``2GiB``; results do not depend on it.
-    precision : str, optional
-        How exactly to multiply; results depend on it.
-
-    Yields
-    ------
-    None
-        Nothing.
-
-    Raises
-    ------
-    InputError
-        If a setting is malformed, or is none of this backend's: the reference has no settings.
-    """
+    """As `malade_ref.ops.device_settings`."""
     given = {}
     if memory is not None:
         memory_size("device_memory", memory)

@@ -19,33 +19,7 @@ from .layout import for_each_element
 
 
 def langevin_step(x: Array, residual: Array, noise: Array, *, a: float, delta: float, clip: bool = False) -> Array:
-    r"""One unadjusted Langevin step from a denoiser's residual.
-
-    Parameters
-    ----------
-    x : array of shape (n, c, h, w), float32 or float64
-        Chain positions, pixels in [0, 1]. Not modified.
-    residual : array, same shape and dtype
-        :math:`r(x) - x`, in pixel units; :math:`\sigma^2` times the score estimate.
-    noise : array, same shape and dtype
-        Independent standard normal draws.
-    a : float
-        Step on the residual, :math:`a = \alpha / \sigma^2 > 0`, dimensionless.
-    delta : float
-        Standard deviation of the injected noise, in pixel units, :math:`\delta \ge 0`.
-    clip : bool
-        Whether to clip the result to [0, 1].
-
-    Returns
-    -------
-    array, same shape and dtype
-        :math:`x + a\,(r(x) - x) + \delta z`.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ, ``a <= 0`` or ``delta < 0``.
-    """
+    """As `malade_ref.ops.langevin_step`."""
     _check(x, residual, noise, a, delta)
     real = x.dtype.type
     return for_each_element(kernels.clipped_step if clip else kernels.step, (x, residual, noise), real(a), real(delta))
@@ -54,25 +28,7 @@ def langevin_step(x: Array, residual: Array, noise: Array, *, a: float, delta: f
 def langevin_step_vjp(
     dy: Array, x: Array, residual: Array, noise: Array, *, a: float, delta: float, clip: bool = False
 ) -> tuple[Array, Array]:
-    """Vector-Jacobian products of `langevin_step` with respect to x and to the residual, as independent inputs.
-
-    Parameters
-    ----------
-    dy : array of x's shape
-        Gradient with respect to the step's result.
-    x, residual, noise, a, delta, clip
-        As given to `langevin_step`.
-
-    Returns
-    -------
-    dx, dresidual : array of x's shape
-        Gradients; where the step was clipped both are 0.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
-    """
+    """As `malade_ref.ops.langevin_step_vjp`."""
     check_same("dy", dy, "x", x)
     real, dtypes = dy.dtype.type, (dy.dtype, dy.dtype)
     pair: tuple[Array, Array]
@@ -86,18 +42,7 @@ def langevin_step_vjp(
 
 
 def clip_pixels(x: Array) -> Array:
-    """Clip to the pixel range [0, 1].
-
-    Parameters
-    ----------
-    x : array, float32 or float64
-        Images; NaN stays NaN.
-
-    Returns
-    -------
-    array of x's shape and dtype
-        Clipped copy.
-    """
+    """As `malade_ref.ops.clip_pixels`."""
     return for_each_element(kernels.clip, (x,))
 
 

@@ -33,29 +33,7 @@ CHUNK = 16384  # numbers that it adds up
 
 
 def linear(x: Array, weight: Array, *, bias: Array | None = None, activation: str | None = None) -> Array:
-    """Matrix product ``y = x weight^T``, and what it becomes.
-
-    Parameters
-    ----------
-    x : array of shape (n, d), float32 or float64
-        Input.
-    weight : array of shape (k, d), same dtype
-        One row an output.
-    bias : array of shape (k,), same dtype, optional
-        Added to each output.
-    activation : {"relu", "tanh"}, optional
-        Applied to the sum.
-
-    Returns
-    -------
-    array of shape (n, k), same dtype
-        activation(y + bias).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
-    """
+    """As `malade_ref.ops.linear`."""
     check_ndim("x", x, 2, "(n, d)")
     check_ndim("weight", weight, 2, "(k, d)")
     check_float("x", x)
@@ -77,31 +55,7 @@ def linear_vjp(
     need_dweight: bool = True,
     input_activation: str | None = None,
 ) -> tuple[Array | None, Array | None]:
-    """Vector-Jacobian products of `linear`: dx = dy weight, dweight = dy^T x.
-
-    Parameters
-    ----------
-    dy : array of shape (n, k)
-        Gradient with respect to the output.
-    x, weight
-        As given to `linear`.
-    need_dx, need_dweight : bool
-        Which of the two to compute.
-    input_activation : {"relu", "tanh"}, optional
-        The activation that x is the output of.
-
-    Returns
-    -------
-    dx : array of shape (n, d), or None
-        Gradient with respect to the input, or to what its activation was applied to.
-    dweight : array of shape (k, d), or None
-        Gradient with respect to the weight, summed over samples.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit, or the activation is not known.
-    """
+    """As `malade_ref.ops.linear_vjp`."""
     check_shape("dy", dy, (len(x), len(weight)))
     if not weight.size:
         of_input(_pixels(x), input_activation)  # which has to be known; but 0 stays 0
@@ -131,25 +85,7 @@ def _features(pixels: Array) -> Array:
 
 
 def add_bias(x: Array, bias: Array) -> Array:
-    """Add one number to every channel (or feature).
-
-    Parameters
-    ----------
-    x : array of shape (n, c, ...), float32 or float64
-        Input.
-    bias : array of shape (c,), same dtype
-        Numbers to add.
-
-    Returns
-    -------
-    array of x's shape and dtype
-        The sum.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-    """
+    """As `malade_ref.ops.add_bias`."""
     check_float("x", x)
     if x.ndim < 2 or bias.shape != (x.shape[1],):
         raise InputError(f"bias: expected one number a channel of x {x.shape}, got shape {bias.shape}")
@@ -159,129 +95,34 @@ def add_bias(x: Array, bias: Array) -> Array:
 
 
 def add_bias_vjp(dy: Array) -> Array:
-    """Gradient of `add_bias` with respect to the bias (with respect to x it is dy itself).
-
-    Parameters
-    ----------
-    dy : array of shape (n, c, ...)
-        Gradient with respect to the output.
-
-    Returns
-    -------
-    array of shape (c,)
-        dy summed over samples and pixels.
-    """
+    """As `malade_ref.ops.add_bias_vjp`."""
     return _totals("channel_sums", (dy,))[1]
 
 
 def relu(x: Array) -> Array:
-    """Rectifier, ``y = max(x, 0)``.
-
-    Parameters
-    ----------
-    x : array, float32 or float64
-        Input. NaN stays NaN.
-
-    Returns
-    -------
-    array of x's shape and dtype
-        The positive part.
-    """
+    """As `malade_ref.ops.relu`."""
     return for_each_element(kernels.relu, (x,))
 
 
 def relu_vjp(dy: Array, y: Array) -> Array:
-    """Vector-Jacobian product of `relu`; the derivative at 0 is 0.
-
-    Parameters
-    ----------
-    dy, y : array of one shape and dtype
-        Gradient with respect to the output, and the output itself.
-
-    Returns
-    -------
-    array, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
-    """
+    """As `malade_ref.ops.relu_vjp`."""
     check_same("dy", dy, "y", y)
     return for_each_element(kernels.relu_vjp, (dy, y))
 
 
 def tanh(x: Array) -> Array:
-    """Hyperbolic tangent.
-
-    Parameters
-    ----------
-    x : array, float32 or float64
-        Input.
-
-    Returns
-    -------
-    array of x's shape and dtype
-        tanh(x).
-    """
+    """As `malade_ref.ops.tanh`."""
     return for_each_element(kernels.tanh, (x,))
 
 
 def tanh_vjp(dy: Array, y: Array) -> Array:
-    """Vector-Jacobian product of `tanh`: dy (1 - y^2).
-
-    Parameters
-    ----------
-    dy, y : array of one shape and dtype
-        Gradient with respect to the output, and the output itself.
-
-    Returns
-    -------
-    array, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
-    """
+    """As `malade_ref.ops.tanh_vjp`."""
     check_same("dy", dy, "y", y)
     return for_each_element(kernels.tanh_vjp, (dy, y))
 
 
 def batch_norm(x: Array, gain: Array, bias: Array, *, epsilon: float = 1e-5) -> tuple[Array, Array, Array]:
-    r"""Batch normalisation with the batch's own statistics (training).
-
-    .. math:: y = gain (x - mean) / \sqrt{variance + epsilon} + bias,
-
-    mean and variance (divided by the count) over samples and pixels of each channel.
-
-    Parameters
-    ----------
-    x : array of shape (n, c, ...), float32 or float64
-        Input, at least one number a channel.
-    gain, bias : array of shape (c,), same dtype
-        Scale and shift.
-    epsilon : float
-        Added to the variance, > 0.
-
-    Returns
-    -------
-    y : array of x's shape and dtype
-        Normalised input.
-    mean, variance : array of shape (c,)
-        The batch's statistics, for the running averages and for `batch_norm_vjp`.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit, the batch is empty, or epsilon is not positive.
-
-    References
-    ----------
-    .. [1] Ioffe and Szegedy, "Batch normalization", ICML 2015.
-    """
+    """As `malade_ref.ops.batch_norm`."""
     if x.size == 0:
         raise InputError(f"x: batch statistics need at least one number a channel, got shape {x.shape}")
     _check_norm(x, epsilon, gain=gain, bias=bias)
@@ -294,29 +135,7 @@ def batch_norm(x: Array, gain: Array, bias: Array, *, epsilon: float = 1e-5) -> 
 def batch_norm_vjp(
     dy: Array, x: Array, gain: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5
 ) -> tuple[Array, Array, Array]:
-    """Vector-Jacobian products of `batch_norm`, through the batch's statistics.
-
-    Parameters
-    ----------
-    dy : array of x's shape
-        Gradient with respect to y.
-    x, gain, epsilon
-        As given to `batch_norm`.
-    mean, variance : array of shape (c,)
-        As it returned them.
-
-    Returns
-    -------
-    dx : array of x's shape
-        Gradient with respect to the input.
-    dgain, dbias : array of shape (c,)
-        Gradients with respect to scale and shift.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
-    """
+    """As `malade_ref.ops.batch_norm_vjp`."""
     check_same("dy", dy, "x", x)
     real = x.dtype.type
     _, dbias = _totals("channel_sums", (dy,))
@@ -329,70 +148,19 @@ def batch_norm_vjp(
 def batch_norm_inference(
     x: Array, gain: Array, bias: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5
 ) -> Array:
-    """Batch normalisation with given statistics: an affine map of each channel.
-
-    Parameters
-    ----------
-    x : array of shape (n, c, ...), float32 or float64
-        Input.
-    gain, bias, mean, variance : array of shape (c,), same dtype
-        Scale, shift, and running statistics.
-    epsilon : float
-        Added to the variance, > 0.
-
-    Returns
-    -------
-    array of x's shape and dtype
-        Normalised input.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit or epsilon is not positive.
-    """
+    """As `malade_ref.ops.batch_norm_inference`."""
     _check_norm(x, epsilon, gain=gain, bias=bias, mean=mean, variance=variance)
     values = gain, bias, mean, variance
     return for_each_of_channels(kernels.batch_norm, (x,), values, x.dtype.type(epsilon))
 
 
 def batch_norm_inference_vjp(dy: Array, gain: Array, variance: Array, *, epsilon: float = 1e-5) -> Array:
-    """Gradient of `batch_norm_inference` with respect to x.
-
-    Parameters
-    ----------
-    dy : array of shape (n, c, ...)
-        Gradient with respect to the output.
-    gain, variance, epsilon
-        As given to `batch_norm_inference`.
-
-    Returns
-    -------
-    array of dy's shape and dtype
-        Gradient with respect to the input.
-    """
+    """As `malade_ref.ops.batch_norm_inference_vjp`."""
     return for_each_of_channels(kernels.batch_norm_inference_vjp, (dy,), (gain, variance), dy.dtype.type(epsilon))
 
 
 def avg_pool2d(x: Array, *, size: int | Pair) -> Array:
-    """Means over tiles of pixels; rows and columns that do not fill a tile are left out.
-
-    Parameters
-    ----------
-    x : array of shape (n, c, h, w), float32 or float64
-        Input.
-    size : int or pair of int
-        Height and width of a tile, which is also the stride.
-
-    Returns
-    -------
-    array of shape (n, c, h // size, w // size), same dtype
-        The means.
-
-    Raises
-    ------
-    InputError
-        If the tile is larger than the image or the size is malformed.
-    """
+    """As `malade_ref.ops.avg_pool2d`."""
     tiles = _tiles(x, size)
     n, c, h, w = x.shape
     means, out = empty_channels_last((n, c, h // tiles[0], w // tiles[1]), x.dtype)
@@ -401,27 +169,7 @@ def avg_pool2d(x: Array, *, size: int | Pair) -> Array:
 
 
 def avg_pool2d_vjp(dy: Array, x_shape: tuple[int, ...], *, size: int | Pair) -> Array:
-    """Vector-Jacobian product of `avg_pool2d`: every pixel of a tile gets an equal share.
-
-    Parameters
-    ----------
-    dy : array of shape (n, c, h // size, w // size)
-        Gradient with respect to the output.
-    x_shape : tuple of int
-        Shape of the input.
-    size : int or pair of int
-        As given to `avg_pool2d`.
-
-    Returns
-    -------
-    array of shape x_shape
-        Gradient with respect to the input; 0 where no tile reached.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit.
-    """
+    """As `malade_ref.ops.avg_pool2d_vjp`."""
     memory = device().empty(x_shape, dy.dtype)
     tiles = _tiles(memory, size)
     n, c, h, w = x_shape

@@ -24,43 +24,14 @@ SAMPLES = 4  # of a block of softmax.cuh
 
 
 def log_softmax(logits: Array) -> Array:
-    """Logarithm of the softmax, without overflow.
-
-    Parameters
-    ----------
-    logits : array of shape (n, k), float32 or float64
-        Class scores.
-
-    Returns
-    -------
-    array, same shape and dtype
-        ``logits - log(sum(exp(logits)))``, row by row.
-    """
+    """As `malade_ref.ops.log_softmax`."""
     out = device().empty(logits.shape, logits.dtype)
     _launch("log_softmax", logits, _contiguous(logits), out)
     return out
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> Array:
-    r"""Cross entropy of the softmax, :math:`J = -\log \hat y_y`.
-
-    Parameters
-    ----------
-    logits : array of shape (n, k), float32 or float64
-        Class scores.
-    labels : array of shape (n,), integer
-        True classes in 0..k-1.
-
-    Returns
-    -------
-    array of shape (n,), same dtype
-        Losses in nats, >= 0.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-    """
+    """As `malade_ref.ops.softmax_cross_entropy`."""
     _check_labels(logits, labels)
     loss = device().empty(labels.shape, logits.dtype)
     _launch("cross_entropy", logits, _contiguous(logits), _contiguous(labels, "int64"), loss)
@@ -68,25 +39,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def softmax_cross_entropy_vjp(dloss: Array, logits: Array, labels: Array) -> Array:
-    """Vector-Jacobian product of `softmax_cross_entropy`: dloss (softmax - one-hot).
-
-    Parameters
-    ----------
-    dloss : array of shape (n,)
-        Gradient with respect to the losses.
-    logits, labels
-        As given to `softmax_cross_entropy`.
-
-    Returns
-    -------
-    array of shape (n, k)
-        Gradient with respect to the logits.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-    """
+    """As `malade_ref.ops.softmax_cross_entropy_vjp`."""
     _check_labels(logits, labels)
     check_shape("dloss", dloss, labels.shape)
     dlogits = device().empty(logits.shape, logits.dtype)
@@ -96,143 +49,33 @@ def softmax_cross_entropy_vjp(dloss: Array, logits: Array, labels: Array) -> Arr
 
 
 def margin_loss(logits: Array, labels: Array, targets: Array | None = None) -> Array:
-    """Lead of another class over the true one: ``z_t - z_y``, positive where the classifier is wrong.
-
-    Parameters
-    ----------
-    logits : array of shape (n, k), float32 or float64
-        Class scores, k >= 2.
-    labels : array of shape (n,), integer
-        True classes y in 0..k-1.
-    targets : array of shape (n,), integer, optional
-        The other classes t, each unlike its label; by default the one with the largest score, in a tie the first.
-
-    Returns
-    -------
-    array of shape (n,), same dtype
-        Differences of scores.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit or there are too few classes.
-
-    References
-    ----------
-    .. [1] Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017, f_6.
-    """
+    """As `malade_ref.ops.margin_loss`."""
     _check_targets(logits, labels, targets, least=2)
     return _loss_of_samples(bodies.margin_loss, logits, labels, targets)
 
 
 def margin_loss_vjp(dloss: Array, logits: Array, labels: Array, targets: Array | None = None) -> Array:
-    """Vector-Jacobian product of `margin_loss`: dloss at the other class, -dloss at the true one.
-
-    Parameters
-    ----------
-    dloss : array of shape (n,)
-        Gradient with respect to the losses.
-    logits, labels, targets
-        As given to `margin_loss`.
-
-    Returns
-    -------
-    array of shape (n, k)
-        Gradient with respect to the logits.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit or there are too few classes.
-    """
+    """As `malade_ref.ops.margin_loss_vjp`."""
     _check_targets(logits, labels, targets, least=2)
     check_shape("dloss", dloss, labels.shape)
     return _dlogits_of_samples(bodies.margin_loss_vjp, dloss, logits, labels, targets)
 
 
 def dlr_loss(logits: Array, labels: Array, targets: Array | None = None) -> Array:
-    r"""Difference of logits ratio: the margin, divided by a spread of the scores.
-
-    With :math:`z_{(1)} \ge z_{(2)} \ge \dots` the scores in order,
-
-        without targets  -(z_y - max_{i != y} z_i) / (z_(1) - z_(3) + 1e-12),
-        with targets     -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12).
-
-    It does not change when the scores are shifted or scaled, so a saturated classifier has a gradient still.
-
-    Parameters
-    ----------
-    logits : array of shape (n, k), float32 or float64
-        Class scores; k >= 3, with targets k >= 4.
-    labels : array of shape (n,), integer
-        True classes y in 0..k-1.
-    targets : array of shape (n,), integer, optional
-        The other classes t, each unlike its label.
-
-    Returns
-    -------
-    array of shape (n,), same dtype
-        Losses, dimensionless.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit or there are too few classes.
-
-    References
-    ----------
-    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-       attacks", ICML 2020, eq. (6) and (7).
-    """
+    """As `malade_ref.ops.dlr_loss`."""
     _check_targets(logits, labels, targets, least=3 if targets is None else 4)
     return _loss_of_samples(bodies.DLR_LOSS[str(logits.dtype)], logits, labels, targets)
 
 
 def dlr_loss_vjp(dloss: Array, logits: Array, labels: Array, targets: Array | None = None) -> Array:
-    """Vector-Jacobian product of `dlr_loss`; the order of the scores is taken as given.
-
-    Parameters
-    ----------
-    dloss : array of shape (n,)
-        Gradient with respect to the losses.
-    logits, labels, targets
-        As given to `dlr_loss`.
-
-    Returns
-    -------
-    array of shape (n, k)
-        Gradient with respect to the logits.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit or there are too few classes.
-    """
+    """As `malade_ref.ops.dlr_loss_vjp`."""
     _check_targets(logits, labels, targets, least=3 if targets is None else 4)
     check_shape("dloss", dloss, labels.shape)
     return _dlogits_of_samples(bodies.DLR_LOSS_VJP[str(logits.dtype)], dloss, logits, labels, targets)
 
 
 def other_classes(logits: Array, labels: Array) -> Array:
-    """All classes but the true one, by falling score.
-
-    Parameters
-    ----------
-    logits : array of shape (n, k), float32 or float64
-        Class scores.
-    labels : array of shape (n,), integer
-        True classes in 0..k-1.
-
-    Returns
-    -------
-    array of shape (n, k - 1), int64
-        Classes; in a tie the smaller number first, scores that are not a number last.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-    """
+    """As `malade_ref.ops.other_classes`."""
     _check_labels(logits, labels)
     n, k = logits.shape
     classes = device().empty((n, k - 1), "int64")
@@ -242,23 +85,7 @@ def other_classes(logits: Array, labels: Array) -> Array:
 
 
 def squared_error(output: Array, target: Array) -> Array:
-    """Sum over pixels of squared differences.
-
-    Parameters
-    ----------
-    output, target : array of shape (n, ...), float32 or float64
-        What is compared.
-
-    Returns
-    -------
-    array of shape (n,), same dtype
-        Sums.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
-    """
+    """As `malade_ref.ops.squared_error`."""
     check_float("output", output)
     check_same("target", target, "output", output)
     inputs = rows(output, target).arrays
@@ -276,25 +103,7 @@ def squared_error(output: Array, target: Array) -> Array:
 
 
 def squared_error_vjp(dloss: Array, output: Array, target: Array) -> Array:
-    """Vector-Jacobian product of `squared_error` with respect to the output: 2 dloss (output - target).
-
-    Parameters
-    ----------
-    dloss : array of shape (n,)
-        Gradient with respect to the sums.
-    output, target
-        As given to `squared_error`.
-
-    Returns
-    -------
-    array of output's shape
-        Gradient with respect to the output.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
-    """
+    """As `malade_ref.ops.squared_error_vjp`."""
     check_same("target", target, "output", output)
     check_shape("dloss", dloss, output.shape[:1])
     inputs = rows(output, target)

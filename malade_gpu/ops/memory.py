@@ -24,20 +24,7 @@ LIBRARIES = {"numpy": "NumPy", "cupy": "CuPy"}
 
 
 def asarray(values: Any, *, dtype: str | None = None) -> Array:
-    """Values as an array of this backend; no copy if they are one already.
-
-    Parameters
-    ----------
-    values : array_like
-        Numbers.
-    dtype : str, optional
-        Type to convert to.
-
-    Returns
-    -------
-    array
-        The array.
-    """
+    """As `malade_ref.ops.asarray`."""
     xp = device().xp
     if isinstance(values, xp.ndarray | np.ndarray) or not hasattr(values, "__dlpack_device__"):
         return xp.asarray(values, dtype=dtype)
@@ -46,136 +33,42 @@ def asarray(values: Any, *, dtype: str | None = None) -> Array:
 
 
 def to_host(array: Array) -> Array:
-    """The array as a NumPy array.
-
-    Parameters
-    ----------
-    array : array
-        Array of this backend.
-
-    Returns
-    -------
-    array
-        The same numbers in host memory.
-    """
+    """As `malade_ref.ops.to_host`."""
     return np.asarray(array.get() if hasattr(array, "get") else array)
 
 
 def empty(shape: Sequence[int], dtype: str) -> Array:
-    """Uninitialised array.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        Its shape.
-    dtype : str
-        Its type.
-
-    Returns
-    -------
-    array
-        The array, contents arbitrary.
-    """
+    """As `malade_ref.ops.empty`."""
     return device().empty(shape, dtype)
 
 
 def zeros(shape: Sequence[int], dtype: str) -> Array:
-    """Array of zeros.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        Its shape.
-    dtype : str
-        Its type.
-
-    Returns
-    -------
-    array
-        The array.
-    """
+    """As `malade_ref.ops.zeros`."""
     return device().xp.zeros(tuple(shape), dtype=dtype)
 
 
 def ones(shape: Sequence[int], dtype: str) -> Array:
-    """Array of ones.
-
-    Parameters
-    ----------
-    shape : sequence of int
-        Its shape.
-    dtype : str
-        Its type.
-
-    Returns
-    -------
-    array
-        The array.
-    """
+    """As `malade_ref.ops.ones`."""
     return device().xp.ones(tuple(shape), dtype=dtype)
 
 
 def arange(n: int) -> Array:
-    """The integers 0..n-1.
-
-    Parameters
-    ----------
-    n : int
-        How many.
-
-    Returns
-    -------
-    array of shape (n,), int64
-        The integers.
-    """
+    """As `malade_ref.ops.arange`."""
     return device().xp.arange(n, dtype="int64")
 
 
 def concatenate(arrays: Sequence[Array]) -> Array:
-    """Join arrays along their first axis.
-
-    Parameters
-    ----------
-    arrays : sequence of array
-        At least one; equal shapes but for the first axis.
-
-    Returns
-    -------
-    array
-        The joined array.
-    """
+    """As `malade_ref.ops.concatenate`."""
     return device().xp.concatenate(list(arrays))
 
 
 def stack(arrays: Sequence[Array]) -> Array:
-    """Join arrays along a new first axis.
-
-    Parameters
-    ----------
-    arrays : sequence of array
-        At least one; equal shapes.
-
-    Returns
-    -------
-    array
-        The stacked array.
-    """
+    """As `malade_ref.ops.stack`."""
     return device().xp.stack(list(arrays))
 
 
 def add_up(arrays: Sequence[Array]) -> Array:
-    """Sum of arrays, added in their order.
-
-    Parameters
-    ----------
-    arrays : sequence of array
-        At least one; equal shapes and dtypes.
-
-    Returns
-    -------
-    array
-        The sum; shares no memory with them.
-    """
+    """As `malade_ref.ops.add_up`."""
     total = for_each_element(kernels.copy, (arrays[0],))
     for array in arrays[1:]:
         total = for_each_element(kernels.add, (total, array))
@@ -183,18 +76,7 @@ def add_up(arrays: Sequence[Array]) -> Array:
 
 
 def argmax(logits: Array) -> Array:
-    """Class with the largest logit of each sample; the smallest such class in a tie.
-
-    Parameters
-    ----------
-    logits : array of shape (n, k)
-        Class scores.
-
-    Returns
-    -------
-    array of shape (n,), int64
-        Classes.
-    """
+    """As `malade_ref.ops.argmax`."""
     out = device().empty((len(logits),), "int64")
     flat = device().xp.ascontiguousarray(logits).reshape(-1)
     device().for_elements(kernels.argmax, len(logits), out, flat, np.int64(logits.shape[1]))
@@ -202,27 +84,7 @@ def argmax(logits: Array) -> Array:
 
 
 def check_images(name: str, x: Array, image_shape: Sequence[int]) -> Array:
-    """Check images where they enter a driver, metadata and values.
-
-    Parameters
-    ----------
-    name : str
-        What to call them in the complaint.
-    x : array of shape (n, c, h, w), float32 or float64
-        Images, pixels in [0, 1].
-    image_shape : sequence of int
-        Expected (c, h, w).
-
-    Returns
-    -------
-    array
-        x itself.
-
-    Raises
-    ------
-    InputError
-        If the shape, the dtype or a pixel is not as expected; the first bad image is named.
-    """
+    """As `malade_ref.ops.check_images`."""
     _check_is_array(name, x)
     check_ndim(name, x, 4, "(n, c, h, w)")
     check_shape(name, x, (len(x), *image_shape))
@@ -240,27 +102,7 @@ def check_images(name: str, x: Array, image_shape: Sequence[int]) -> Array:
 
 
 def check_vectors(name: str, x: Array, shape: Sequence[int]) -> Array:
-    """Check vectors where they enter a driver, metadata and values.
-
-    Parameters
-    ----------
-    name : str
-        What to call them in the complaint.
-    x : array of shape (n, d), float32 or float64
-        Any finite numbers.
-    shape : sequence of int
-        Expected (d,).
-
-    Returns
-    -------
-    array
-        x itself.
-
-    Raises
-    ------
-    InputError
-        If the shape, the dtype or a number is not as expected; the first bad vector is named.
-    """
+    """As `malade_ref.ops.check_vectors`."""
     _check_is_array(name, x)
     check_ndim(name, x, 2, "(n, d)")
     check_shape(name, x, (len(x), *shape))
@@ -275,27 +117,7 @@ def check_vectors(name: str, x: Array, shape: Sequence[int]) -> Array:
 
 
 def check_labels(name: str, y: Array, num_samples: int, num_classes: int) -> Array:
-    """Check labels where they enter a driver, metadata and values.
-
-    Parameters
-    ----------
-    name : str
-        What to call them in the complaint.
-    y : array of shape (n,), integer
-        Labels.
-    num_samples, num_classes : int
-        Expected length, and number of classes.
-
-    Returns
-    -------
-    array
-        y itself.
-
-    Raises
-    ------
-    InputError
-        If the shape, the dtype or a label is not as expected; the first bad one is named.
-    """
+    """As `malade_ref.ops.check_labels`."""
     _check_is_array(name, y)
     check_ndim(name, y, 1, "(n,)")
     check_shape(name, y, (num_samples,))
@@ -308,27 +130,7 @@ def check_labels(name: str, y: Array, num_samples: int, num_classes: int) -> Arr
 
 
 def check_sample_index(name: str, index: Array, num_samples: int) -> Array:
-    """Check sample numbers where they enter a driver, metadata and values.
-
-    Parameters
-    ----------
-    name : str
-        What to call them in the complaint.
-    index : array of shape (n,), integer
-        Numbers of the samples in their data set.
-    num_samples : int
-        Expected length.
-
-    Returns
-    -------
-    array
-        index itself.
-
-    Raises
-    ------
-    InputError
-        If the shape, the dtype or a number is not as expected; the first bad one is named.
-    """
+    """As `malade_ref.ops.check_sample_index`."""
     _check_is_array(name, index)
     check_ndim(name, index, 1, "(n,)")
     check_shape(name, index, (num_samples,))

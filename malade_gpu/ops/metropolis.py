@@ -32,31 +32,7 @@ def langevin_log_ratio(
     alpha: float,
     delta: float,
 ) -> Array:
-    """Logarithm of the ratio that decides whether a Langevin proposal is accepted.
-
-    Parameters
-    ----------
-    x, proposal : array of shape (n, ...), float32 or float64
-        Where the walkers are, and where they might go.
-    score, proposal_score : array, same shape and dtype
-        Gradients of the log density there.
-    log_density, proposal_log_density : array of shape (n,), same dtype
-        Log densities there.
-    alpha : float
-        Step on the score, > 0.
-    delta : float
-        Standard deviation of the noise, > 0.
-
-    Returns
-    -------
-    array of shape (n,), same dtype
-        rho: positive if the proposal is certain to be accepted. NaN or -infinity where the proposal is infinite.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or a setting is not positive.
-    """
+    """As `malade_ref.ops.langevin_log_ratio`."""
     check_float("x", x)
     for name, array in (("proposal", proposal), ("score", score), ("proposal_score", proposal_score)):
         check_same(name, array, "x", x)
@@ -77,25 +53,7 @@ def langevin_log_ratio(
 
 
 def metropolis_accept(log_ratio: Array, level: Array) -> Array:
-    """Whether proposals are accepted: with probability min(1, exp(log_ratio)).
-
-    Parameters
-    ----------
-    log_ratio : array of shape (n,), float32 or float64
-        Logarithm of the acceptance ratio; NaN refuses.
-    level : array, same shape and dtype
-        Independent uniform numbers in (0, 1).
-
-    Returns
-    -------
-    array of shape (n,), bool
-        log(level) < log_ratio.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
-    """
+    """As `malade_ref.ops.metropolis_accept`."""
     check_float("log_ratio", log_ratio)
     check_same("level", level, "log_ratio", log_ratio)
     xp = device().xp

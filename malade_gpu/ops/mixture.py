@@ -32,33 +32,7 @@ MOST_DIMENSIONS = 16
 def mixture_log_densities(
     x: Array, log_scale: Array, means: Array, whitening: Array, labels: Array, *, num_classes: int
 ) -> Array:
-    """Logarithms of the joint densities of points and classes.
-
-    Parameters
-    ----------
-    x : array of shape (n, d), float32 or float64
-        Points.
-    log_scale : array of shape (m,), same dtype
-        Logarithm of each component's weight and normalisation, c.
-    means : array of shape (m, d), same dtype
-        Means of the components.
-    whitening : array of shape (m, d, d), same dtype
-        Inverses of the Cholesky factors of the covariances, lower triangular.
-    labels : array of shape (m,), integer
-        Classes of the components, in 0..num_classes-1, none without a component.
-    num_classes : int
-        Number K of classes; with 1, and all labels 0, the result is the mixture's log density.
-
-    Returns
-    -------
-    array of shape (n, K), same dtype
-        log p(x, y) for each class y.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-    """
+    """As `malade_ref.ops.mixture_log_densities`."""
     _check(x, log_scale, means, whitening, labels, num_classes)
     out = device().empty((len(x), num_classes), x.dtype)
     _for_points(kernels.log_densities, x, (out,), (log_scale, means, whitening), labels, num_classes)
@@ -68,25 +42,7 @@ def mixture_log_densities(
 def mixture_scores(
     x: Array, log_scale: Array, means: Array, whitening: Array, labels: Array, *, num_classes: int
 ) -> tuple[Array, Array]:
-    """Logarithms of the joint densities of points and classes, and their gradients.
-
-    Parameters
-    ----------
-    x, log_scale, means, whitening, labels, num_classes
-        As in `mixture_log_densities`.
-
-    Returns
-    -------
-    log_densities : array of shape (n, K)
-        log p(x, y) for each class y.
-    scores : array of shape (n, K, d)
-        Their gradients, which are also those of log p(x | y).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-    """
+    """As `malade_ref.ops.mixture_scores`."""
     _check(x, log_scale, means, whitening, labels, num_classes)
     values = device().empty((len(x), num_classes), x.dtype)
     out = device().empty((*values.shape, x.shape[1]), x.dtype)
@@ -97,27 +53,7 @@ def mixture_scores(
 def mixture_hessians(
     x: Array, log_scale: Array, means: Array, whitening: Array, labels: Array, *, num_classes: int
 ) -> tuple[Array, Array, Array]:
-    """Logarithms of the joint densities of points and classes, their gradients and their Hessians.
-
-    Parameters
-    ----------
-    x, log_scale, means, whitening, labels, num_classes
-        As in `mixture_log_densities`.
-
-    Returns
-    -------
-    log_densities : array of shape (n, K)
-        log p(x, y) for each class y.
-    scores : array of shape (n, K, d)
-        Their gradients.
-    hessians : array of shape (n, K, d, d)
-        Their matrices of second derivatives, symmetric.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-    """
+    """As `malade_ref.ops.mixture_hessians`."""
     _check(x, log_scale, means, whitening, labels, num_classes)
     values = device().empty((len(x), num_classes), x.dtype)
     scores = device().empty((*values.shape, x.shape[1]), x.dtype)
@@ -129,23 +65,7 @@ def mixture_hessians(
 
 
 def mixture_responsibilities(x: Array, log_scale: Array, means: Array, whitening: Array) -> Array:
-    """Probabilities of the components given the points.
-
-    Parameters
-    ----------
-    x, log_scale, means, whitening
-        As in `mixture_log_densities`.
-
-    Returns
-    -------
-    array of shape (n, m)
-        p(k | x); each row adds up to 1.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-    """
+    """As `malade_ref.ops.mixture_responsibilities`."""
     _check(x, log_scale, means, whitening)
     out = device().empty((len(x), len(means)), x.dtype)
     _for_points(kernels.responsibilities, x, (out,), (log_scale, means, whitening))
@@ -166,48 +86,7 @@ def mixture_chain(
     sample_index: Array,
     first_step: int = 0,
 ) -> tuple[Array, Array]:
-    r"""Langevin chains on a mixture, many steps at once.
-
-    Every walker moves :math:`x \leftarrow x + \alpha\, \nabla \log p(x) + \delta z`; with ``accept_key`` the move is a
-    proposal that passes the Metropolis test or leaves the walker where it is (MALA), without it there is no test (ULA).
-
-    Parameters
-    ----------
-    x : array of shape (n, d), float32 or float64
-        Where the walkers start. Not modified.
-    log_scale, means, whitening
-        As in `mixture_log_densities`.
-    num_steps : int
-        Number of steps, >= 0.
-    alpha : float
-        Step on the score, > 0.
-    delta : float
-        Standard deviation of the noise; >= 0, and > 0 with a Metropolis test. Exact for delta^2 = 2 alpha.
-    key : tuple of two int
-        Of the noise z.
-    accept_key : tuple of two int, optional
-        Of the uniform numbers of the Metropolis test, another one than ``key``.
-    sample_index : array of shape (n,), integer
-        Numbers of the walkers, in [0, 2^32).
-    first_step : int
-        Number of the first step: a chain in pieces draws what it would draw in one.
-
-    Returns
-    -------
-    position : array of shape (n, d), same dtype
-        Where the walkers are.
-    num_accepted : array of shape (n,), int64
-        Moves that each has made; all of them without a test.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or a setting is out of range.
-
-    References
-    ----------
-    .. [1] Roberts and Tweedie, "Exponential convergence of Langevin distributions", Bernoulli 2(4), 1996.
-    """
+    """As `malade_ref.ops.mixture_chain`."""
     _check(x, log_scale, means, whitening)
     check_count("num_steps", num_steps, minimum=0)
     check_count("first_step", first_step, minimum=0)

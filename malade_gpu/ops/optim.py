@@ -21,35 +21,7 @@ def adam_step(
     beta2: float = 0.999,
     epsilon: float = 1e-8,
 ) -> tuple[Array, Array, Array]:
-    """One step of Adam.
-
-    Parameters
-    ----------
-    parameter, gradient, first, second : array of one shape and dtype
-        Parameter, gradient of the loss, and the running means of the gradient and of its square. Not modified.
-    step : int
-        Number of this step, from 1 (for the bias correction).
-    learning_rate : float
-        Step size, >= 0.
-    beta1, beta2 : float
-        Decay of the running means, in [0, 1).
-    epsilon : float
-        Added to the root of the second mean, > 0.
-
-    Returns
-    -------
-    parameter, first, second : array
-        The new ones.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or a setting is out of range.
-
-    References
-    ----------
-    .. [1] Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, Algorithm 1.
-    """
+    """As `malade_ref.ops.adam_step`."""
     for name, value in (("gradient", gradient), ("first", first), ("second", second)):
         check_same(name, value, "parameter", parameter)
     check_count("step", step)
@@ -73,31 +45,7 @@ def sgd_step(
     learning_rate: float,
     momentum: float = 0.9,
 ) -> tuple[Array, Array]:
-    """One step of gradient descent with (heavy-ball) momentum: v <- momentum v + gradient, p <- p - learning_rate v.
-
-    Parameters
-    ----------
-    parameter, gradient, velocity : array of one shape and dtype
-        Parameter, gradient of the loss, and the running sum of gradients. Not modified.
-    learning_rate : float
-        Step size, >= 0.
-    momentum : float
-        Decay of the running sum, in [0, 1].
-
-    Returns
-    -------
-    parameter, velocity : array
-        The new ones.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or a setting is out of range.
-
-    References
-    ----------
-    .. [1] Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
-    """
+    """As `malade_ref.ops.sgd_step`."""
     check_same("gradient", gradient, "parameter", parameter)
     check_same("velocity", velocity, "parameter", parameter)
     check_number("learning_rate", learning_rate, minimum=0)

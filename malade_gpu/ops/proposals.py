@@ -44,30 +44,7 @@ from .random import Key, random_words
 
 
 def salt_and_pepper_noise(x: Array, count: Array, *, key: Key, sample_index: Array, step: int = 0) -> Array:
-    """Images some of whose pixels are black or white in all channels.
-
-    The pixels of the smallest words are taken, black or white by the word's lowest bit; with the same counter, more
-    pixels are the fewer and others. There is one word a pixel (h, w).
-
-    Parameters
-    ----------
-    x : array of shape (n, c, h, w), float32 or float64
-        Images.
-    count : array of shape (n,), integer
-        How many pixels of each image; at most h w count.
-    key, sample_index, step
-        As in `random_words`.
-
-    Returns
-    -------
-    array of x's shape and dtype
-        Images; no more than ``count`` pixels differ (one fewer, should two words be equal at the limit).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-    """
+    """As `malade_ref.ops.salt_and_pepper_noise`."""
     _check_images(x, sample_index)
     check_shape("count", count, x.shape[:1])
     check_integer("count", count)
@@ -88,23 +65,7 @@ def salt_and_pepper_noise(x: Array, count: Array, *, key: Key, sample_index: Arr
 
 
 def changed_share(x: Array, centre: Array) -> Array:
-    """Share of the pixels (h, w) that differ in any channel.
-
-    Parameters
-    ----------
-    x, centre : array of shape (n, c, h, w), one dtype
-        What is compared.
-
-    Returns
-    -------
-    array of shape (n,), float64
-        Shares, in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
-    """
+    """As `malade_ref.ops.changed_share`."""
     check_ndim("x", x, 4, "(n, c, h, w)")
     check_same("centre", centre, "x", x)
     n, c, h, w = x.shape
@@ -115,31 +76,7 @@ def changed_share(x: Array, centre: Array) -> Array:
 
 
 def square_start_linf(centre: Array, *, eps: float, key: Key, sample_index: Array) -> Array:
-    """Vertical stripes: each column of each channel at one end of the cube around the centre, by the coin c w.
-
-    Parameters
-    ----------
-    centre : array of shape (n, c, h, w), float32 or float64
-        Clean images in [0, 1].
-    eps : float
-        Half side of the cube, in pixel units, >= 0.
-    key, sample_index
-        As in `random_words`; the step is 0.
-
-    Returns
-    -------
-    array of the centre's shape and dtype
-        Starting points, within eps and [0, 1].
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit or eps is negative.
-
-    References
-    ----------
-    .. [1] Andriushchenko et al., "Square attack", ECCV 2020, section 3.3.
-    """
+    """As `malade_ref.ops.square_start_linf`."""
     _check_images(centre, sample_index)
     check_number("eps", eps, minimum=0)
     out = device().empty(centre.shape, centre.dtype)
@@ -152,35 +89,7 @@ def square_start_linf(centre: Array, *, eps: float, key: Key, sample_index: Arra
 def square_step_linf(
     x: Array, centre: Array, *, size: int, eps: float, key: Key, sample_index: Array, step: int = 0
 ) -> Array:
-    """A square of each image, anywhere, at one end of the cube around the centre in each channel.
-
-    Words 0 and 1 place the square, word 2 + k is the coin of channel k.
-
-    Parameters
-    ----------
-    x, centre : array of shape (n, c, h, w), one dtype
-        Position and clean image in [0, 1].
-    size : int
-        Side of the square, at most the smaller of h and w.
-    eps : float
-        Half side of the cube, in pixel units, >= 0.
-    key, sample_index, step
-        As in `random_words`.
-
-    Returns
-    -------
-    array of x's shape and dtype
-        New positions; outside the square they are x.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the square does not, or eps is negative.
-
-    References
-    ----------
-    .. [1] Andriushchenko et al., "Square attack", ECCV 2020, Algorithm 2.
-    """
+    """As `malade_ref.ops.square_step_linf`."""
     _check_squares(x, centre, size, eps, sample_index)
     out = device().empty(x.shape, x.dtype)
     arrays = (out.reshape(-1), *_flat(x, centre), np.float64(eps), _samples(sample_index))
@@ -190,35 +99,7 @@ def square_step_linf(
 
 
 def square_start_l2(centre: Array, *, eps: float, key: Key, sample_index: Array) -> Array:
-    """Bumps on a grid of five by five tiles in the middle, each up or down, as far out as the ball goes.
-
-    Tiles are squares of a fifth of the image's smaller side, as many as fit. A tile's word is that of its number in
-    (channels, rows of tiles, columns of tiles): its coin says whether the bump is turned around, its lowest bit whether
-    it is transposed.
-
-    Parameters
-    ----------
-    centre : array of shape (n, c, h, w), float32 or float64
-        Clean images in [0, 1].
-    eps : float
-        Radius, in pixel units, >= 0.
-    key, sample_index
-        As in `random_words`; the step is 0.
-
-    Returns
-    -------
-    array of the centre's shape and dtype
-        Starting points, within eps and [0, 1].
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit or eps is negative.
-
-    References
-    ----------
-    .. [1] Andriushchenko et al., "Square attack", ECCV 2020, section 3.4.
-    """
+    """As `malade_ref.ops.square_start_l2`."""
     _check_images(centre, sample_index)
     check_number("eps", eps, minimum=0)
     size = max(1, min(centre.shape[2:]) // 5)
@@ -232,42 +113,7 @@ def square_start_l2(centre: Array, *, eps: float, key: Key, sample_index: Array)
 def square_step_l2(
     x: Array, centre: Array, *, size: int, eps: float, key: Key, sample_index: Array, step: int = 0
 ) -> Array:
-    r"""Move the perturbation of one square of each image into another one, in the form of a bump.
-
-    With :math:`\delta` the perturbation and V, W two squares, in each of the c channels
-
-        delta_V <- (s b + delta_V / ||delta_V||), made as long as
-                   sqrt(||delta_{V or W}||^2 + max(eps^2 - ||delta||^2, 0) / c),
-        delta_W <- 0 outside V,
-
-    b a bump of length 1, s = +-1 the channel's coin; then all is made eps long and clipped to [0, 1]. Words 0 and 1
-    place V, words 2 and 3 W, the coin of word 4 transposes b, word 5 + k is the coin of channel k.
-
-    Parameters
-    ----------
-    x, centre : array of shape (n, c, h, w), one dtype
-        Position and clean image in [0, 1].
-    size : int
-        Side of the squares, at most the smaller of h and w.
-    eps : float
-        Radius, in pixel units, >= 0.
-    key, sample_index, step
-        As in `random_words`.
-
-    Returns
-    -------
-    array of x's shape and dtype
-        New positions, within eps of the centre and [0, 1].
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the squares do not, or eps is negative.
-
-    References
-    ----------
-    .. [1] Andriushchenko et al., "Square attack", ECCV 2020, Algorithm 3.
-    """
+    """As `malade_ref.ops.square_step_l2`."""
     _check_squares(x, centre, size, eps, sample_index)
     run, empty = device().for_elements, device().empty
     n, c, h, _ = x.shape
@@ -297,38 +143,7 @@ def boundary_proposal(
     sample_index: Array,
     step: int = 0,
 ) -> tuple[Array, Array]:
-    r"""Random step on the sphere around the clean image, then a step towards it.
-
-    With d the distance of x from the centre c, and z standard normal numbers without their part along x - c,
-
-        x_1 = clip(c + (x - c + a d z / ||z||) / sqrt(1 + a^2)),
-        x_2 = clip(x_1 + t (c - x_1)),    t = max(b d + ||x_1 - c|| - d, 0) / ||x_1 - c||, at most 1,
-
-    so that x_2 is at a distance of about (1 - b) d, also where clipping has changed that of x_1.
-
-    Parameters
-    ----------
-    x, centre : array of shape (n, c, h, w), one dtype
-        Position, usually wrong, and clean image in [0, 1].
-    spherical_step, source_step : array of shape (n,), float
-        a and b of each image, relative to d, >= 0.
-    key, sample_index, step
-        As in `random_words`; for z, as in `normal`.
-
-    Returns
-    -------
-    spherical, candidate : array of x's shape and dtype
-        x_1 and x_2. An image at its centre stays there.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-
-    References
-    ----------
-    .. [1] Brendel, Rauber, Bethge, "Decision-based adversarial attacks", ICLR 2018, section 2.2.
-    """
+    """As `malade_ref.ops.boundary_proposal`."""
     _check_images(x, sample_index)
     check_same("centre", centre, "x", x)
     check_shape("spherical_step", spherical_step, x.shape[:1])
@@ -356,32 +171,7 @@ def boundary_proposal(
 
 
 def spsa_points(x: Array, *, width: float, key: Key, sample_index: Array, step: int = 0) -> tuple[Array, Array]:
-    """Two images on either side: every pixel one way or the other, by its coin v = +-1, clipped to [0, 1].
-
-    Parameters
-    ----------
-    x : array of shape (n, c, h, w), float32 or float64
-        Images in [0, 1].
-    width : float
-        How far every pixel moves, in pixel units, > 0.
-    key, sample_index, step
-        As in `random_words`.
-
-    Returns
-    -------
-    ahead, behind : array of x's shape and dtype
-        ``x + width v`` and ``x - width v``.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit or the width is not positive.
-
-    References
-    ----------
-    .. [1] Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient approximation", IEEE
-       Trans. Automatic Control 37, 1992.
-    """
+    """As `malade_ref.ops.spsa_points`."""
     _check_images(x, sample_index)
     check_number("width", width, above=0)
     ahead, behind = device().empty(x.shape, x.dtype), device().empty(x.shape, x.dtype)
@@ -391,31 +181,7 @@ def spsa_points(x: Array, *, width: float, key: Key, sample_index: Array, step: 
 
 
 def spsa_gradient(gradient: Array, rise: Array, *, width: float, key: Key, sample_index: Array, step: int = 0) -> Array:
-    """Add the estimate from a pair of `spsa_points` to a gradient: ``gradient + rise v / (2 width)``.
-
-    Parameters
-    ----------
-    gradient : array of shape (n, c, h, w), float32 or float64
-        Sum of the estimates so far.
-    rise : array of shape (n,), float
-        Loss ahead less loss behind; what is not finite adds nothing.
-    width, key, sample_index, step
-        As given to `spsa_points`.
-
-    Returns
-    -------
-    array of the gradient's shape and dtype
-        The new sum.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit or the width is not positive.
-
-    References
-    ----------
-    .. [1] Uesato et al., "Adversarial risk and the dangers of evaluating against weak attacks", ICML 2018, Algorithm 1.
-    """
+    """As `malade_ref.ops.spsa_gradient`."""
     _check_images(gradient, sample_index)
     check_shape("rise", rise, gradient.shape[:1])
     check_number("width", width, above=0)

@@ -33,51 +33,21 @@ Key = tuple[int, int]
 DTYPES = ("float32", "float64")
 
 
-def philox4x32(counter: Sequence[Array], key: Key) -> tuple[Array, Array, Array, Array]:
-    """Ten rounds of Philox4x32.
-
-    Parameters
-    ----------
-    counter : sequence of four arrays of shape (m,), uint32
-        The counters' words. Not modified.
-    key : tuple of two int
-        The key's words, in [0, 2^32).
-
-    Returns
-    -------
-    tuple of four arrays of shape (m,), uint32
-        The random words.
-    """
+def philox4x32(counter: Sequence[Array], key: Key | tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:
+    """As `malade_ref.ops.philox4x32`."""
     xp = device().xp
-    words = tuple(xp.asarray(word, dtype=xp.uint32) for word in counter)
+    words = [xp.asarray(word, dtype=xp.uint32) for word in counter]
+    for word in key:
+        word = np.uint32(word) if isinstance(word, int) else word
+        words.append(xp.zeros(words[0].shape, dtype=xp.uint32) + xp.asarray(word, dtype=xp.uint32))
     results: tuple[Array, Array, Array, Array] = for_each_element(
-        kernels.philox_elements, words, *map(np.uint32, key), dtypes=(xp.uint32,) * 4
+        kernels.philox_elements, tuple(words), dtypes=(xp.uint32,) * 4
     )
     return results
 
 
 def derive_key(seed: int, stream: str, draw: int = 0) -> Key:
-    """Key of one draw of a named stream: Philox of (hash of the name, draw) under the seed.
-
-    Parameters
-    ----------
-    seed : int
-        In [0, 2^64).
-    stream : str
-        Whose numbers these are, for example ``"defence"`` or ``"attack"``. Different names never meet.
-    draw : int
-        Number of the draw or restart, in [0, 2^32).
-
-    Returns
-    -------
-    tuple of two int
-        The key, for `philox4x32`.
-
-    Raises
-    ------
-    InputError
-        If the seed or the draw is out of range.
-    """
+    """As `malade_ref.ops.derive_key`."""
     if check_count("seed", seed, minimum=0) >= 1 << 64:
         raise InputError(f"seed: expected an integer below 2**64, got {seed}")
     if check_count("draw", draw, minimum=0) >= 1 << 32:
@@ -96,75 +66,20 @@ def derive_key(seed: int, stream: str, draw: int = 0) -> Key:
 
 
 def keys_of_samples(keys: Sequence[Key], num_samples: int) -> Array:
-    """Keys for the draws of a batch that are computed at once: each for all samples, one draw after the other.
-
-    Parameters
-    ----------
-    keys : sequence of d keys
-        From `derive_key`, one a draw.
-    num_samples : int
-        Size n of the batch.
-
-    Returns
-    -------
-    array of shape (d * n, 2), uint32
-        For `normal` and its kin, with the batch's sample numbers d times in a row.
-    """
+    """As `malade_ref.ops.keys_of_samples`."""
     xp = device().xp
     return xp.repeat(xp.asarray(np.array(keys, dtype=np.uint32).reshape(-1, 2)), num_samples, axis=0)
 
 
 def random_words(num_words: int, *, key: Key | Array, sample_index: Array, step: int = 0) -> Array:
-    """Random 32-bit words of given samples.
-
-    Parameters
-    ----------
-    num_words : int
-        Words a sample.
-    key : tuple of two int, or array of shape (n, 2), uint32
-        From `derive_key`; or one for each sample, from `keys_of_samples`.
-    sample_index : array of shape (n,), integer
-        Which samples, in [0, 2^32): their numbers in the whole data set, not in the batch.
-    step : int
-        Which step of a chain or of an attack, in [0, 2^32).
-
-    Returns
-    -------
-    array of shape (n, num_words), uint32
-        Words; row i depends on ``sample_index[i]``, not on i.
-
-    Raises
-    ------
-    InputError
-        If ``sample_index`` is not a vector of integers or the step is out of range.
-    """
+    """As `malade_ref.ops.random_words`."""
     return _fill(kernels.fill_words, "uint32", num_words, key, sample_index, step)
 
 
 def uniform(
     shape: tuple[int, ...], *, key: Key | Array, sample_index: Array, step: int = 0, dtype: str = "float32"
 ) -> Array:
-    """Independent uniform numbers in the open interval (0, 1).
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of one sample.
-    key, sample_index, step
-        As in `random_words`.
-    dtype : {"float32", "float64"}
-        Of the result. Float32 keeps the word's upper 24 bits, so that 1 is never reached by rounding.
-
-    Returns
-    -------
-    array of shape (n, *shape)
-        The numbers.
-
-    Raises
-    ------
-    InputError
-        If the dtype is not one of the two, or as in `random_words`.
-    """
+    """As `malade_ref.ops.uniform`."""
     check_choice("dtype", dtype, DTYPES)
     values = _fill(kernels.FILL_UNIFORM[dtype], dtype, math.prod(shape), key, sample_index, step)
     return values.reshape(len(values), *shape)
@@ -173,47 +88,14 @@ def uniform(
 def normal(
     shape: tuple[int, ...], *, key: Key | Array, sample_index: Array, step: int = 0, dtype: str = "float32"
 ) -> Array:
-    """Independent standard normal numbers, by Box-Muller; magnitude at most sqrt(66 log 2) = 6.77.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of one sample.
-    key, sample_index, step
-        As in `random_words`.
-    dtype : {"float32", "float64"}
-        Of the result and of the arithmetic.
-
-    Returns
-    -------
-    array of shape (n, *shape)
-        The numbers.
-
-    Raises
-    ------
-    InputError
-        If the dtype is not one of the two, or as in `random_words`.
-    """
+    """As `malade_ref.ops.normal`."""
     check_choice("dtype", dtype, DTYPES)
     values = _fill(kernels.FILL_NORMAL[dtype], dtype, math.prod(shape), key, sample_index, step)
     return values.reshape(len(values), *shape)
 
 
 def box_muller(words_0: Array, words_1: Array, *, dtype: str = "float32") -> tuple[Array, Array]:
-    """Two normal numbers from each pair of words.
-
-    Parameters
-    ----------
-    words_0, words_1 : array of one shape, uint32
-        Words for the radius and for the angle.
-    dtype : {"float32", "float64"}
-        Of the result and of the arithmetic.
-
-    Returns
-    -------
-    tuple of two arrays of that shape
-        radius * sin(angle), radius * cos(angle).
-    """
+    """As `malade_ref.ops.box_muller`."""
     pair: tuple[Array, Array] = for_each_element(
         kernels.NORMAL_ELEMENTS[dtype], (words_0, words_1), dtypes=(dtype, dtype)
     )
@@ -221,20 +103,7 @@ def box_muller(words_0: Array, words_1: Array, *, dtype: str = "float32") -> tup
 
 
 def permutation(n: int, *, key: Key) -> Array:
-    """A random order of 0..n-1: the order of n random 64-bit numbers, ties in favour of the smaller index.
-
-    Parameters
-    ----------
-    n : int
-        How many.
-    key : tuple of two int
-        From `derive_key`.
-
-    Returns
-    -------
-    array of shape (n,), int64
-        Each of 0..n-1 once.
-    """
+    """As `malade_ref.ops.permutation`."""
     xp = device().xp
     words = random_words(2, key=key, sample_index=xp.arange(n)).astype(xp.uint64)
     return xp.argsort(words[:, 0] << xp.uint64(32) | words[:, 1], kind="stable")

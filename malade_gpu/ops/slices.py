@@ -33,23 +33,14 @@ SUMMED = 16
 def map_slices(
     function: Callable[[slice], T], num_samples: int, *, slice_size: int = SLICE_SIZE, summed: bool = False
 ) -> list[T]:
-    """Call a function on every slice of a batch, one after the other.
+    """As `malade_ref.ops.map_slices`, one slice after the other, as large as the device's memory allows.
 
     Parameters
     ----------
-    function : callable
-        Takes a slice of 0..num_samples; must not change anything that another slice reads, and can be called again.
-    num_samples : int
-        Size of the batch; with 0 the function is called once, on the empty slice.
     slice_size : int
         How heavy a sample is: as many of them keep a processor's core busy within its cache. A device takes a multiple.
     summed : bool
         Whether the results are sums over samples, whose bits are to be the same on any device.
-
-    Returns
-    -------
-    list
-        The results in the order of the slices.
 
     Raises
     ------
@@ -77,18 +68,7 @@ def map_slices(
 
 
 def copies_at_once(num_samples: int) -> int:
-    """How many copies of a slice's samples are worked on at once, where a function wants several draws of each.
-
-    Parameters
-    ----------
-    num_samples : int
-        Samples of the slice that is being worked on.
-
-    Returns
-    -------
-    int
-        As many as keep the device busy, if `map_slices` would make a slice so large; 1 outside of it.
-    """
+    """As `malade_ref.ops.copies_at_once`: as many as keep the device busy, and 1 outside of `map_slices`."""
     room = _room.get()
     copies = max(1, min(ENOUGH, room.size) // max(1, num_samples))
     room.copies = max(room.copies, copies)
@@ -117,11 +97,5 @@ _room: ContextVar[_Room] = ContextVar("room", default=_Room(1))  # noqa: B039  #
 
 
 def num_threads() -> int:
-    """Threads that `map_slices` uses: one, which is enough to keep a device busy.
-
-    Returns
-    -------
-    int
-        1.
-    """
+    """As `malade_ref.ops.num_threads`: always one, which is enough to keep a device busy."""
     return 1

@@ -39,6 +39,14 @@ def test_philox(counters: Any, key: Any) -> None:
         np.testing.assert_array_equal(got, wanted, strict=True)
 
 
+@given(st.lists(st.tuples(*[WORDS] * 6), min_size=1, max_size=6))
+def test_philox_with_a_key_for_each_counter(rows: Any) -> None:
+    *counter, k0, k1 = (np.array(word, dtype="uint32") for word in np.array(rows, dtype="uint64").T)
+    actual = on_device(lambda *words: gpu.philox4x32(words[:4], words[4:]))(*counter, k0, k1)
+    for got, wanted in zip(actual, ref.philox4x32(counter, (k0, k1)), strict=True):
+        np.testing.assert_array_equal(got, wanted, strict=True)
+
+
 @given(seeds(), st.text(max_size=8), WORDS)
 def test_derive_key(seed: int, stream: str, draw: int) -> None:
     agree("derive_key", seed, stream, draw)

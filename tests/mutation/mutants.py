@@ -1245,7 +1245,63 @@ MUTANTS = [
         LOSSES_OF_ATTACKS,
     ),
     Mutant("losses: equals in reverse", "losses.py", "(tied and k < own)", "(tied and k > own)", LOSSES_OF_ATTACKS),
+    # Bodies that nothing above reaches
+    Mutant(
+        "steps: bounds swapped",
+        "attack_steps.py",
+        "lower[i], upper[i] = bounds_of",
+        "upper[i], lower[i] = bounds_of",
+        STEPS,
+    ),
+    Mutant("layers: tanh is the identity", "layers.py", "out[i] = math.tanh(x[i])", "out[i] = x[i]", LAYERS),
+    Mutant("losses: lead over nothing", "losses.py", "out[i] = lead / spread", "out[i] = lead", LOSSES_OF_ATTACKS),
+    Mutant(
+        "proposals: rows from their second number",
+        "proposals.py",
+        "range(size):\n        value +=",
+        "range(1, size):\n        value +=",
+        PROPOSALS,
+    ),
+    Mutant(
+        "proposals: along without the last number",
+        "proposals.py",
+        "range(4):\n            if first + k < size:\n                away",
+        "range(3):\n            if first + k < size:\n                away",
+        PROPOSALS,
+    ),
+    Mutant(
+        "proposals: one pair twice", "proposals.py", "z2, z3 = pair_of(w2, w3)", "z2, z3 = pair_of(w0, w1)", PROPOSALS
+    ),
+    Mutant("proposals: off the sphere", "proposals.py", "/ math.sqrt(1.0 + a * a)", "/ math.sqrt(1.0 + a)", PROPOSALS),
+    Mutant(
+        "proposals: a square of one row more",
+        "proposals.py",
+        "inside = row >= 0 and row < side",
+        "inside = row >= 0 and row <= side",
+        PROPOSALS,
+    ),
+    Mutant(
+        "proposals: only the first channel",
+        "proposals.py",
+        "for channel in range(channels):\n        if x",
+        "for channel in range(1):\n        if x",
+        PROPOSALS,
+    ),
+    Mutant(
+        "random: words swapped",
+        "random.py",
+        "z0[i], z1[i] = pair_of(words_0[i], words_1[i])",
+        "z0[i], z1[i] = pair_of(words_1[i], words_0[i])",
+        RANDOM,
+    ),
     # memory.py
+    Mutant(
+        "memory: copy of the first number",
+        "memory.py",
+        'itself."""\n    out[i] = x[i]',
+        'itself."""\n    out[i] = x[0]',
+        MEMORY,
+    ),
     Mutant("memory: last of equals", "memory.py", "value > largest or", "value >= largest or", MEMORY),
     Mutant("memory: NaN is not the largest", "memory.py", " or math.isnan(value)", "", MEMORY),
     Mutant("memory: first number skipped", "memory.py", "best = 0\n", "best = 1 % size\n", MEMORY),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from malade_ref import ops
 from malade_ref.checks import InputError
-from malade_ref.ops import conv, conv_banded
+from malade_ref.ops import conv_banded, conv_phases, conv_windows
 from malade_ref.ops.geometry import conv_geometry, resolve_pads, transpose_geometry
 from tests import textbook
 from tests.strategies import ConvCase, conv_cases, floats_of_shape
@@ -45,7 +45,8 @@ def form(*, banded: bool | None = None, **constants: int) -> Iterator[None]:
         if banded is not None:
             patches.enter_context(mock.patch.object(conv_banded, "pays", return_value=banded))
         for name, value in constants.items():
-            patches.enter_context(mock.patch.object(conv, name, value))
+            module = conv_windows if name == "WINDOW_BLOCK" else conv_phases
+            patches.enter_context(mock.patch.object(module, name, value))
         yield
 
 
