@@ -392,7 +392,18 @@ def model_quality(model: Model, network: Network, classifiers: Mapping[str, Netw
 
 
 def saved(seconds: float) -> str:
-    """Write how long a training took, in minutes or seconds."""
+    """Write how long a training took.
+
+    Parameters
+    ----------
+    seconds : float
+        How long.
+
+    Returns
+    -------
+    str
+        In minutes, or in seconds.
+    """
     return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{max(1, round(seconds))} s"
 
 

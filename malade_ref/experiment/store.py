@@ -187,15 +187,13 @@ class Store:
                 metadata=record.meta["metadata"],
                 ops=ops,
             )
-            if (
-                not _is_whole(entry.meta)
-                or key_of(record.meta["recipe"]) != key
-                or network.fingerprint() != record.meta["fingerprint"]
-            ):
-                raise InputError(f"{path}: is not what its name says")
+            same = key_of(record.meta["recipe"]) == key and network.fingerprint() == record.meta["fingerprint"]
+            complaint = "" if same and _is_whole(entry.meta) else f"{path}: is not what its name says"
         except (InputError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
+            complaint = one_line(error)
+        if complaint:
             removed = "was removed" if _removed(path) else "cannot be removed"
-            tell(f"a kept network is damaged and {removed}; it is trained again ({one_line(error)})")
+            tell(f"a kept network is damaged and {removed}; it is trained again ({complaint})")
             return None
         with suppress(OSError):  # when it was last used; of no weight if the folder is read-only
             os.utime(path)
