@@ -23,6 +23,32 @@ class OutOfMemoryError(InputError):
     """Work that does not fit into the memory, however it is cut."""
 
 
+def printable(text: object, limit: int = 200) -> str:
+    r"""Text from outside (a name, a path, a reason), for one line of a terminal or a report.
+
+    Parameters
+    ----------
+    text : object
+        What is said of it is ``str(text)``.
+    limit : int
+        Longest result, in characters.
+
+    Returns
+    -------
+    str
+        The same text; what cannot be printed (line ends, escape sequences, marks that turn the direction of writing,
+        halves of surrogate pairs) is written as a backslash and a number, what is too long ends in dots.
+
+    Examples
+    --------
+    >>> print(printable("cat\x1b[31m\n"), printable("x" * 9, limit=5))
+    cat\x1b[31m\n xx...
+    """
+    found = str(text)
+    out = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in found[: limit + 1])
+    return out if len(out) <= limit else out[: limit - 3] + "..."
+
+
 def check_ndim(name: str, array: Any, ndim: int, axes: str) -> None:
     """Raise unless ``array`` has ``ndim`` axes; ``axes`` names them, as in ``"(n, c, h, w)"``."""
     if getattr(array, "ndim", None) != ndim:
@@ -70,23 +96,44 @@ def check_number(
     bounds += [f"<= {maximum:g}"] if maximum < math.inf else []
     bounds += [f"< {below:g}"] if below < math.inf else []
     expected = " ".join(["a finite number", " and ".join(bounds)]).strip()
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        raise InputError(f"{name}: expected {expected}, got {value!r}")
-    number = float(value)
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__") or _has_axes(value):
+        raise InputError(f"{name}: expected {expected}, got {_shown(value)}")
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError):
+        raise InputError(f"{name}: expected {expected}, got {_shown(value)}") from None
     if not (math.isfinite(number) and minimum <= number <= maximum and above < number < below):
-        raise InputError(f"{name}: expected {expected}, got {value!r}")
+        raise InputError(f"{name}: expected {expected}, got {_shown(value)}")
     return number
+
+
+def _has_axes(value: object) -> bool:
+    return bool(getattr(value, "ndim", None))
+
+
+def _shown(value: object) -> str:
+    """A value in a complaint: an array by its shape, a number of thousands of digits not at all."""
+    if _has_axes(value):
+        return f"an array of shape {tuple(getattr(value, 'shape', ()))}; give one number"
+    try:
+        return printable(repr(value), 100)
+    except ValueError:
+        return "an integer of thousands of digits"
 
 
 def check_count(name: str, value: int, *, minimum: int = 1) -> int:
     """Raise unless ``value`` is an integer of at least ``minimum``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < minimum:
-        raise InputError(f"{name}: expected an integer >= {minimum}, got {value!r}")
-    return value.__index__()
+    try:
+        count = None if isinstance(value, bool) else value.__index__()
+    except (AttributeError, TypeError):
+        count = None
+    if count is None or count < minimum:
+        raise InputError(f"{name}: expected an integer >= {minimum}, got {_shown(value)}")
+    return count
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise InputError(f"{name}: expected one of {', '.join(choices)}; got {value!r}")
+    if _has_axes(value) or value not in choices:
+        raise InputError(f"{name}: expected one of {', '.join(choices)}; got {_shown(value)}")
     return value

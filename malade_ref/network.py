@@ -514,7 +514,7 @@ class Network:
 
     def architecture(self) -> dict[str, Any]:
         """Return the layers as a JSON-able dictionary."""
-        layers = [{"kind": layer.kind, **vars(layer)} for layer in self.layers]
+        layers = [layer.description() for layer in self.layers]
         architecture: dict[str, Any] = {"input_shape": list(self.input_shape), "layers": layers}
         return {**architecture, "residual": True} if self.residual else architecture
 

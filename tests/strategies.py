@@ -199,3 +199,68 @@ def conv_cases(
         padding=padding,
         output_padding=output_padding,
     )
+
+
+class PoolCase(NamedTuple):
+    """Images, and the settings of a pooling that fits them."""
+
+    x: NDArray[Any]
+    settings: dict[str, Any]
+
+
+# Poolings of images (7, 8): tiles that overlap, that leave pixels out between them or at the end, that are cut off.
+POOLS: tuple[dict[str, Any], ...] = (
+    {"size": 2, "stride": 1},
+    {"size": (3, 2), "stride": 2},
+    {"size": 2, "stride": 3},
+    {"size": 3},
+    {"size": (3, 5), "stride": 2, "padding": (1, 2), "ceil_mode": True},
+    {"size": (2, 4), "stride": 3, "padding": (1, 2), "ceil_mode": True},
+    {"size": (7, 8), "stride": 4, "padding": 3},
+)
+
+
+@st.composite
+def pool_cases(draw: DrawFn, *, dtype: str | None = None, ties: bool = False) -> PoolCase:
+    """Poolings: tiles up to the whole image, strides beyond them, padding, cut-off tiles; with ``ties`` few numbers."""
+    x = draw(images_nchw(dtype=dtype))
+    if ties:
+        x = np.floor(3 * x)
+    size = draw(st.integers(1, x.shape[2])), draw(st.integers(1, x.shape[3]))
+    strides = st.integers(1, 5)
+    settings = {
+        "size": size,
+        "stride": draw(st.none() | st.tuples(strides, strides)),
+        "padding": (draw(st.integers(0, size[0] // 2)), draw(st.integers(0, size[1] // 2))),
+        "ceil_mode": draw(st.booleans()),
+    }
+    return PoolCase(x, settings)
+
+
+class GroupedCase(NamedTuple):
+    """A convolution in groups, or a transposed one: images, weight and settings."""
+
+    x: NDArray[Any]
+    weight: NDArray[Any]
+    settings: dict[str, Any]
+
+
+@st.composite
+def grouped_cases(draw: DrawFn, *, transposed: bool = False, dtype: str | None = None) -> GroupedCase:
+    """Convolutions in groups: depthwise, with several outputs a channel, mixed groups, taps apart, every padding."""
+    groups, inputs, outputs = (draw(st.integers(1, most)) for most in (3, 2, 2))
+    kernel, dilation = ((draw(st.integers(1, 3)), draw(st.integers(1, 3))) for _ in range(2))
+    stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    padding = draw(paddings(max_pad=2))
+    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    settings = {"groups": groups, "dilation": dilation, "stride": stride, "padding": padding}
+    if transposed and padding != "same":
+        settings["output_padding"] = draw(st.integers(0, stride[0] - 1)), draw(st.integers(0, stride[1] - 1))
+    # Of pads of at most 2 on each side: the padded input holds a window, the cropped output a pixel.
+    least = [max(1, 1 + -(-(5 - k) // s)) if transposed else k for k, s in zip(span, stride, strict=True)]
+    h, w = (draw(st.integers(size, size + 3)) for size in least)
+    dtype = dtype or draw(dtypes())
+    channels = groups * (outputs if transposed else inputs)
+    x = draw(floats_of_shape((draw(st.integers(0, 3)), channels, h, w), dtype=dtype))
+    weight = draw(floats_of_shape((groups * outputs, inputs, *kernel), dtype=dtype))
+    return GroupedCase(x, weight, settings)

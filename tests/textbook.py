@@ -86,3 +86,47 @@ def same_conv_transpose(x: Any, weight: Any, bias: Any, stride: int = 1) -> Any:
     pads = pads_of("same", size, weight.shape[2:], (stride, stride))
     y = conv_transpose(x, weight, (stride, stride), pads, size=size)
     return y + bias.astype("float64")[:, None, None]
+
+
+def tiles_of(
+    image: Pair,
+    *,
+    size: int | Pair,
+    stride: int | Pair | None = None,
+    padding: int | Pair = 0,
+    ceil_mode: bool = False,
+) -> list[list[tuple[range, range]]]:
+    """Rows and columns of each tile of a pooling, in coordinates of the image; those of the padding are outside of it.
+
+    Tiles are laid one after the other as long as they end within the padded image; with `ceil_mode` until one reaches
+    its end, if they begin in the image or before it. None goes beyond the padding.
+    """
+    along = []
+    pairs = [(value, value) if isinstance(value, int) else value for value in (size, stride or size, padding)]
+    for length, tile, step, pad in zip(image, *pairs, strict=True):
+        ranges, first, end = [], -pad, length + pad
+        while first + tile <= end:
+            ranges.append(range(first, first + tile))
+            first += step
+        reached = ranges[-1].stop if ranges else -pad
+        if ceil_mode and reached < end and first < length:
+            ranges.append(range(first, min(first + tile, end)))
+        along.append(ranges)
+    return [[(rows, columns) for columns in along[1]] for rows in along[0]]
+
+
+def full_weight(weight: Any, groups: int, dilation: Pair) -> Any:
+    """The kernel of an ordinary convolution that does the same: zeros between groups, and between taps."""
+    (o, inputs, kh, kw), (dh, dw) = weight.shape, dilation
+    full = np.zeros((o, groups * inputs, (kh - 1) * dh + 1, (kw - 1) * dw + 1))
+    for k in range(o):
+        first = k // (o // groups) * inputs
+        full[k, first : first + inputs, ::dh, ::dw] = weight[k]
+    return full
+
+
+def of_full_weight(full: Any, groups: int, dilation: Pair, shape: tuple[int, ...]) -> Any:
+    """The part of a gradient of `full_weight` that belongs to the weight of a given shape."""
+    (o, inputs), (dh, dw) = shape[:2], dilation
+    firsts = [k // (o // groups) * inputs for k in range(o)]
+    return np.stack([full[k, first : first + inputs, ::dh, ::dw] for k, first in enumerate(firsts)])

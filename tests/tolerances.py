@@ -43,6 +43,9 @@ MIXTURE = Tolerance(1e-6, 4e-15, False, "whitened distances, exp and log; relati
 
 TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("select", "better", "clip_pixels", "argmax", "other_classes"), EXACT),
+    **dict.fromkeys(("max_pool2d", "upsample_nearest"), EXACT),
+    "upsample_bilinear": STEP,
+    **dict.fromkeys(("upsample_nearest_vjp", "upsample_bilinear_vjp"), SUM),
     **dict.fromkeys(("relu", "random_words", "permutation", "philox4x32", "derive_key", "keys_of_samples"), EXACT),
     **dict.fromkeys(("arange", "asarray", "to_host", "zeros", "ones", "concatenate", "stack", "add_up"), EXACT),
     **dict.fromkeys(("salt_and_pepper_noise", "changed_share", "square_start_linf", "square_step_linf"), EXACT),
@@ -53,11 +56,12 @@ TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("margin_loss", "apgd_step_linf", "ead_step", "fab_step", "interpolate"), STEP),
     **dict.fromkeys(("langevin_step", "linf_bounds", "distance_linf", "uniform"), STEP),
     **dict.fromkeys(("linear", "conv2d", "conv_transpose2d", "avg_pool2d", "squared_error"), SUM),
+    **dict.fromkeys(("grouped_conv2d", "grouped_conv_transpose2d"), SUM),
     **dict.fromkeys(("distance_l2", "normalised_step", "project_l2", "random_start_l2"), SUM),
     **dict.fromkeys(("dlr_loss", "distance_l1", "momentum_step", "apgd_step_l2"), SUM),
     **dict.fromkeys(("plane_step_linf", "plane_step_l2"), SUM),
     **dict.fromkeys(("to_tanh_space", "from_tanh_space", "cw_gradient"), FUNCTION),
-    "add_bias_vjp": SUM,
+    **dict.fromkeys(("add_bias_vjp", "max_pool2d_vjp", "adaptive_avg_pool2d"), SUM),
     **dict.fromkeys(("tanh", "log_softmax", "softmax_cross_entropy", "adam_step", "sgd_step"), FUNCTION),
     "box_muller": FUNCTION,
     **dict.fromkeys(("batch_norm", "batch_norm_inference"), STATISTICS),

@@ -87,32 +87,6 @@ def batch_norm_inference_vjp(
 
 
 @element
-def avg_pool(
-    i: Any, out: Any, x: Any, channels: Any, h: Any, w: Any, oh: Any, ow: Any, th: Any, tw: Any, divisor: Any
-) -> None:
-    """Mean of a tile (th, tw); images (n, h, w, c), means (n, oh, ow, c)."""
-    c, column, row, n = i % channels, i // channels % ow, i // channels // ow % oh, i // channels // ow // oh
-    total = divisor - divisor
-    for u in range(th):
-        first = ((n * h + row * th + u) * w + column * tw) * channels + c
-        for v in range(tw):
-            total += x[first + v * channels]
-    out[i] = total / divisor
-
-
-@element
-def avg_pool_vjp(
-    i: Any, dx: Any, dy: Any, channels: Any, h: Any, w: Any, oh: Any, ow: Any, th: Any, tw: Any, divisor: Any
-) -> None:
-    """An equal share of the tile's gradient; 0 where there is no tile."""
-    c, column, row, n = i % channels, i // channels % w // tw, i // channels // w % h // th, i // channels // w // h
-    if row < oh and column < ow:
-        dx[i] = dy[((n * oh + row) * ow + column) * channels + c] / divisor
-    else:
-        dx[i] = ZERO
-
-
-@element
 def squared_error_vjp(i: Any, doutput: Any, output: Any, target: Any, dloss: Any, size: Any) -> None:
     """2 dloss (output - target) for samples of ``size`` numbers."""
     weight = dloss[i // size]

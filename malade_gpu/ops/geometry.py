@@ -1,4 +1,4 @@
-"""Sizes and paddings of convolutions and tiles: integers only, no arrays.
+"""Sizes and paddings of convolutions and poolings: integers only, no arrays.
 
 Axes: kh, kw kernel; sh, sw stride; h, w input; oh, ow output. "same" is TensorFlow's convention: the output has
 ceil(h / sh) rows, and of an odd number of zeros the last goes to the bottom (or to the right).
@@ -15,6 +15,7 @@ Pads = tuple[Pair, Pair]
 Padding = Literal["same", "valid"] | int | Pads
 
 LARGEST = 1 << 16  # no kernel, stride or padding is larger
+MOST_PIXELS = 1 << 24  # of an image that a setting asks for
 
 
 class Geometry(NamedTuple):
@@ -68,6 +69,32 @@ def as_pair(name: str, value: Any, *, minimum: int) -> Pair:
     if max(pair) > LARGEST:
         raise InputError(f"{name}: expected at most {LARGEST}, got {value!r}")
     return pair[0], pair[1]
+
+
+def as_image_size(name: str, value: Any) -> Pair:
+    """As `malade_ref.ops.geometry.as_image_size`.
+
+    Parameters
+    ----------
+    name : str
+        What to call it in the complaint.
+    value : int or pair of int
+        The setting.
+
+    Returns
+    -------
+    tuple of two int
+        The pair.
+
+    Raises
+    ------
+    InputError
+        If it is neither an integer nor a pair of integers, or the image would have too many pixels.
+    """
+    h, w = as_pair(name, value, minimum=1)
+    if h * w > MOST_PIXELS:
+        raise InputError(f"{name}: expected at most {MOST_PIXELS} pixels, got {h} x {w}")
+    return h, w
 
 
 def resolve_pads(padding: Any, size: Pair, kernel: Pair, stride: Pair) -> Pads:
@@ -171,6 +198,64 @@ def transpose_geometry(
     if high < 1 or wide < 1:
         raise InputError(f"padding: the transposed convolution's output would have size {(high, wide)}")
     return Geometry((high, wide), kernel, strides, pads, size)
+
+
+def dilated(kernel: Pair, dilation: Pair) -> Pair:
+    """As `malade_ref.ops.geometry.dilated`.
+
+    Parameters
+    ----------
+    kernel, dilation : tuple of two int
+        Taps, and how far they lie apart.
+
+    Returns
+    -------
+    tuple of two int
+        Rows and columns.
+    """
+    return 1 + dilation[0] * (kernel[0] - 1), 1 + dilation[1] * (kernel[1] - 1)
+
+
+def pool_geometry(image: Pair, *, size: Any, stride: Any, padding: Any, ceil_mode: bool) -> Geometry:
+    """As `malade_ref.ops.geometry.pool_geometry`.
+
+    Parameters
+    ----------
+    image : tuple of two int
+        Height and width of the input.
+    size, stride, padding, ceil_mode
+        As the op takes them.
+
+    Returns
+    -------
+    Geometry
+        All sizes.
+
+    Raises
+    ------
+    InputError
+        If a setting is malformed, the padding is more than half of the tile, or no tile fits.
+    """
+    tile = as_pair("size", size, minimum=1)
+    steps = tile if stride is None else as_pair("stride", stride, minimum=1)
+    pads = as_pair("padding", padding, minimum=0)
+    if not isinstance(ceil_mode, bool):
+        raise InputError(f"ceil_mode: expected true or false, got {ceil_mode!r}")
+    if pads[0] > tile[0] // 2 or pads[1] > tile[1] // 2:
+        raise InputError(f"padding: expected at most half of the tile {tile}, got {pads}")
+    oh, ow = (_tiles(*sizes, ceil_mode) for sizes in zip(image, tile, steps, pads, strict=True))
+    if oh < 1 or ow < 1:
+        padded = f" with padding {pads}" if any(pads) else ""
+        raise InputError(f"size: tile {tile} is larger than the image {image}{padded}")
+    return Geometry(image, tile, steps, ((pads[0],) * 2, (pads[1],) * 2), (oh, ow))
+
+
+def _tiles(size: int, tile: int, step: int, pad: int, ceil_mode: bool) -> int:
+    """How many tiles begin in an image or in the padding before it, all of them whole unless ``ceil_mode``."""
+    beyond = size + 2 * pad - tile
+    if not ceil_mode:
+        return 1 + beyond // step
+    return min(1 + -(-beyond // step), -(-(size + pad) // step))
 
 
 def _same(size: int, kernel: int, stride: int) -> Pair:

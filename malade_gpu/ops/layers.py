@@ -1,4 +1,4 @@
-r"""Layers between the convolutions: linear, bias, relu, tanh, batch normalisation, average pooling.
+r"""Layers between the convolutions: linear, bias, relu, tanh, batch normalisation.
 
 Every op `f` stands beside its vector-Jacobian product `f_vjp`: given dy, the gradient of a scalar with respect to the
 output, it returns the gradient with respect to each input. Nothing is done in place and no output shares memory with an
@@ -12,10 +12,7 @@ Axes: n images, c channels, (h, w) pixels, d features in, k features out.
 
 from __future__ import annotations
 
-import math
 from typing import Any
-
-import numpy as np
 
 from malade_ref.arrays import Array
 from malade_ref.checks import InputError, check_float, check_ndim, check_number, check_same, check_shape
@@ -24,8 +21,7 @@ from ..device import device
 from ..kernels import layers as kernels
 from .conv import conv2d, conv2d_vjp
 from .finish import of_input, of_output
-from .geometry import Pair, as_pair
-from .layout import channels_last, empty_channels_last, for_each_element, for_each_of_channels, of_channels, rows
+from .layout import for_each_element, for_each_of_channels, of_channels, rows
 
 REAL = {"float32": "float", "float64": "double"}
 THREADS = 128  # of a block of channels.cuh
@@ -159,26 +155,6 @@ def batch_norm_inference_vjp(dy: Array, gain: Array, variance: Array, *, epsilon
     return for_each_of_channels(kernels.batch_norm_inference_vjp, (dy,), (gain, variance), dy.dtype.type(epsilon))
 
 
-def avg_pool2d(x: Array, *, size: int | Pair) -> Array:
-    """As `malade_ref.ops.avg_pool2d`."""
-    tiles = _tiles(x, size)
-    n, c, h, w = x.shape
-    means, out = empty_channels_last((n, c, h // tiles[0], w // tiles[1]), x.dtype)
-    _pool(kernels.avg_pool, out, channels_last(x), x.shape, tiles)
-    return means
-
-
-def avg_pool2d_vjp(dy: Array, x_shape: tuple[int, ...], *, size: int | Pair) -> Array:
-    """As `malade_ref.ops.avg_pool2d_vjp`."""
-    memory = device().empty(x_shape, dy.dtype)
-    tiles = _tiles(memory, size)
-    n, c, h, w = x_shape
-    check_shape("dy", dy, (n, c, h // tiles[0], w // tiles[1]))
-    out = memory.reshape(n, h, w, c)
-    _pool(kernels.avg_pool_vjp, out, channels_last(dy), x_shape, tiles)
-    return out.transpose(0, 3, 1, 2)
-
-
 def _check_norm(x: Array, epsilon: float, **values: Array) -> None:
     check_float("x", x)
     check_number("epsilon", epsilon, above=0)
@@ -210,21 +186,3 @@ def _totals(
     totals = sums, exact, rounded, num_chunks, float(divisor)
     device().launch("channels", "channel_totals", grid=(channels,), arguments=totals, **settings)
     return exact, rounded
-
-
-def _tiles(x: Array, size: int | Pair) -> Pair:
-    """Height and width of a tile that fits the images."""
-    check_ndim("x", x, 4, "(n, c, h, w)")
-    check_float("x", x)
-    tile = as_pair("size", size, minimum=1)
-    h, w = x.shape[2:]
-    if tile[0] > h or tile[1] > w:
-        raise InputError(f"size: tile {tile} is larger than the image ({h}, {w})")
-    return tile
-
-
-def _pool(body: Any, out: Array, source: Array, shape: tuple[int, ...], tile: Pair) -> None:
-    """Run one of the pooling bodies; ``out`` and ``source`` are channels-last, ``shape`` that of the images."""
-    _, c, h, w = shape
-    sizes = map(np.int64, (c, h, w, h // tile[0], w // tile[1], *tile))
-    device().for_elements(body, out.size, out.reshape(-1), source.reshape(-1), *sizes, out.dtype.type(math.prod(tile)))

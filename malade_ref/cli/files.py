@@ -8,24 +8,20 @@ a data set. Bytes become float32 in [0, 1]. Files may be hostile: nothing is unp
 from __future__ import annotations
 
 import io
-import math
-import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from malade_ref.checks import InputError
 from malade_ref.datasets import check_images, check_labels, load_dataset
+from malade_ref.datasets.from_arrays import Rows, open_h5, open_npy, open_npz
 from malade_ref.datasets.importing import read_incoming
-from malade_ref.datasets.incoming import DEFLATE_RATIO, MAX_BYTES, check_member, damage, open_zip
 from malade_ref.datasets.splits import SPLITS
 from malade_ref.storage import atomic_write, save_record
-from malade_ref.storage.files import open_regular
 
 NAMES = {"x": ("x", "images"), "y": ("y", "labels")}
 HELP = (
@@ -82,22 +78,34 @@ def read_images(
     InputError
         Naming the file and what is wrong with it.
     """
-    arrays = _arrays(source, data_dir)
-    if "x" not in arrays:
-        raise InputError(f"{source}: has no array 'x' or 'images'; save the images under this name")
-    if labels is not None:
-        found = _arrays(labels, data_dir)
-        # A bare .npy says nothing of what it holds.
-        arrays["y"] = found["y"] if "y" in found else found["x"]
-    x = arrays["x"]
+    with ExitStack() as stack:
+        arrays = _arrays(source, data_dir, stack)
+        if "x" not in arrays:
+            raise InputError(f"{source}: has no array 'x' or 'images'; save the images under this name")
+        if labels is not None:
+            found = _arrays(labels, data_dir, stack)
+            # A bare .npy says nothing of what it holds.
+            arrays["y"] = found["y"] if "y" in found else found["x"]
+        n = _check_claims(source, arrays["x"], shape)
+        x = arrays["x"].read(n)
+        if "y" in arrays and len(arrays["y"].shape) != 1:
+            raise InputError(f"{labels or source}: y: expected 1 axes (n,), got {arrays['y'].shape}")
+        if "y" in arrays and arrays["y"].shape != (n,):
+            raise InputError(
+                f"{labels or source}: y: {arrays['y'].shape[0]} labels for {n} images; each image needs one"
+            )
+        y = arrays["y"].read(n) if "y" in arrays else None
     if x.ndim == 3:
         x = x[:, None]
     if x.dtype == np.uint8:
+        if x.max(initial=0) == 1:
+            raise InputError(
+                f"{source}: x: the bytes are 0 and 1 only, of 0 to 255; if 1 is white, save them as float32"
+            )
         x = x.astype(np.float32) / np.float32(255)
     check_images(x, name=f"{source}: x", shape=shape)
     if len(x) == 0:
         raise InputError(f"{source}: x: expected at least one image, got none")
-    y = arrays.get("y")
     if y is not None:
         check_labels(y, num_classes, name=f"{labels or source}: y", num_images=len(x))
         y = y.astype(np.int64)
@@ -173,21 +181,47 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     atomic_write(path, content.getvalue())
 
 
-def _arrays(source: str, data_dir: str | None) -> dict[str, NDArray[Any]]:
-    """Arrays ``x`` and ``y``, as far as there are."""
+def _check_claims(source: str, rows: Rows, shape: tuple[int, ...]) -> int:
+    """How many images there are, after looking at their shape and dtype before any is read."""
+    claimed = (rows.shape[0], 1, *rows.shape[1:]) if len(rows.shape) == 3 else rows.shape
+    if len(claimed) == 4 and claimed[1:] != tuple(shape):
+        raise InputError(
+            f"{source}: x: expected images of shape {tuple(shape)} (channels, height, width), got {claimed[1:]}"
+        )
+    if len(claimed) != 4:
+        raise InputError(f"{source}: x: expected 4 axes (n, c, h, w), got {rows.shape}")
+    if str(rows.dtype.newbyteorder("=")) not in ("uint8", "float32", "float64"):
+        raise InputError(f"{source}: x: expected float32 or float64, got {rows.dtype}; convert it with .astype")
+    return claimed[0]
+
+
+def _arrays(source: str, data_dir: str | None, stack: ExitStack) -> dict[str, Rows]:
+    """Arrays ``x`` and ``y``, as far as there are, before they are read."""
     path = Path(source)
     name, _, rest = source.partition(":")
     if rest and not path.exists():
-        return _of_dataset(source, name, rest, data_dir)
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        with ExitStack() as stack:
-            incoming = read_incoming(path, stack)
-            return {"x": np.concatenate(list(incoming.blocks)), "y": incoming.labels}
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
-    if path.suffix.lower() not in readers:
+        return {key: _read_already(array) for key, array in _of_dataset(source, name, rest, data_dir).items()}
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix == ".zip":
+        incoming = read_incoming(path, stack)
+        whole = (len(incoming.labels), *incoming.shape)
+        images = Rows(whole, np.dtype(np.uint8), lambda _: np.concatenate(list(incoming.blocks)))
+        return {"x": images, "y": _read_already(incoming.labels)}
+    if suffix == ".npy":
+        return {"x": open_npy(path, stack, fortran=True)}
+    names = [name for names in NAMES.values() for name in names]
+    if suffix == ".npz":
+        found = open_npz(path, names, stack, fortran=True)
+    elif suffix in (".h5", ".hdf5"):
+        found = open_h5(path, names, stack)
+    else:
         raise InputError(f"{source}: expected {HELP}")
-    with damage(path):
-        return readers[path.suffix.lower()](path)
+    chosen = {key: next((found[name] for name in names if name in found), None) for key, names in NAMES.items()}
+    return {key: rows for key, rows in chosen.items() if rows is not None}
+
+
+def _read_already(array: NDArray[Any]) -> Rows:
+    return Rows(array.shape, array.dtype, lambda _: array)
 
 
 def _of_dataset(source: str, name: str, rest: str, data_dir: str | None) -> dict[str, NDArray[Any]]:
@@ -199,58 +233,3 @@ def _of_dataset(source: str, name: str, rest: str, data_dir: str | None) -> dict
     sizes = {split: int(number)} if number else None
     chosen = getattr(load_dataset(name, data_dir=data_dir, sizes=sizes), split)
     return {"x": chosen.pixels(), "y": chosen.labels()}
-
-
-def _read_npy(path: Path) -> dict[str, NDArray[Any]]:
-    open_regular(path).close()
-    # Mapped, so that a claimed size is checked against the file before anything is allocated.
-    return {"x": np.array(np.load(path, mmap_mode="r", allow_pickle=False))}
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    found = {}
-    with ExitStack() as stack:
-        archive = open_zip(path, stack)
-        members = {info.filename: info for info in archive.infolist()}
-        for key, names in NAMES.items():
-            for name in names:
-                if key not in found and f"{name}.npy" in members:
-                    found[key] = _read_member(path, archive, members[f"{name}.npy"])
-    return found
-
-
-def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    check_member(path, info, MAX_BYTES)
-    with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in read_header:
-            raise ValueError(f"{info.filename} has version {version} of the format")
-        shape, _, dtype = read_header[version](stream)
-        if math.prod(shape) * dtype.itemsize > info.file_size:
-            raise ValueError(f"{info.filename} claims shape {shape}, more than it holds")
-    with archive.open(info) as stream:
-        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-
-
-def _read_h5(path: Path) -> dict[str, NDArray[Any]]:
-    found = {}
-    with open_regular(path) as raw, h5py.File(raw, "r") as file:
-        for key, names in NAMES.items():
-            for name in names:
-                if key not in found and name in file:
-                    found[key] = _read_dataset(path, name, file)
-    return found
-
-
-def _read_dataset(path: Path, name: str, file: h5py.File) -> NDArray[Any]:
-    # A soft or external link, or a virtual array, could lead to another file.
-    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external or dataset.shape is None:
-        raise InputError(f"{path}: {name}: is no plain array in this file; save it as one")
-    if dataset.dtype.kind not in "biuf":
-        raise InputError(f"{path}: {name}: holds {dataset.dtype}, expected numbers; save it as such")
-    size = math.prod(dataset.shape) * dataset.dtype.itemsize
-    if size > min(MAX_BYTES, dataset.id.get_storage_size() * DEFLATE_RATIO):
-        raise InputError(f"{path}: {name}: claims {size} bytes, more than the file can hold; save it again")
-    return np.asarray(dataset[()])

@@ -8,6 +8,7 @@ and that an attack's settings are parameters of its function in `malade_ref.atta
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -763,6 +764,8 @@ def check_method(method: Method, where: str, *, training: bool = False) -> None:
         kind = type(parameters[key].default)
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise InputError(f"{where}.{key}: expected {kind.__name__} as in {method.method}'s default, got {value!r}")
+        if kind is float and not math.isfinite(value) and value != parameters[key].default:
+            raise InputError(f"{where}.{key}: expected a finite number, got {value!r}")
 
 
 def available_attacks(*, training: bool = False) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from malade_ref.checks import InputError
 from malade_ref.experiment.tables import nearest
-from malade_ref.storage.files import one_line, open_regular
+from malade_ref.storage.files import cannot_read, from_toml, open_regular
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 8
@@ -126,10 +126,7 @@ def _read(file: _File, above: list[_File], texts: dict[str, _File]) -> dict[str,
     texts[file.key] = file
     if len(texts) > MAX_FILES:
         raise InputError(f"{file.name}: {EXTENDS}: more than {MAX_FILES} files; put some of them together")
-    try:
-        own = tomllib.loads(file.text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{file.name}: not valid TOML ({one_line(error)}); mend it") from error
+    own = from_toml(file.name, file.text)
     _resolve_paths(own, file.folder)
     table: dict[str, Any] = {}
     for name in _extended(own.pop(EXTENDS, []), file.name):
@@ -204,6 +201,8 @@ def _user_file(path: str, where: str) -> _File:
             content = file.read(MAX_BYTES + 1)
     except InputError as error:
         raise InputError(f"{where}{error}") from None
+    except OSError as error:
+        raise InputError(f"{where}{cannot_read(path, error)}") from error
     if len(content) > MAX_BYTES:
         raise InputError(f"{where}{path}: larger than {MAX_BYTES} bytes; give the TOML file of an experiment")
     try:

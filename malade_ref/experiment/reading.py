@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 from malade_ref.experiment.config import Experiment, check_experiment
 from malade_ref.experiment.files import built_in_experiments, merged, read_files
 from malade_ref.experiment.tables import nearest, read_table
+from malade_ref.storage.files import MAX_PARTS, from_toml
 
 __all__ = ["Reading", "built_in_experiments", "parse_change", "read_experiment", "settings_of"]
 
@@ -132,12 +133,14 @@ def parse_change(change: str) -> tuple[list[str], Any]:
         position = match.end() + 1
         if text.strip()[match.end() : position] != ".":
             break
-    if not equals or not keys or position <= len(text.strip()):
-        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {change!r}")
+    if not equals or not keys or position <= len(text.strip()) or len(keys) > MAX_PARTS:
+        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {printable(change)!r}")
     try:
-        found = tomllib.loads(f"value = {value}")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return keys, value
+        found = from_toml(f"--set {printable(text, 60)}", f"value = {value}")
+    except InputError as error:
+        if isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            return keys, value
+        raise
     return keys, found["value"] if len(found) == 1 else value
 
 

@@ -28,6 +28,16 @@ class Layer:
     kind: ClassVar[str] = ""
     buffers: ClassVar[tuple[str, ...]] = ()
     mixes_samples: ClassVar[bool] = False
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    def description(self) -> dict[str, Any]:
+        """Return the kind and the settings; of those in `optional` only what is not the default, as in older files."""
+        settings = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in self.optional or value != getattr(type(self), name)
+        }
+        return {"kind": self.kind, **settings}
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Return the shapes of the parameters by name."""

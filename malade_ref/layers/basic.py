@@ -1,4 +1,4 @@
-r"""The layers of the paper's networks: convolution both ways, linear, ReLU, tanh; average pooling, batch normalisation.
+r"""The layers of the paper's networks: convolution both ways, linear, ReLU, tanh, batch normalisation.
 
 Axes as in `layers.base`.
 """
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from ..arrays import Array
 from ..checks import InputError, check_count, check_number
-from ..ops.geometry import Padding, conv_geometry, transpose_geometry
+from ..ops.geometry import Padding, conv_geometry, dilated, transpose_geometry
 from .base import Activation, Layer, Parameters, Product, Shape, check_sizes, expect_shape, register
 
 
@@ -29,35 +29,45 @@ class Conv2d(Product):
         Rows and columns.
     padding : str, int or pairs of int
         As in the op.
+    groups : int
+        Parts of the channels that are convolved apart; both numbers of channels are multiples of it.
+    dilation : tuple of two int
+        Rows and columns from one tap of the kernel to the next.
     """
 
     kind: ClassVar[str] = "conv2d"
+    optional: ClassVar[tuple[str, ...]] = ("groups", "dilation")
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: Padding = "same"
+    groups: int = 1
+    dilation: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        check_sizes(self, counts=("in_channels", "out_channels"), pairs=("kernel_size", "stride"))
+        _check_convolution(self)
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        return {"weight": (self.out_channels, self.in_channels, *self.kernel_size), "bias": (self.out_channels,)}
+        weight = self.out_channels, self.in_channels // self.groups, *self.kernel_size
+        return {"weight": weight, "bias": (self.out_channels,)}
 
     def fans(self) -> tuple[float, float]:
-        area = math.prod(self.kernel_size)
+        area = math.prod(self.kernel_size) / self.groups
         return self.in_channels * area, self.out_channels * area / math.prod(self.stride)
 
     def output_shape(self, shape: Shape) -> Shape:
         expect_shape(self, shape, (self.in_channels, *shape[1:]), 3)
-        geometry = conv_geometry((shape[1], shape[2]), self.kernel_size, self.stride, self.padding)
+        span = dilated(self.kernel_size, self.dilation)
+        geometry = conv_geometry((shape[1], shape[2]), span, self.stride, self.padding)
         return self.out_channels, *geometry.output
 
     def forward(
         self, ops: ModuleType, p: Parameters, x: Array, training: bool, activation: str | None = None
     ) -> tuple[Array, Any]:
         finish = {"bias": p["bias"], "activation": activation}
-        return ops.conv2d(x, p["weight"], stride=self.stride, padding=self.padding, **finish), x
+        convolve = ops.conv2d if _is_plain(self) else ops.grouped_conv2d
+        return convolve(x, p["weight"], **finish, **self._settings()), x
 
     def backward(
         self,
@@ -69,17 +79,21 @@ class Conv2d(Product):
         need_parameters: bool,
         input_activation: str | None = None,
     ) -> tuple[Array | None, Parameters]:
-        dx, dweight = ops.conv2d_vjp(
+        convolve_vjp = ops.conv2d_vjp if _is_plain(self) else ops.grouped_conv2d_vjp
+        dx, dweight = convolve_vjp(
             dy,
             saved,
             p["weight"],
-            stride=self.stride,
-            padding=self.padding,
             need_dx=need_dx,
             need_dweight=need_parameters,
             input_activation=input_activation,
+            **self._settings(),
         )
         return dx, {"weight": dweight, "bias": ops.add_bias_vjp(dy)} if need_parameters else {}
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"stride": self.stride, "padding": self.padding}
+        return settings if _is_plain(self) else {**settings, "groups": self.groups, "dilation": self.dilation}
 
 
 @register
@@ -97,38 +111,45 @@ class ConvTranspose2d(Product):
         As in the op.
     output_padding : tuple of two int
         Rows and columns added at the bottom and at the right.
+    groups, dilation
+        As of `Conv2d`.
     """
 
     kind: ClassVar[str] = "conv_transpose2d"
+    optional: ClassVar[tuple[str, ...]] = ("groups", "dilation")
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: Padding = "same"
     output_padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+    dilation: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        check_sizes(self, counts=("in_channels", "out_channels"), pairs=("kernel_size", "stride"))
+        _check_convolution(self)
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        return {"weight": (self.in_channels, self.out_channels, *self.kernel_size), "bias": (self.out_channels,)}
+        weight = self.in_channels, self.out_channels // self.groups, *self.kernel_size
+        return {"weight": weight, "bias": (self.out_channels,)}
 
     def fans(self) -> tuple[float, float]:
         area = math.prod(self.kernel_size)
-        return self.in_channels * max(1.0, area / math.prod(self.stride)), self.out_channels * area
+        taps = max(1.0, area / math.prod(self.stride))
+        return self.in_channels / self.groups * taps, self.out_channels / self.groups * area
 
     def output_shape(self, shape: Shape) -> Shape:
         expect_shape(self, shape, (self.in_channels, *shape[1:]), 3)
-        geometry = transpose_geometry(
-            (shape[1], shape[2]), self.kernel_size, self.stride, self.padding, self.output_padding
-        )
+        span = dilated(self.kernel_size, self.dilation)
+        geometry = transpose_geometry((shape[1], shape[2]), span, self.stride, self.padding, self.output_padding)
         return self.out_channels, *geometry.size
 
     def forward(
         self, ops: ModuleType, p: Parameters, x: Array, training: bool, activation: str | None = None
     ) -> tuple[Array, Any]:
         finish = {"bias": p["bias"], "activation": activation}
-        return ops.conv_transpose2d(x, p["weight"], **finish, **self._settings()), x
+        convolve = ops.conv_transpose2d if _is_plain(self) else ops.grouped_conv_transpose2d
+        return convolve(x, p["weight"], **finish, **self._settings()), x
 
     def backward(
         self,
@@ -140,7 +161,8 @@ class ConvTranspose2d(Product):
         need_parameters: bool,
         input_activation: str | None = None,
     ) -> tuple[Array | None, Parameters]:
-        dx, dweight = ops.conv_transpose2d_vjp(
+        convolve_vjp = ops.conv_transpose2d_vjp if _is_plain(self) else ops.grouped_conv_transpose2d_vjp
+        dx, dweight = convolve_vjp(
             dy,
             saved,
             p["weight"],
@@ -152,7 +174,12 @@ class ConvTranspose2d(Product):
         return dx, {"weight": dweight, "bias": ops.add_bias_vjp(dy)} if need_parameters else {}
 
     def _settings(self) -> dict[str, Any]:
-        return {"stride": self.stride, "padding": self.padding, "output_padding": self.output_padding}
+        settings: dict[str, Any] = {
+            "stride": self.stride,
+            "padding": self.padding,
+            "output_padding": self.output_padding,
+        }
+        return settings if _is_plain(self) else {**settings, "groups": self.groups, "dilation": self.dilation}
 
 
 @register
@@ -297,37 +324,6 @@ class Reshape(Layer):
 
 @register
 @dataclass(frozen=True)
-class AvgPool2d(Layer):
-    """Means over tiles of pixels.
-
-    Parameters
-    ----------
-    size : tuple of two int
-        Height and width of a tile.
-    """
-
-    kind: ClassVar[str] = "avg_pool2d"
-    size: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        check_sizes(self, pairs=("size",))
-
-    def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 3 or shape[1] < self.size[0] or shape[2] < self.size[1]:
-            raise InputError(f"avg_pool2d: tile {self.size} does not fit an input of shape {shape}")
-        return shape[0], shape[1] // self.size[0], shape[2] // self.size[1]
-
-    def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
-        return ops.avg_pool2d(x, size=self.size), x.shape
-
-    def backward(
-        self, ops: ModuleType, p: Parameters, saved: Any, dy: Array, need_dx: bool, need_parameters: bool
-    ) -> tuple[Array | None, Parameters]:
-        return (ops.avg_pool2d_vjp(dy, saved, size=self.size) if need_dx else None), {}
-
-
-@register
-@dataclass(frozen=True)
 class BatchNorm(Layer):
     """Batch normalisation: the batch's statistics in training, running averages otherwise.
 
@@ -384,3 +380,17 @@ class BatchNorm(Layer):
         unbiased = variance * (count / max(1, count - 1))
         old, new = 1 - self.momentum, self.momentum
         return {"mean": old * p["mean"] + new * mean, "variance": old * p["variance"] + new * unbiased}
+
+
+def _check_convolution(layer: Conv2d | ConvTranspose2d) -> None:
+    check_sizes(layer, counts=("in_channels", "out_channels", "groups"), pairs=("kernel_size", "stride", "dilation"))
+    for name in ("in_channels", "out_channels"):
+        if getattr(layer, name) % layer.groups:
+            raise InputError(
+                f"{layer.kind}: {name}: expected a multiple of groups {layer.groups}, got {getattr(layer, name)}"
+            )
+
+
+def _is_plain(layer: Conv2d | ConvTranspose2d) -> bool:
+    """Whether the ops without groups and dilation serve."""
+    return layer.groups == 1 and layer.dilation == (1, 1)

@@ -24,13 +24,17 @@ from .attack_steps import (
 )
 from .chain import fused_chain
 from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
+from .conv_grouped import (
+    grouped_conv2d,
+    grouped_conv2d_vjp,
+    grouped_conv_transpose2d,
+    grouped_conv_transpose2d_vjp,
+)
 from .device import describe_device, device_settings
 from .langevin import clip_pixels, langevin_step, langevin_step_vjp
 from .layers import (
     add_bias,
     add_bias_vjp,
-    avg_pool2d,
-    avg_pool2d_vjp,
     batch_norm,
     batch_norm_inference,
     batch_norm_inference_vjp,
@@ -89,6 +93,14 @@ from .mixture import (
     mixture_scores,
 )
 from .optim import adam_step, sgd_step
+from .pooling import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_vjp,
+    avg_pool2d,
+    avg_pool2d_vjp,
+    max_pool2d,
+    max_pool2d_vjp,
+)
 from .proposals import (
     boundary_proposal,
     changed_share,
@@ -102,9 +114,12 @@ from .proposals import (
 )
 from .random import box_muller, derive_key, keys_of_samples, normal, permutation, philox4x32, random_words, uniform
 from .slices import copies_at_once, map_slices, num_threads
+from .upsampling import upsample_bilinear, upsample_bilinear_vjp, upsample_nearest, upsample_nearest_vjp
 
 __all__ = [
     "adam_step",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_vjp",
     "add_bias",
     "add_bias_vjp",
     "add_up",
@@ -148,6 +163,10 @@ __all__ = [
     "fab_step",
     "from_tanh_space",
     "fused_chain",
+    "grouped_conv2d",
+    "grouped_conv2d_vjp",
+    "grouped_conv_transpose2d",
+    "grouped_conv_transpose2d_vjp",
     "interpolate",
     "keys_of_samples",
     "langevin_log_ratio",
@@ -160,6 +179,8 @@ __all__ = [
     "map_slices",
     "margin_loss",
     "margin_loss_vjp",
+    "max_pool2d",
+    "max_pool2d_vjp",
     "metropolis_accept",
     "mixture_chain",
     "mixture_hessians",
@@ -203,5 +224,9 @@ __all__ = [
     "to_host",
     "to_tanh_space",
     "uniform",
+    "upsample_bilinear",
+    "upsample_bilinear_vjp",
+    "upsample_nearest",
+    "upsample_nearest_vjp",
     "zeros",
 ]

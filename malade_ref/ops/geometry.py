@@ -1,4 +1,4 @@
-"""Sizes and paddings of convolutions: integers only, no arrays.
+"""Sizes and paddings of convolutions and poolings: integers only, no arrays.
 
 Axes: kh, kw kernel; sh, sw stride; h, w input; oh, ow output. "same" is TensorFlow's convention: the output
 has ceil(h / sh) rows, and when the padding is odd the extra row goes to the bottom (the extra column to the right).
@@ -17,6 +17,8 @@ Padding = Literal["same", "valid"] | int | Pads
 
 # No kernel, stride or padding is larger; sizes then stay far from the limits of addresses.
 LARGEST = 1 << 16
+# An image that a setting asks for has at most so many pixels.
+MOST_PIXELS = 1 << 24
 
 
 class Geometry(NamedTuple):
@@ -55,6 +57,20 @@ def as_pair(name: str, value: int | Pair, *, minimum: int) -> Pair:
     if max(pair) > LARGEST:
         raise InputError(f"{name}: expected at most {LARGEST}, got {value!r}")
     return pair[0], pair[1]
+
+
+def as_image_size(name: str, value: int | Pair) -> Pair:
+    """Return ``value`` as the height and width of an image to be made.
+
+    Raises
+    ------
+    InputError
+        If it is neither an integer nor a pair of integers, or the image would have too many pixels.
+    """
+    size = as_pair(name, value, minimum=1)
+    if size[0] * size[1] > MOST_PIXELS:
+        raise InputError(f"{name}: expected at most {MOST_PIXELS} pixels, got {size[0]} x {size[1]}")
+    return size
 
 
 def resolve_pads(padding: Padding, size: Pair, kernel: Pair, stride: Pair) -> Pads:
@@ -131,3 +147,38 @@ def transpose_geometry(
     if min(large) < 1:
         raise InputError(f"padding: the transposed convolution's output would have size {large}")
     return Geometry(large, kernel, strides, pads, size)
+
+
+def dilated(kernel: Pair, dilation: Pair) -> Pair:
+    """Rows and columns that a kernel spans when its taps lie ``dilation`` apart."""
+    return (kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1
+
+
+def pool_geometry(
+    image: Pair, *, size: int | Pair, stride: int | Pair | None, padding: int | Pair, ceil_mode: bool
+) -> Geometry:
+    """Geometry of a pooling by tiles, with PyTorch's rules.
+
+    Pixels beyond the last whole tile are left out, or with ``ceil_mode`` belong to a tile that is cut off; such a tile
+    begins in the image or in the padding before it, never in the padding behind.
+
+    Raises
+    ------
+    InputError
+        If a setting is malformed, the padding is more than half of the tile, or no tile fits.
+    """
+    tiles = as_pair("size", size, minimum=1)
+    strides = tiles if stride is None else as_pair("stride", stride, minimum=1)
+    pads = as_pair("padding", padding, minimum=0)
+    if not isinstance(ceil_mode, bool):
+        raise InputError(f"ceil_mode: expected true or false, got {ceil_mode!r}")
+    if 2 * pads[0] > tiles[0] or 2 * pads[1] > tiles[1]:
+        raise InputError(f"padding: expected at most half of the tile {tiles}, got {pads}")
+    output = []
+    for h, k, s, pad in zip(image, tiles, strides, pads, strict=True):
+        count = (h + 2 * pad - k + (s - 1 if ceil_mode else 0)) // s + 1
+        output.append(count - 1 if ceil_mode and (count - 1) * s >= h + pad else count)
+    if min(output) < 1:
+        padded = "" if pads == (0, 0) else f" with padding {pads}"
+        raise InputError(f"size: tile {tiles} is larger than the image {image}{padded}")
+    return Geometry(image, tiles, strides, ((pads[0], pads[0]), (pads[1], pads[1])), (output[0], output[1]))

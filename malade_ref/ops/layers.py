@@ -1,4 +1,4 @@
-r"""Layers between the convolutions: linear, bias, relu, tanh, batch normalisation, average pooling.
+r"""Layers between the convolutions: linear, bias, relu, tanh, batch normalisation.
 
 Every op `f` stands beside its vector-Jacobian product `f_vjp`: given dy, the gradient of a scalar with respect to the
 output, it returns the gradient with respect to each input. Nothing is done in place and no output shares memory with an
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ..checks import InputError, check_float, check_ndim, check_number, check_same, check_shape
 from .finish import check_finish, finish, finish_gradient
-from .geometry import Pair, as_pair
 
 Floats = NDArray[Any]
 
@@ -345,73 +344,6 @@ def batch_norm_inference_vjp(dy: Floats, gain: Floats, variance: Floats, *, epsi
         Gradient with respect to the input.
     """
     return np.asarray(dy * _channels(gain / np.sqrt(variance + dy.dtype.type(epsilon)), dy))
-
-
-def avg_pool2d(x: Floats, *, size: int | Pair) -> Floats:
-    """Means over tiles of pixels; rows and columns that do not fill a tile are left out.
-
-    Parameters
-    ----------
-    x : ndarray of shape (n, c, h, w), float32 or float64
-        Input.
-    size : int or pair of int
-        Height and width of a tile, which is also the stride.
-
-    Returns
-    -------
-    ndarray of shape (n, c, h // size, w // size), same dtype
-        The means.
-
-    Raises
-    ------
-    InputError
-        If the tile is larger than the image or the size is malformed.
-    """
-    tiles, count = _tiles(x, size)
-    return np.asarray(tiles.sum(axis=(3, 5)) / x.dtype.type(count))
-
-
-def avg_pool2d_vjp(dy: Floats, x_shape: tuple[int, ...], *, size: int | Pair) -> Floats:
-    """Vector-Jacobian product of `avg_pool2d`: every pixel of a tile gets an equal share.
-
-    Parameters
-    ----------
-    dy : ndarray of shape (n, c, h // size, w // size)
-        Gradient with respect to the output.
-    x_shape : tuple of int
-        Shape of the input.
-    size : int or pair of int
-        As given to `avg_pool2d`.
-
-    Returns
-    -------
-    ndarray of shape x_shape
-        Gradient with respect to the input; 0 where no tile reached.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit.
-    """
-    dx = np.zeros(x_shape, dtype=dy.dtype)
-    tiles, count = _tiles(dx, size)
-    check_shape("dy", dy, (*tiles.shape[:3], tiles.shape[4]))
-    tiles += (dy / dy.dtype.type(count))[:, :, :, None, :, None]
-    return dx
-
-
-def _tiles(x: Floats, size: int | Pair) -> tuple[Floats, int]:
-    """View of (n, c, h, w) as (n, c, h // th, th, w // tw, tw), and the pixels in a tile."""
-    check_ndim("x", x, 4, "(n, c, h, w)")
-    check_float("x", x)
-    th, tw = as_pair("size", size, minimum=1)
-    n, c, h, w = x.shape
-    if th > h or tw > w:
-        raise InputError(f"size: tile ({th}, {tw}) is larger than the image ({h}, {w})")
-    whole = x[:, :, : h // th * th, : w // tw * tw]
-    sn, sc, sh, sw = whole.strides
-    shape = (n, c, h // th, th, w // tw, tw)
-    return np.lib.stride_tricks.as_strided(whole, shape, (sn, sc, sh * th, sh, sw * tw, sw)), th * tw
 
 
 def _channels(values: Floats, x: Floats) -> Floats:

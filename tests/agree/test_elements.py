@@ -38,7 +38,9 @@ SCALARS = {
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),
     **dict.fromkeys(("num_blocks", "size", "channels", "run", "h", "w", "oh", "ow", "th", "tw"), I64),
     **dict.fromkeys(("area", "side", "num_words"), I64),
-    "divisor": F32,
+    **dict.fromkeys(("sh", "sw", "ph", "pw", "with_pad", "corners", "kh", "kw", "dh", "dw"), I64),
+    **dict.fromkeys(("inputs", "outputs", "of_group", "per_group", "num_images", "num_parts"), I64),
+    **dict.fromkeys(("divisor", "one"), F32),
     **dict.fromkeys(("step", "first_step", "k0", "k1", "a0", "a1"), U32),
     **dict.fromkeys(("num_classes", "num_steps"), I64),
     "scale": F32,
@@ -51,6 +53,7 @@ ARRAYS = {
         ("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3", "keys"), U32
     ),
     "words": U32,
+    "index": numba.int32,
     "limit": U64,
     # Sums, and what is known of a sample, in float64 whatever the images are.
     **dict.fromkeys(("parts", "total", "changed", "of_first", "of_both", "of_all", "sum_first", "sum_both"), F64),
@@ -75,6 +78,8 @@ EXACT_BOUNDS.add("minimum_norm.to_tanh_space")
 IN_DOUBLE = ("add_rows", "pixel_changed", "boundary_pull", "square_sums", "square_mixed_sums", "square_move")
 IN_DOUBLE += ("SQUARE_START_LINF", "SQUARE_STEP_LINF", "BOUNDARY_ALONG", "BOUNDARY_ACROSS", "BOUNDARY_SPHERE")
 EXACT_BOUNDS |= {f"proposals.{name}" for name in IN_DOUBLE}
+# Sums over all images.
+EXACT_BOUNDS |= {"conv_grouped.weight_gradient", "conv_grouped.add_parts"}
 
 
 def bodies() -> dict[str, Any]:

@@ -56,6 +56,18 @@ def test_bodies_of_elements() -> None:
             ref.langevin_step(x, other, x, a=0.1, delta=0.2),
         ),
         "layers": (ops.tanh(x_there), ref.tanh(x)),
+        "pooling": (
+            ops.adaptive_avg_pool2d(x_there[None], output_size=2),
+            ref.adaptive_avg_pool2d(x[None], output_size=2),
+        ),
+        "upsampling": (
+            ops.upsample_bilinear(x_there[None], output_size=7),
+            ref.upsample_bilinear(x[None], output_size=7),
+        ),
+        "conv_grouped": (
+            ops.grouped_conv2d(x_there[None], other_there[:, None], groups=3),
+            ref.grouped_conv2d(x[None], other[:, None], groups=3),
+        ),
         "attack_steps": (ops.sign_step(x_there, other_there, step_size=0.1), ref.sign_step(x, other, step_size=0.1)),
         "proposals": (
             ops.spsa_points(x_there, width=0.1, key=(1, 2), sample_index=ops.arange(3))[0],

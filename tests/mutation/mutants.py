@@ -36,6 +36,10 @@ class Mutant(NamedTuple):
 ORDERS = "tests/emulator/test_kernels.py -k 'schedules and {}'"
 STEPS = "tests/agree/test_attack_steps.py"
 LAYERS = "tests/agree/test_layers.py"
+UPSAMPLING = "tests/agree/test_upsampling.py -k 'test_upsample'"
+GROUPED = "tests/agree/test_conv_grouped.py -k 'test_grouped'"
+POOLING = "tests/agree/test_pooling.py -k '{}'"
+LARGEST, MEANS, ADAPTIVE = (POOLING.format(name) for name in ("max_pool2d", "avg_pool2d and not adaptive", "adaptive"))
 LOSSES = "tests/agree/test_losses.py"
 LOSSES_OF_ATTACKS = "tests/agree/test_losses.py -k attacks"
 MINIMUM_NORM = "tests/agree/test_minimum_norm.py -k 'changes or ead or between'"
@@ -1184,11 +1188,174 @@ MUTANTS = [
         "dx[i] = dy[i] * (gain[c] / math.sqrt(variance[c]))",
         LAYERS,
     ),
-    Mutant("layers: tile one row off", "layers.py", "(n * h + row * th + u)", "(n * h + row * th + u + 1)", LAYERS),
-    Mutant("layers: tile's columns swapped", "layers.py", "column * tw) * channels", "column * th) * channels", LAYERS),
-    Mutant("layers: tile ends a column early", "layers.py", "for v in range(tw)", "for v in range(tw - 1)", LAYERS),
-    Mutant("layers: no mask beyond the last tile", "layers.py", "if row < oh and column < ow:", "if row < oh:", LAYERS),
     Mutant("layers: squared error's gradient halved", "layers.py", "(weight + weight)", "weight", LOSSES),
+    # pooling.py
+    Mutant(
+        "pooling: the last of the largest",
+        "pooling.py",
+        "not (value <= best or best != best)",
+        "not (value < best or best != best)",
+        LARGEST,
+    ),
+    Mutant(
+        "pooling: NaN is not the largest",
+        "pooling.py",
+        "not (value <= best or best != best)",
+        "value > best",
+        POOLING.format("nan"),
+    ),
+    Mutant("pooling: a number is larger than none", "pooling.py", "if place < 0 or not", "if not", LARGEST),
+    Mutant("pooling: place in the padded image", "pooling.py", "value, r * w + q", "value, r * (w + pw) + q", LARGEST),
+    Mutant(
+        "pooling: gradient of the tiles that did not take the pixel",
+        "pooling.py",
+        "if index[k] == row * w + column:",
+        "if index[k] % w == column:",
+        LARGEST,
+    ),
+    Mutant("pooling: padding counted once", "pooling.py", "min(first + tile, size + pad)", "first + tile", MEANS),
+    Mutant("pooling: padding always counts", "pooling.py", "    if with_pad:\n", "    if True:\n", MEANS),
+    Mutant(
+        "pooling: a tile's columns counted as its rows",
+        "pooling.py",
+        "counted(left, tw, w, pw, with_pad))",
+        "counted(left, th, w, pw, with_pad))",
+        MEANS,
+    ),
+    Mutant(
+        "pooling: gradient without the tile before",
+        "pooling.py",
+        "range(last_row - max(0, (row + ph - th) // sh + 1) + 1)",
+        "range(last_row - max(0, (row + ph - th) // sh + 1))",
+        MEANS,
+    ),
+    Mutant(
+        "pooling: gradient of a tile beyond the last",
+        "pooling.py",
+        "min(ow - 1, (column + pw) // sw)",
+        "(column + pw) // sw",
+        MEANS,
+    ),
+    Mutant(
+        "pooling: window ends at the floor",
+        "pooling.py",
+        "row * h // oh, ((row + 1) * h + oh - 1) // oh",
+        "row * h // oh, max(row * h // oh + 1, (row + 1) * h // oh)",
+        ADAPTIVE,
+    ),
+    Mutant(
+        "pooling: gradient without the last window",
+        "pooling.py",
+        "range(column * ow // w, min(ow, ((column + 1) * ow + w - 1) // w))",
+        "range(column * ow // w, min(ow, max(column * ow // w + 1, (column + 1) * ow // w)))",
+        ADAPTIVE,
+    ),
+    # upsampling.py
+    Mutant("upsampling: corners not aligned", "upsampling.py", "return k * (size - 1)", "return k * size", UPSAMPLING),
+    Mutant("upsampling: pixels' edges for centres", "upsampling.py", "(2 * k + 1)", "(2 * k)", UPSAMPLING),
+    Mutant(
+        "upsampling: what lies before the first centre",
+        "upsampling.py",
+        "max(0, (2 * k + 1) * size - count)",
+        "(2 * k + 1) * size - count",
+        UPSAMPLING,
+    ),
+    Mutant(
+        "upsampling: denominator of one row", "upsampling.py", "return max(1, count - 1)", "return count", UPSAMPLING
+    ),
+    Mutant(
+        "upsampling: gradient of the last row lost", "upsampling.py", "return count\n", "return count - 1\n", UPSAMPLING
+    ),
+    Mutant("upsampling: last row's second part", "upsampling.py", "min(first + 1, size - 1)", "first + 1", UPSAMPLING),
+    Mutant("upsampling: the other row's part", "upsampling.py", "total += ONE - second", "total += second", UPSAMPLING),
+    Mutant(
+        "upsampling: gradient without the row before",
+        "upsampling.py",
+        "first_at(row - 1, h, oh, corners)",
+        "first_at(row, h, oh, corners)",
+        UPSAMPLING,
+    ),
+    Mutant(
+        "upsampling: copies of the next pixel",
+        "upsampling.py",
+        "row * h // oh) * w",
+        "(row * h + oh - 1) // oh) * w",
+        UPSAMPLING,
+    ),
+    Mutant(
+        "upsampling: gradient without the last copy",
+        "upsampling.py",
+        "((row + 1) * oh + h - 1) // h)",
+        "((row + 1) * oh - 1) // h)",
+        UPSAMPLING,
+    ),
+    Mutant(
+        "upsampling: rows' weight for columns",
+        "upsampling.py",
+        "first * (ONE - across) + second * across",
+        "first * (ONE - down) + second * down",
+        UPSAMPLING,
+    ),
+    # conv_grouped.py
+    Mutant(
+        "grouped: inputs of the next group",
+        "conv_grouped.py",
+        "first = o // per_group * of_group",
+        "first = o % per_group * of_group",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: taps side by side",
+        "conv_grouped.py",
+        "r = row * sh + u * dh - ph\n        for v",
+        "r = row * sh + u - ph\n        for v",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: zeros on the right left out",
+        "conv_grouped.py",
+        "r < h and q >= 0 and q < w:\n                at",
+        "r < h and q >= 0:\n                at",
+        GROUPED,
+    ),
+    Mutant("grouped: weight of the next output", "conv_grouped.py", "* outputs + o]\n", "* outputs]\n", GROUPED),
+    Mutant(
+        "grouped: outputs of the wrong group",
+        "conv_grouped.py",
+        "first = c // of_group * per_group",
+        "first = c // of_group",
+        GROUPED,
+    ),
+    Mutant("grouped: pixels between windows", "conv_grouped.py", "r % sh == 0 and ", "", GROUPED),
+    Mutant("grouped: gradient beyond the last window", "conv_grouped.py", " and q < ow * sw", "", GROUPED),
+    Mutant(
+        "grouped: every input has the first one's weight",
+        "conv_grouped.py",
+        "of_group + c % of_group) * outputs",
+        "of_group) * outputs",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: gradient of the first part of the images",
+        "conv_grouped.py",
+        "for k in range(num_parts):",
+        "for k in range(1):",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: every image in every part",
+        "conv_grouped.py",
+        "range(i // outputs // of_group // kw // kh, num_images, num_parts)",
+        "range(0, num_images, 1)",
+        GROUPED,
+    ),
+    Mutant(
+        "grouped: rows' dilation for columns",
+        "conv_grouped.py",
+        "q = column * sw + v * dw - pw\n                    if",
+        "q = column * sw + v * dh - pw\n                    if",
+        GROUPED,
+    ),
     # losses.py
     Mutant(
         "losses: last of equals",
