@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import threadpoolctl
 
 from malade_ref.bundle.layout import ENVIRONMENT
+from malade_ref.bundle.schema import check_log
 from malade_ref.checks import InputError
 from malade_ref.storage import atomic_write, differences, load_json, to_json
 
@@ -59,6 +61,7 @@ def describe_environment(device: Mapping[str, Any] | None = None) -> dict[str, A
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "blas": _blas(),
+        "simd": _simd(),
         **({} if device is None else {"device": dict(device)}),
     }
 
@@ -170,12 +173,10 @@ def read_log(path: Path) -> Log:
     log = load_json(file)
     if log.pop("sha256", None) != _sha256(log):
         raise InputError(f"{file}: its content does not match its SHA-256; restore it from a copy")
-    try:
-        sessions = [{key: session[key] for key in ("began", "ended", "environment")} for session in log["sessions"]]
-        networks = {str(name): dict(origin) for name, origin in log.get("networks", {}).items()}
-        return Log(sessions, dict(log["timings"]), [str(warning) for warning in log["warnings"]], networks)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{file}: is not the log of a bundle; restore it from a copy") from error
+    check_log(str(file), log)
+    sessions = [{key: session.get(key) for key in ("began", "ended", "environment")} for session in log["sessions"]]
+    networks = {str(name): dict(origin) for name, origin in log.get("networks", {}).items()}
+    return Log(sessions, dict(log["timings"]), list(log["warnings"]), networks)
 
 
 def _sha256(log: dict[str, Any]) -> str:
@@ -223,6 +224,15 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _simd() -> list[str]:
+    """The processor's extensions that NumPy uses: sums are taken in another order with others."""
+    try:
+        found = np.show_config(mode="dicts")["SIMD Extensions"]
+        return [*found.get("baseline", []), *found.get("found", [])]
+    except (KeyError, TypeError, AttributeError):
+        return []
 
 
 def _blas() -> list[dict[str, Any]]:

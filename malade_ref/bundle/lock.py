@@ -8,7 +8,7 @@ import weakref
 from pathlib import Path
 
 from malade_ref.checks import InputError
-from malade_ref.storage import cannot_write, make_folder
+from malade_ref.storage import cannot_write, make_folder, opened_folder
 
 
 class LockedError(InputError):
@@ -49,7 +49,8 @@ class Lock:
         while self._descriptor is None:
             make_folder(path.parent)
             try:
-                self._descriptor = _locked(path)
+                with opened_folder(path.parent) as folder:
+                    self._descriptor = _locked(path, folder)
                 os.ftruncate(self._descriptor, 0)
                 os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
             except FileNotFoundError:
@@ -83,9 +84,9 @@ def _release_all() -> None:
 os.register_at_fork(after_in_child=_release_all)
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, folder: int) -> int:
     """Open and lock a file."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    descriptor = os.open(path.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -285,8 +285,8 @@ def _common_shape(path: Path, files: list[_ImageFile]) -> tuple[tuple[int, int, 
         if len(sizes) > 1:
             (size, first), (other, second) = sizes.items()
             raise InputError(
-                f"{path}: {printable(first.name)!r} has {size[0]} x {size[1]} pixels and {printable(second.name)!r} "
-                f"{other[0]} x {other[1]}; bring all images to one size"
+                f"{path}: {printable(first.name, 80)!r} has {size[0]} x {size[1]} pixels and "
+                f"{printable(second.name, 80)!r} {other[0]} x {other[1]}; bring all images to one size"
             )
     ((width, height),) = sizes
     return ((3 if colour else 1), height, width), lossy, turned
@@ -344,7 +344,7 @@ def _check_format(label: str, content: bytes) -> None:
 @contextmanager
 def _opened(path: Path, file: _ImageFile) -> Iterator[Any]:
     """An image whose size and mode have been checked; decoders' complaints become one line."""
-    label = f"{path}: {printable(f'{SPLITS[file.split]}/{file.class_name}/{file.name}')}"
+    label = f"{path}: {printable(f'{SPLITS[file.split]}/{file.class_name}/{file.name}', 200)}"
     content = file.read()
     _check_format(label, content)
     try:
@@ -361,4 +361,4 @@ def _opened(path: Path, file: _ImageFile) -> Iterator[Any]:
     except InputError:
         raise
     except Exception as error:  # a decoder of hostile bytes may raise anything
-        raise InputError(f"{label}: not a whole image ({printable(one_line(error))}); leave it out") from error
+        raise InputError(f"{label}: not a whole image ({printable(one_line(error), 200)}); leave it out") from error

@@ -475,6 +475,9 @@ class Experiment:
         One line.
     note : str
         What the report must say first.
+    about : str
+        Name of the data set that title, notes and quoted figures speak of; with other data they are left out. Empty if
+        they hold for any.
     seed : int
         Of everything random.
     scale : str
@@ -496,6 +499,7 @@ class Experiment:
     name: str
     title: str
     note: str = ""
+    about: str = ""
     seed: int = setting(0, minimum=0)
     scale: str = ""
     store: str = ""

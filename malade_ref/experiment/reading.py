@@ -11,7 +11,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from malade_ref.checks import InputError, printable
@@ -64,7 +64,7 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
     scales = table.pop("scales", {})
     if not isinstance(scales, dict):
         raise InputError(f"{file}: scales: expected tables [scales.<name>]")
-    _parse(table, file)
+    written = _parse(table, file)
     for name, scale in scales.items():
         _parse(_scaled(table, name, scale, file), f"{file}: scales.{name}")
     pairs = [parse_change(change) for change in changes]
@@ -80,7 +80,8 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
             for key in reversed(keys):
                 change = {key: change}
             table = merged(table, change, "--set ")
-    return Reading(_parse(table, f"{file} with --set" if changes else file), text)
+    experiment = _parse(table, f"{file} with --set" if changes else file)
+    return Reading(_with_data(experiment, written), text)
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -97,6 +98,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         Nested; attacks with all their settings, defaults included.
     """
     settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    del settings["about"]  # has had its effect, and changes no result
     del settings["store"]  # no result depends on it
     for model in settings["models"].values():
         if model["file"] is None:
@@ -148,6 +150,27 @@ def _parse(table: Mapping[str, Any], file: str) -> Experiment:
     experiment = read_table(Experiment, table, file=file)
     check_experiment(experiment, file)
     return experiment
+
+
+def _with_data(experiment: Experiment, written: Experiment) -> Experiment:
+    """An experiment on other data than its file speaks of: named after the data, without what the file says of its own.
+
+    What was set by a scale or by hand stays.
+    """
+    data = experiment.data.name
+    if not experiment.about or experiment.about == data:
+        return experiment
+    models = {
+        name: replace(model, note="") if name in written.models and model.note == written.models[name].note else model
+        for name, model in experiment.models.items()
+    }
+    return replace(
+        experiment,
+        title=f"{experiment.name} on {data}" if experiment.title == written.title else experiment.title,
+        note="" if experiment.note == written.note else experiment.note,
+        models=models,
+        paper=() if experiment.paper == written.paper else experiment.paper,
+    )
 
 
 def _check_subject(table: Mapping[str, Any], keys: list[str]) -> None:

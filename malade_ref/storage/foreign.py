@@ -158,7 +158,7 @@ class ForeignFile:
     def _checked(self, name: str, about: Mapping[str, Any]) -> ForeignArray:
         where = f"{self._path}: {name}"
         if "wrong" in about:
-            raise InputError(f"{where}: {printable(about['wrong'])}")
+            raise InputError(f"{where}: {printable(about['wrong'], 200)}")
         shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
         size = math.prod(shape) * dtype.itemsize
         if size > about["stored"] * DEFLATE_RATIO:
@@ -190,7 +190,7 @@ class ForeignFile:
             raise InputError(f"{self._path}: {self._death()}; {_MEND}") from None
         reply = json.loads(text)
         if "error" in reply:
-            raise InputError(f"{self._path}: damaged or not of its kind ({printable(reply['error'])}); {_MEND}")
+            raise InputError(f"{self._path}: damaged or not of its kind ({printable(reply['error'], 200)}); {_MEND}")
         return reply, content
 
     def _receive(self, pipe: Any, size: int, deadline: float) -> bytes:

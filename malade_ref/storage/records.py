@@ -477,7 +477,7 @@ class RecordReader:
     def _dataset(self, name: str) -> StoredArray:
         if name not in self.names:
             raise InputError(
-                f"{self._path}: no array named {printable(name)!r}; it has {', '.join(self.names) or 'none'}"
+                f"{self._path}: no array named {printable(name, 200)!r}; it has {', '.join(self.names) or 'none'}"
             )
         return self._datasets[name]
 
