@@ -5,6 +5,7 @@ It is the only file in which two equal runs differ, so it is not in the manifest
     {"sessions": [{"began": ..., "ended": ..., "environment": {...}}, ...],   one for every --resume
      "timings": {"<step>": seconds, ...},
      "warnings": ["...", ...],
+     "networks": {"<name>": {"from": "training", "store" or "file", "fingerprint": ..., ...}, ...},
      "sha256": "..."}
 """
 
@@ -76,10 +77,19 @@ class Log:
         Seconds that each step took, over all sessions that reached its end.
     warnings : list of str
         What the reader of the results should know.
+    networks : dict of str to dict, optional
+        Where each network is from, and its fingerprint.
     """
 
-    def __init__(self, sessions: list[dict[str, Any]], timings: dict[str, float], warnings: list[str]) -> None:
+    def __init__(
+        self,
+        sessions: list[dict[str, Any]],
+        timings: dict[str, float],
+        warnings: list[str],
+        networks: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
         self.sessions, self.timings, self.warnings = sessions, timings, warnings
+        self.networks = networks if networks is not None else {}
 
     def begin_session(self, device: Mapping[str, Any] | None = None) -> None:
         """Add a session, and a warning for everything that changed since the last one.
@@ -132,7 +142,12 @@ class Log:
         InputError
             If it cannot be written.
         """
-        log = {"sessions": self.sessions, "timings": self.timings, "warnings": self.warnings}
+        log = {
+            "sessions": self.sessions,
+            "timings": self.timings,
+            "warnings": self.warnings,
+            "networks": self.networks,
+        }
         atomic_write(path / ENVIRONMENT, to_json(ENVIRONMENT, {**log, "sha256": _sha256(log)}) + "\n")
 
 
@@ -160,7 +175,8 @@ def read_log(path: Path) -> Log:
         raise InputError(f"{file}: its content does not match its SHA-256; restore it from a copy")
     check_log(str(file), log)
     sessions = [{key: session.get(key) for key in ("began", "ended", "environment")} for session in log["sessions"]]
-    return Log(sessions, dict(log["timings"]), list(log["warnings"]))
+    networks = {str(name): dict(origin) for name, origin in log.get("networks", {}).items()}
+    return Log(sessions, dict(log["timings"]), list(log["warnings"]), networks)
 
 
 def _sha256(log: dict[str, Any]) -> str:

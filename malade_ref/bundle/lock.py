@@ -11,6 +11,22 @@ from malade_ref.checks import InputError
 from malade_ref.storage import cannot_write, make_folder, opened_folder
 
 
+class LockedError(InputError):
+    """Another process holds the lock.
+
+    Parameters
+    ----------
+    message : str
+        One line.
+    owner : str
+        The number of that process, or "unknown".
+    """
+
+    def __init__(self, message: str, owner: str) -> None:
+        super().__init__(message)
+        self.owner = owner
+
+
 class Lock:
     """Exclusive use of a folder, held from construction to :meth:`release` or the end of the process.
 
@@ -25,7 +41,7 @@ class Lock:
     Raises
     ------
     InputError
-        If another process holds the lock, or the file cannot be created.
+        If another process holds the lock (`LockedError`), or the file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,11 +90,11 @@ def _locked(path: Path, folder: int) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
-        raise InputError(
-            f"{path.parent.parent}: another process ({owner or 'unknown'}) is working here; "
-            "wait for it, or choose another --out"
+        raise LockedError(
+            f"{path.parent.parent}: another process ({owner}) is working here; wait for it, or choose another --out",
+            owner,
         ) from error
     except OSError:
         os.close(descriptor)

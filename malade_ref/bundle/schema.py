@@ -212,6 +212,14 @@ _MODEL = _table(
     ce_weight=_optional(_number(minimum=0)),
     adversarial=_optional(_METHOD),
 )
+_FILED_MODEL = _table(
+    kind=_one_of("classifier", "denoiser"),
+    name=_optional(_text),
+    note=_optional(_text),
+    classifier=_optional(_slug),
+    sigma2=_optional(_number(minimum=0)),
+    file=_table(name=_text, params=_text, architecture=_text),
+)
 _DEFENCE = _table(
     name=_optional(_text),
     classifier=_optional(_slug),
@@ -248,6 +256,12 @@ _CERTIFY = _table(
 )
 _PATHS = _table(defence=_slug, marginal=_slug, attack=_slug, eps=_number(minimum=0))
 
+
+def _any_model(where: str, value: Any) -> None:
+    """A model that was trained, or taken from a file."""
+    (_FILED_MODEL if isinstance(value, dict) and value.get("file") is not None else _MODEL)(where, value)
+
+
 _CONFIG_SCHEMA = _table(
     name=_optional(_text),
     title=_optional(_text),
@@ -256,7 +270,7 @@ _CONFIG_SCHEMA = _table(
     scale=_optional(_text),
     backend=_optional(_text),
     data=_optional(_DATA),
-    models=_optional(_table_of(_MODEL, keys=_slug)),
+    models=_optional(_table_of(_any_model, keys=_slug)),
     defences=_optional(_table_of(_DEFENCE, keys=_slug)),
     attacks=_optional(_list_of(_ATTACK)),
     report=_optional(_table(norm=_text, eps=_number(minimum=0))),

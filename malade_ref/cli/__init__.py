@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from malade_ref import __version__
 from malade_ref.bundle.layout import WORK
 from malade_ref.checks import InputError
-from malade_ref.cli import certify, data, info, report, run, single, stopping, theorem
+from malade_ref.cli import certify, data, info, models, report, run, single, stopping, theorem
 from malade_ref.cli.console import lost, say, write
 
 DONE, CHECK_FAILED, BAD_INPUT = 0, 1, 2
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     # Of a command: where its result is to be found, if not in what it says.
     top.set_defaults(command=_no_command, out=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (run, theorem, report, data, single, certify, info):
+    for module in (run, theorem, report, data, models, single, certify, info):
         module.add_commands(commands)
     return top
 

@@ -13,6 +13,7 @@ from malade_ref.bundle.layout import CONFIG, is_record
 from malade_ref.bundle.schema import check_config
 from malade_ref.checks import InputError
 from malade_ref.cli.console import say
+from malade_ref.experiment.models import check_networks
 from malade_ref.report.markdown import spoken
 from malade_ref.storage.files import open_regular
 
@@ -69,7 +70,10 @@ def _verify(path: str) -> int:
         try:
             bundle = Bundle.open(path)
             with report.fitting(bundle):
-                problems = theorem.check_report(bundle) if _is_theorem(bundle) else report.check_report(bundle)
+                if _is_theorem(bundle):
+                    problems = theorem.check_report(bundle)
+                else:
+                    problems = check_networks(bundle) + report.check_report(bundle)
         except InputError as error:
             problems = [str(error)]
     for problem in problems:

@@ -184,6 +184,7 @@ class _Watcher:
         self._title, self._where, self._estimates = title, where, estimates
         self._began = time.monotonic()
         self._number = self._there_already = 0
+        self._told = False  # whether the present step had something to say
         # Seconds expected of all steps that remain; expected of and spent on those that were worked on.
         self._expected_left = self._expected = self._spent = 0.0
         self._steps: list[Step] = []
@@ -201,6 +202,7 @@ class _Watcher:
 
     def begin(self, step: Step) -> Progress:
         self._number += 1
+        self._told = False
         self._step_began = time.monotonic()
         self._meter = _StepMeter(f"[{self._number}/{len(self._steps)}] {step.title}", self)
         return self._meter
@@ -210,7 +212,7 @@ class _Watcher:
         self._meter.close()
         self._expected_left -= step.seconds
         if not self._meter.worked:
-            self._there_already += 1
+            self._there_already += not self._told
             return
         if self._there_already:
             say(f"{self._there_already} steps were done already")
@@ -220,6 +222,10 @@ class _Watcher:
         self._spent += spent
         if spent >= 1:
             say(f"{self._meter.title}: {duration(spent)}")
+
+    def tell(self, line: str) -> None:
+        say(line)
+        self._told = True
 
     def left(self) -> float:
         """Seconds that the run will still take: those expected, corrected by how it went so far."""

@@ -27,8 +27,9 @@ from malade_ref.cli.files import HELP, Images, check_free, check_new, fingerprin
 from malade_ref.cli.kept import Kept, check_question, in_blocks, interruptible, partial_of
 from malade_ref.defence import MALADE
 from malade_ref.experiment.config import BUILDERS, PRESETS, Method, Model, available_attacks, check_method
+from malade_ref.experiment.models import objective_of
 from malade_ref.experiment.reading import parse_change
-from malade_ref.experiment.stages import objective_of, run_attack
+from malade_ref.experiment.stages import run_attack
 from malade_ref.network import Network
 from malade_ref.sampling import ChainSettings, run_chain
 from malade_ref.statistics import wilson

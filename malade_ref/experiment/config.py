@@ -92,12 +92,15 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """``[models.<name>]``: a network and how it is trained.
+    """``[models.<name>]``: a network and how it is trained, or the file that holds it.
 
     Attributes
     ----------
     kind : {"classifier", "denoiser"}
         What it is; a denoiser without ``classifier`` is a DAE, with one an sDAE.
+    file : str, optional
+        A saved network to use instead of training one; the settings of the training then have no meaning. In a user's
+        file a path is from its folder.
     name : str
         What reports call it.
     note : str
@@ -129,11 +132,12 @@ class Model:
     """
 
     kind: str = setting(choices=tuple(BUILDERS))
+    file: str | None = None
     name: str = ""
     note: str = ""
     preset: str = setting("paper", choices=PRESETS)
     seed: int = setting(0, minimum=0)
-    epochs: int = setting(minimum=1)
+    epochs: int = setting(0, minimum=1)
     batch_size: int = setting(128, minimum=1)
     learning_rate: float = setting(1e-3, above=0)
     schedule: str = setting("one-cycle", choices=SCHEDULES)
@@ -466,6 +470,8 @@ class Experiment:
         Of everything random.
     scale : str
         The ``[scales.<name>]`` whose changes are applied; empty for the file as it is.
+    store : str
+        Where trained networks are kept, see `malade_ref.experiment.store.store_folder`; no result depends on it.
     data : Data
         Which images.
     models : dict of str to Model
@@ -484,6 +490,7 @@ class Experiment:
     about: str = ""
     seed: int = setting(0, minimum=0)
     scale: str = ""
+    store: str = ""
     data: Data
     models: dict[str, Model]
     defences: dict[str, Defence]
@@ -497,7 +504,7 @@ class Experiment:
     paper: tuple[Published, ...] = setting(())
 
     def training_order(self) -> list[str]:
-        """Names of the models, each after those it needs.
+        """Names of the models, each after those it refers to.
 
         Returns
         -------
@@ -597,10 +604,15 @@ def check_experiment(experiment: Experiment, file: str) -> None:
 
 
 def _check_model(experiment: Experiment, model: Model, where: str) -> None:
+    if model.file is None and not model.epochs:
+        raise InputError(f"{where}.epochs: missing; expected an integer, or the file of a network")
+    if model.file == "":
+        raise InputError(f"{where}.file: expected the path of a saved network; got none")
     if model.init is not None:
         _refer(model.init, experiment.models, f"{where}.init")
         start = experiment.models[model.init]
-        if (start.kind, start.preset) != (model.kind, model.preset):
+        same_size = start.preset == model.preset or start.file is not None or model.file is not None
+        if start.kind != model.kind or not same_size:
             raise InputError(f"{where}.init: expected a {model.kind} of preset {model.preset}, {model.init} is another")
     if model.ramp and (model.adversarial is None or model.ramp >= model.epochs):
         raise InputError(

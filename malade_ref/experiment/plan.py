@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
     Attributes
     ----------
-    kind : {"train", "quality", "search", "attack", "audit", "certify", "paths", "pictures", "report"}
+    kind : {"train", "read", "quality", "search", "attack", "audit", "certify", "paths", "pictures", "report"}
         What is done.
     subject : tuple
         With what: the name of a model or defence, or defence, attack and eps.
@@ -64,6 +64,9 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
     models, defences = experiment.models, experiment.defences
     for name in experiment.training_order():
         model = models[name]
+        if model.file is not None:
+            yield Step("read", (name,), f"read {model.name or name}", 0.0)
+            continue
         images = (model.subset or len(data.train)) * model.epochs
         yield Step("train", (name,), f"train {model.name or name}", images * _training(experiment, model))
     for name, model in models.items():

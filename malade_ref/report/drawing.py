@@ -65,8 +65,9 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
             files[f"figures/accuracy{'' if norm == main else f'-{norm}'}.png"] = accuracy_curves(
                 lines, xlabel=_SIZES.get(norm, norm), clean={title: share["value"] for title, share in clean.items()}
             )
-    if inputs.histories:
-        files["figures/training.png"] = training_curves(inputs.histories, labels=labels.models)
+    trained = {name: history for name, history in inputs.histories.items() if history}
+    if trained:
+        files["figures/training.png"] = training_curves(trained, labels=labels.models)
     for key, effort in EFFORTS.items():
         ladders = results["convergence"][key]
         panels = {}
