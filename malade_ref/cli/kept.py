@@ -134,11 +134,13 @@ class Kept:
         Raises
         ------
         InputError
-            If it was made with other settings, or is damaged.
+            If it was made, or the work on it was begun, with other settings, or it is damaged.
         """
-        if not self.out.exists():
-            return False
         kept = self._kept_settings()
+        if not self.out.exists():
+            if kept is not None:  # before a model is tried, and much is said
+                check_question(self.folder, kept, self.settings, "was begun")
+            return False
         made = kept if kept is not None and self.out.suffix == ".npy" else read_settings(self.out)
         check_question(self.out, made, self.settings, "was made")
         self.remove()

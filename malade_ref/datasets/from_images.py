@@ -316,13 +316,13 @@ def _check_no_splits(path: Path, images: list[tuple[str, ...]]) -> None:
         inner = next((i for i, part in enumerate(parts[1:-1], 1) if _split_number(part) is not None), None)
         if inner is not None:
             raise InputError(
-                f"{path}: has a folder of a split within another, {printable('/'.join(parts[: inner + 1]), 80)!r}; name "
-                "the folder that holds train/<class>/*.png, or arrange the images like this"
+                f"{path}: has a folder of a split within another, {printable('/'.join(parts[: inner + 1]), 80)!r}; "
+                "name the folder that holds train/<class>/*.png, or arrange the images like this"
             )
     tops = sorted({parts[0] for parts in images if len(parts) > 1})
     if tops and all(_split_number(top) is not None for top in tops):
         raise InputError(
-            f"{path}: has images in {', '.join(tops[:3])}, in no folders of classes; arrange them as train/<class>/*.png"
+            f"{path}: has images in {', '.join(tops[:3])}, in no class folder; arrange them as train/<class>/*.png"
         )
 
 
@@ -360,9 +360,7 @@ def _files_in_zip(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[_Ima
     return found
 
 
-def _members(
-    path: Path, archive: zipfile.ZipFile, left_out: _LeftOut
-) -> list[tuple[tuple[str, ...], zipfile.ZipInfo]]:
+def _members(path: Path, archive: zipfile.ZipFile, left_out: _LeftOut) -> list[tuple[tuple[str, ...], zipfile.ZipInfo]]:
     """Files in an archive by the parts of their names, each of which stands once."""
     found: dict[tuple[str, ...], zipfile.ZipInfo] = {}
     for info in archive.infolist():
