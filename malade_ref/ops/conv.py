@@ -116,11 +116,6 @@ def conv2d_vjp(
         Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
     """
     geometry = _conv_geometry(x, weight, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *geometry.output))
@@ -163,11 +158,6 @@ def conv_transpose2d(
     -------
     ndarray of shape (n, o, oh, ow), same dtype
         activation(transposed convolution + bias). Pixels that no kernel tap reaches are activation(bias).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the output would be empty, or the activation is not known.
 
     Examples
     --------
@@ -212,11 +202,6 @@ def conv_transpose2d_vjp(
         Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
     """
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))

@@ -117,11 +117,6 @@ def grouped_conv2d_vjp(
         Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
     """
     g = _conv_taps(x, weight, groups, dilation, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *g.output))
@@ -159,11 +154,6 @@ def grouped_conv_transpose2d(
     -------
     ndarray of shape (n, o, oh, ow), same dtype
         activation(transposed convolution + bias).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the output would be empty, or the activation is not known.
     """
     g = _transpose_taps(x, weight, groups, dilation, stride, padding, output_padding)
     check_finish((g.groups * weight.shape[1], x.dtype), bias=bias, activation=activation)
@@ -201,11 +191,6 @@ def grouped_conv_transpose2d_vjp(
         Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
     """
     g = _transpose_taps(x, weight, groups, dilation, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), g.groups * weight.shape[1], *g.size))

@@ -34,11 +34,6 @@ def check_finish(
         One of `ACTIVATIONS`.
     name : str
         What to call it in the complaint.
-
-    Raises
-    ------
-    InputError
-        If the bias does not fit or the activation is not known.
     """
     channels, dtype = product
     if bias is not None:
