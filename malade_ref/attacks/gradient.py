@@ -56,11 +56,6 @@ class Ball:
         Radius, in pixel units, >= 0.
     norm : {"linf", "l2"}
         Which ball.
-
-    Raises
-    ------
-    InputError
-        If a setting is out of range.
     """
 
     def __init__(self, ops: ModuleType, centre: Array, *, eps: float, norm: str) -> None:
@@ -78,11 +73,6 @@ class Ball:
             Of the random numbers, from ``ops.derive_key``.
         sample_index : array of shape (n,), integer
             Numbers of the samples in their data set.
-
-        Returns
-        -------
-        array of the centre's shape and dtype
-            Starting points.
         """
         ops, shape, dtype = self.ops, self.centre.shape[1:], str(self.centre.dtype)
         if self.norm == "linf":
@@ -101,11 +91,6 @@ class Ball:
             Position, and gradient of the loss there.
         step_size : float
             Length of the step in this norm, in pixel units.
-
-        Returns
-        -------
-        array of the centre's shape and dtype
-            New position.
         """
         ops = self.ops
         if self.norm == "linf":
@@ -123,11 +108,6 @@ class Ball:
             Length of each image's step in this norm, in pixel units.
         momentum : float
             Share of the step, in [0, 1]; the rest goes to the last move.
-
-        Returns
-        -------
-        array of the centre's shape and dtype
-            New position.
 
         Notes
         -----
@@ -168,11 +148,6 @@ def climb_cost(s: Any) -> Cost:
     ----------
     s : namespace
         See `malade_ref.attacks.cards.Card`.
-
-    Returns
-    -------
-    Cost
-        For each image.
     """
     runs, steps, more = s.num_restarts, s.num_steps, getattr(s, "transfer_start", False) and s.stochastic
     extra = steps if more else 0  # evaluations of the bare classifier, counted like those of the whole model
@@ -302,11 +277,6 @@ def pgd(
         num_restarts num_steps num_draws. A transfer start adds num_steps + 2 and num_steps: evaluations of the bare
         classifier are counted like those of the whole model, one draw each. Every sample is charged for every
         evaluation of its batch.
-
-    Raises
-    ------
-    InputError
-        If images or labels do not fit the model, or a setting is out of range.
 
     Notes
     -----
@@ -478,11 +448,6 @@ def ascent(
 
     Every image is moved, wrong to begin with or not, nothing is evaluated but gradients, and the last iterate is
     returned. With ``num_steps=1`` and a random start this is the fast variant (FGSM-RS).
-
-    Returns
-    -------
-    Ascent
-        The last iterates.
 
     Notes
     -----

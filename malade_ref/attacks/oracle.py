@@ -140,13 +140,7 @@ class Asking(NamedTuple):
     sample_index: Array | None = None
 
     def oracle(self, model: Model, x: Array, y: Array) -> Oracle:
-        """As `Oracle`, with these keywords.
-
-        Returns
-        -------
-        Oracle
-            To ask.
-        """
+        """As `Oracle`, with these keywords."""
         return Oracle(model, x, y, **self._asdict())
 
 
@@ -175,11 +169,6 @@ class Oracle:
         Of the attacker's noise.
     sample_index : array of shape (n,), integer, optional
         Numbers of the samples in their data set; 0..n-1 by default.
-
-    Raises
-    ------
-    InputError
-        If images or labels do not fit the model, or a setting is out of range.
     """
 
     def __init__(
@@ -267,11 +256,6 @@ class Oracle:
             Whether to take the draws of the last evaluation again: what two images make of the same noise can be
             compared, and what a search makes of one draw throughout is a function of the image.
 
-        Returns
-        -------
-        Verdict
-            Of these draws.
-
         Notes
         -----
         The others are those of `gradient`.
@@ -348,11 +332,6 @@ class Oracle:
             The adversarial images, judged.
         distance : array of shape (n,), float64
             Their distances from the clean images.
-
-        Returns
-        -------
-        AttackResult
-            With these.
         """
         none = self.ops.zeros((len(self.y),), "int64")
         return AttackResult(

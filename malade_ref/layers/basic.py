@@ -292,11 +292,6 @@ class Reshape(Layer):
     ----------
     shape : tuple of int
         Shape (c, h, w) of one output.
-
-    Raises
-    ------
-    InputError
-        If it is not that.
     """
 
     kind: ClassVar[str] = "reshape"

@@ -290,11 +290,6 @@ class Branches(SideBySide):
         Each gets the input; one without layers is the identity.
     join : {"add", "concat"}
         What becomes of their outputs.
-
-    Raises
-    ------
-    InputError
-        If there are no branches, or another join is asked for.
     """
 
     kind: ClassVar[str] = "branches"
@@ -331,16 +326,6 @@ def checked_layers(name: str, layers: Any) -> tuple[Layer, ...]:
         What to call it in the complaint.
     layers : sequence of Layer, or Sequential
         What to check.
-
-    Returns
-    -------
-    tuple of Layer
-        The layers.
-
-    Raises
-    ------
-    InputError
-        If it is none.
     """
     if isinstance(layers, Sequential):
         return layers.layers
@@ -366,11 +351,6 @@ def check_activation(layer: Layer, shape: Shape) -> Shape:
     -------
     tuple of int
         The shape itself.
-
-    Raises
-    ------
-    InputError
-        If it is too large.
     """
     if math.prod(shape) > LARGEST_ACTIVATION:
         raise InputError(f"{layer.kind}: an output of shape {shape} an image is too large")
