@@ -136,11 +136,6 @@ class Log:
         ----------
         path : path
             The bundle's folder.
-
-        Raises
-        ------
-        InputError
-            If it cannot be written.
         """
         log = {
             "sessions": self.sessions,
@@ -158,16 +153,6 @@ def read_log(path: Path) -> Log:
     ----------
     path : path
         The bundle's folder.
-
-    Returns
-    -------
-    Log
-        The log.
-
-    Raises
-    ------
-    InputError
-        If it is missing or damaged.
     """
     file = path / ENVIRONMENT
     log = load_json(file)

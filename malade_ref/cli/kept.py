@@ -57,11 +57,6 @@ def check_question(place: Path, made: Mapping[str, Any], asked: Mapping[str, Any
         The settings it was made with, and those of now.
     how : str
         Such as ``"was made"``.
-
-    Raises
-    ------
-    InputError
-        Naming the first setting that differs.
     """
     for key, old, new in differences(dict(made), from_json("settings", to_json("settings", dict(asked)))):
         raise InputError(
@@ -130,11 +125,6 @@ class Kept:
         -------
         bool
             Whether nothing is left to do.
-
-        Raises
-        ------
-        InputError
-            If it was made with other settings, or is damaged.
         """
         if not self.out.exists():
             return False
@@ -151,11 +141,6 @@ class Kept:
         -------
         int
             How many blocks are there.
-
-        Raises
-        ------
-        InputError
-            If the folder belongs to another computation, or is none.
         """
         kept = self._kept_settings()
         if kept is not None:

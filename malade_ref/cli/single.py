@@ -304,11 +304,6 @@ def needed_labels(y: NDArray[np.int64] | None, source: str, *, needed: bool, cou
     -------
     ndarray of shape (n,), int64
         The labels; zeros if there are none and none are needed.
-
-    Raises
-    ------
-    InputError
-        If they are needed and missing.
     """
     if y is None and needed:
         raise InputError(f"{source}: has no labels; name a file of labels with --labels")
@@ -457,11 +452,6 @@ def check_answers(option: str, answers: NDArray[Any], *, first: int = 0) -> None
         Logits, or images.
     first : int
         Number of the first image.
-
-    Raises
-    ------
-    InputError
-        If one of them is NaN.
     """
     broken = np.isnan(answers).reshape(len(answers), -1).any(axis=1)
     if broken.any():
@@ -480,11 +470,6 @@ def opened(source: str, **options: Any) -> Images:
         Where they are.
     **options
         Of `read_images`.
-
-    Returns
-    -------
-    Images
-        As `read_images` gives them.
     """
     images = read_images(source, **options)
     for note in images.notes:
@@ -631,11 +616,6 @@ def check_kind(network: Network, kind: str, where: str) -> None:
         What it should be.
     where : str
         The option, for the complaint.
-
-    Raises
-    ------
-    InputError
-        If it is something else.
     """
     found = "classifier" if len(network.output_shape) == 1 else "denoiser"
     if found != kind or (kind == "denoiser" and network.output_shape != network.input_shape):

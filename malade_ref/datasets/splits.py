@@ -38,31 +38,21 @@ class Source(Protocol):
     """Where pixels and labels come from, by their numbers; rows are ``slice`` with step 1 or increasing."""
 
     def pixels(self, rows: slice | Labels) -> Pixels:
-        """Images of given numbers.
+        """Images of given numbers, of shape (m, c, h, w), uint8.
 
         Parameters
         ----------
         rows : slice with step 1, or ndarray of shape (m,), int64, strictly increasing
             Their numbers, within range.
-
-        Returns
-        -------
-        ndarray of shape (m, c, h, w), uint8
-            The images.
         """
 
     def labels(self, rows: slice | Labels) -> Labels:
-        """Labels of given numbers.
+        """Labels of given numbers, of shape (m,), int64.
 
         Parameters
         ----------
         rows : slice with step 1, or ndarray of shape (m,), int64, strictly increasing
             Their numbers, within range.
-
-        Returns
-        -------
-        ndarray of shape (m,), int64
-            The labels.
         """
 
 
@@ -131,42 +121,22 @@ class RecordSource:
     sha256: str
 
     def pixels(self, rows: slice | Labels) -> Pixels:
-        """Images of given numbers.
+        """Images of given numbers, of shape (m, c, h, w), uint8.
 
         Parameters
         ----------
         rows : slice or ndarray
             As in `Source`.
-
-        Returns
-        -------
-        ndarray of shape (m, c, h, w), uint8
-            The images.
-
-        Raises
-        ------
-        InputError
-            If the file is gone, damaged or another one by now.
         """
         return self._read("images", rows)
 
     def labels(self, rows: slice | Labels) -> Labels:
-        """Labels of given numbers.
+        """Labels of given numbers, of shape (m,), int64.
 
         Parameters
         ----------
         rows : slice or ndarray
             As in `Source`.
-
-        Returns
-        -------
-        ndarray of shape (m,), int64
-            The labels.
-
-        Raises
-        ------
-        InputError
-            If the file is gone, damaged or another one by now.
         """
         return self._read("labels", rows)
 
@@ -207,17 +177,12 @@ class SyntheticSource:
     split: str
 
     def pixels(self, rows: slice | Labels) -> Pixels:
-        """Images of given numbers.
+        """Images of given numbers, of shape (m, 1, 28, 28), uint8.
 
         Parameters
         ----------
         rows : slice or ndarray
             As in `Source`.
-
-        Returns
-        -------
-        ndarray of shape (m, 1, 28, 28), uint8
-            The images.
         """
         numbers = _numbers(rows)
         out = np.empty((len(numbers), 1, 28, 28), dtype=np.uint8)
@@ -228,17 +193,12 @@ class SyntheticSource:
         return out
 
     def labels(self, rows: slice | Labels) -> Labels:
-        """Labels of given numbers.
+        """Labels of given numbers, of shape (m,), int64.
 
         Parameters
         ----------
         rows : slice or ndarray
             As in `Source`.
-
-        Returns
-        -------
-        ndarray of shape (m,), int64
-            The labels.
         """
         return synthetic_labels(_numbers(rows), seed=self.seed, split=self.split)
 
@@ -291,11 +251,6 @@ class Split:
         -------
         ndarray of shape (m, c, h, w), float32
             Pixels in [0, 1], the caller's own.
-
-        Raises
-        ------
-        InputError
-            If the index is out of range, or the file behind cannot be read.
         """
         pixels = self.pixels(index).astype(np.float32)
         pixels /= np.float32(255)
@@ -447,16 +402,6 @@ def check_sizes(sizes: Mapping[str, int] | None) -> dict[str, int]:
     ----------
     sizes : mapping of str to int, or None
         Number of images by name of the split.
-
-    Returns
-    -------
-    dict of str to int
-        The same.
-
-    Raises
-    ------
-    InputError
-        If a name is not a split's or a size not a count.
     """
     sizes = dict(sizes or {})
     unknown = sorted(set(sizes) - set(SPLITS))
@@ -478,11 +423,6 @@ def open_dataset(path: str | Path) -> Dataset:
     -------
     Dataset
         Reads the record in slices.
-
-    Raises
-    ------
-    InputError
-        If the file is not a whole record of a data set.
     """
     with open_record(path, kind=RECORD, mend=MEND) as record:
         sha256 = record.sha256

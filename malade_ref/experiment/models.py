@@ -123,11 +123,6 @@ def training_of(
         Of the initial weights, the order and the noise.
     ops : module
         The backend.
-
-    Returns
-    -------
-    Training
-        For `train_model`.
     """
     start = networks[model.init] if model.init else BUILDERS[model.kind](model.preset, seed=seed, ops=ops)
     if model.kind == "classifier":
@@ -265,11 +260,6 @@ def read_files(experiment: Experiment, data: Dataset, ops: ModuleType) -> dict[s
         Its data.
     ops : module
         The backend.
-
-    Returns
-    -------
-    dict of str to Network
-        By model.
 
     Raises
     ------

@@ -88,7 +88,7 @@ def clean_outcome(model: Any, x: Array, y: Array, *, sample_index: Array, seed: 
 
 
 def judge(model: Any, x: Array, y: Array, *, num_draws: int, sample_index: Array) -> NDArray[np.bool_]:
-    """Whether a defence is right about images, on fresh draws of its own noise.
+    """Whether a defence is right about images, on fresh draws of its own noise, of shape (n, num_draws), bool.
 
     Parameters
     ----------
@@ -102,11 +102,6 @@ def judge(model: Any, x: Array, y: Array, *, num_draws: int, sample_index: Array
         Draws, numbered from 0; a deterministic model has one.
     sample_index : array of shape (n,), integer
         Numbers of the samples in their data set.
-
-    Returns
-    -------
-    ndarray of shape (n, num_draws), bool
-        Whether each draw is right.
     """
     if not model.stochastic:
         return np.asarray(model.ops.to_host(model.predict(x) == y))[:, None]

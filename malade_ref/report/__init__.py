@@ -6,6 +6,7 @@
                                                          ->  figures/*.png
 
 `write_report` writes these files, `check_report` derives them again and says where they differ.
+A bundle that lacks what they need raises `InputError`, and so do figures without matplotlib.
 """
 
 from __future__ import annotations
@@ -131,11 +132,6 @@ def fitting(bundle: Bundle) -> Iterator[None]:
     ------
     None
         Nothing.
-
-    Raises
-    ------
-    InputError
-        If they do not fit.
     """
     try:
         yield

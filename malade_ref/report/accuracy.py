@@ -21,11 +21,6 @@ def accuracy_tables(results: Result, config: Mapping[str, Any], labels: Labels) 
         The experiment; ``paper`` is a list of ``table``, ``defence``, ``attack`` and ``accuracy`` in percent.
     labels : Labels
         Names.
-
-    Returns
-    -------
-    list of str
-        Lines.
     """
     main, cells = results["main"], _main_cells(results)
     worst = {name: defence["worst"].get(main["threat"]) for name, defence in results["defences"].items()}

@@ -157,11 +157,6 @@ def provenance(config: Mapping[str, Any], environment: Mapping[str, Any]) -> lis
         The experiment.
     environment : mapping
         ``environment`` (versions) and ``warnings``.
-
-    Returns
-    -------
-    list of str
-        Lines.
     """
     data, versions = config.get("data") or {}, environment.get("environment") or {}
     sizes = ", ".join(f"{data[split]:,} {split}" for split in ("train", "validation", "test") if data.get(split))
