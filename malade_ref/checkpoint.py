@@ -55,11 +55,6 @@ def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
     -------
     Network
         Its parameters have the bits that were saved.
-
-    Raises
-    ------
-    InputError
-        If the file is truncated, damaged, foreign, or describes no network.
     """
     arrays, meta = load_record(path, kind="network")
     params = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
@@ -109,10 +104,5 @@ def load_state(path: str | Path) -> Record:
     -------
     Record
         The pair (arrays, meta).
-
-    Raises
-    ------
-    InputError
-        If the file is truncated, damaged or foreign.
     """
     return load_record(path, kind="state", mend="delete it to begin this step again")

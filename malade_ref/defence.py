@@ -60,11 +60,6 @@ class MALADE(NamesBackend):
     seed : int
         Of the defender's noise.
 
-    Raises
-    ------
-    InputError
-        If the networks do not fit each other or a setting is out of range.
-
     Notes
     -----
     Every method that draws takes `sample_index`, the samples' numbers in their data set (0..n-1 by default): sample i
@@ -130,11 +125,6 @@ class MALADE(NamesBackend):
         -------
         array of shape (n, c, h, w)
             Purified images.
-
-        Raises
-        ------
-        InputError
-            If the images are not what the networks take.
         """
         key, index = self._noise(x, sample_index, stream, draw)
         return last_position(x, self.denoiser, self.chain, key=key, sample_index=index)
@@ -257,11 +247,6 @@ class MALADE(NamesBackend):
         -------
         array of shape (n, c, h, w)
             Gradient of each sample's loss with respect to its own image.
-
-        Raises
-        ------
-        InputError
-            If images or labels do not fit the networks, or a setting is out of range.
 
         Notes
         -----

@@ -103,13 +103,7 @@ class Cell(NamedTuple):
 
     @property
     def profile(self) -> Profile:
-        """What the attack is: as its `card` said when it ran or, if that was not recorded, says now.
-
-        Raises
-        ------
-        InputError
-            If nothing says what it is.
-        """
+        """What the attack is: as its `card` said when it ran or, if that was not recorded, says now."""
         card = self.meta.get("card")
         if self.attack == CLEAN:
             return Profile("clean images", "none", "", False, CLEAN)
@@ -176,11 +170,6 @@ def threat(norm: str, eps: float) -> str:
     ----------
     norm, eps : str and float
         The ball.
-
-    Returns
-    -------
-    str
-        Its name.
     """
     return f"{norm} {eps:g}".strip()
 
@@ -192,11 +181,6 @@ def check_cells(cells: Sequence[Cell]) -> None:
     ----------
     cells : sequence of Cell
         From a bundle.
-
-    Raises
-    ------
-    InputError
-        If there are none, one is there twice, or an array is missing or of the wrong shape.
     """
     if not cells:
         raise InputError("outcomes: expected at least one cell (defence, attack, eps), got none")
@@ -231,11 +215,6 @@ def cut_cells(cells: Sequence[Cell]) -> list[Cell]:
     list of Cell
         One for each distance, in its norm. ``success`` is that of the find or, beyond the distance, false,
         unless no draw was right about the clean image.
-
-    Raises
-    ------
-    InputError
-        If the clean images, or distances, of such an attack are missing.
     """
     clean = {cell.defence: cell for cell in cells if cell.attack == CLEAN}
     found = []
@@ -277,11 +256,6 @@ def join(cells: Iterable[Cell]) -> tuple[Array, list[Array]]:
         The samples.
     correct : list of arrays of shape (n, M_j), bool
         Outcomes in each cell.
-
-    Raises
-    ------
-    InputError
-        If no sample is in all of them.
     """
     cells = list(cells)
     rows = common_rows([cell.sample_index for cell in cells])
@@ -355,11 +329,6 @@ def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str
         JSON-able and independent of the order of the cells: ``main`` (threat), ``cells`` by name, ``defences`` (clean,
         and by threat the worst cases and the attacks on the samples that all had) and ``comparisons`` of defences on
         the same samples.
-
-    Raises
-    ------
-    InputError
-        If the cells are inconsistent.
     """
     check_cells(cells)
     cells = sorted([*cells, *cut_cells(cells)], key=lambda cell: cell.name)
@@ -384,11 +353,6 @@ def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
         To choose from.
     defence, name : str
         The defence, and a `Cell.threat`.
-
-    Returns
-    -------
-    list of Cell
-        Those of them.
     """
     return [cell for cell in cells if cell.defence == defence and cell.threat == name]
 

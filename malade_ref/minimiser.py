@@ -127,11 +127,6 @@ def minimise(
     -------
     Minimum
         On the host. Where a residual is larger than the tolerance, the search has not converged.
-
-    Raises
-    ------
-    InputError
-        If the points or a setting are not as expected.
     """
     if mixture.dtype != "float64":
         raise InputError(f"mixture: expected dtype float64, got {mixture.dtype}")
