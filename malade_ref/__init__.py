@@ -1,6 +1,6 @@
 """MALADE in NumPy: a defence by Langevin relaxation, attacks on it, and an honest laboratory around both.
 
-What does not fit (types, shapes, ranges, files) raises `InputError`: one line that says what, where, and how to mend it.
+What does not fit (types, shapes, ranges, files) raises `InputError`: one line that says what, where, how to mend it.
 Docstrings speak of it where there is more to say.
 
 >>> from malade_ref import MALADE, attacks, cnn, sdae
