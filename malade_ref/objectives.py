@@ -243,7 +243,7 @@ class Denoising(Objective):
         return output, tape, ops.squared_error(output, x)
 
 
-class Judge(Protocol):
+class FrozenClassifier(Protocol):
     """What the supervised objective needs of the classifier that is to be protected; a `Network` has it."""
 
     def forward(self, x: Array) -> tuple[Array, Any]:
@@ -301,13 +301,13 @@ class SupervisedDenoising(Denoising):
     ----------
     sigma : float
         Standard deviation of the noise, in pixel units, > 0.
-    classifier : Judge
+    classifier : FrozenClassifier
         The classifier to be protected: a network, or anything that can be asked the same.
     ce_weight : float
         Factor w of 2 sigma^2 J; 1 is the paper.
     """
 
-    classifier: Judge
+    classifier: FrozenClassifier
     ce_weight: float = 1.0
 
     def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:

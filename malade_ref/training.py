@@ -41,7 +41,7 @@ from .objectives import (
     Distillation as Distillation,
 )
 from .objectives import (
-    Judge as Judge,
+    FrozenClassifier as FrozenClassifier,
 )
 from .objectives import (
     Objective as Objective,

@@ -444,7 +444,7 @@ def ascent(
     seed: int = 0,
     sample_index: Array | None = None,
 ) -> Ascent:
-    """Inner maximisation of adversarial training: `pgd` without a judge.
+    """Inner maximisation of adversarial training: `pgd` without a verdict.
 
     Every image is moved, wrong to begin with or not, nothing is evaluated but gradients, and the last iterate is
     returned. With ``num_steps=1`` and a random start this is the fast variant (FGSM-RS).

@@ -192,15 +192,15 @@ def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
         check_kind(networks[model.classifier], "classifier", "--classifier")
     labelled = model.kind == "classifier" or model.classifier is not None
     # Whose classes the labels are: those of the classifier that is asked; a new one takes those of the data.
-    judge_file = model.classifier or (model.init if model.kind == "classifier" else None)
-    judge = networks[judge_file] if judge_file else start
+    classifier_file = model.classifier or (model.init if model.kind == "classifier" else None)
+    classifier = networks[classifier_file] if classifier_file else start
     options: dict[str, Any] = {
         "shape": start.input_shape,
-        "num_classes": judge.num_classes if labelled else 1 << 31,
+        "num_classes": classifier.num_classes if labelled else 1 << 31,
         "data_dir": arguments.data_dir,
-        "class_names": class_names_of(judge, str(judge_file)) if labelled and judge_file else None,
-        "own_labels": not (labelled and judge_file),
-        "model": str(judge_file),
+        "class_names": class_names_of(classifier, str(classifier_file)) if labelled and classifier_file else None,
+        "own_labels": not (labelled and classifier_file),
+        "model": str(classifier_file),
     }
     images = opened(arguments.input, labels=arguments.labels, split="train", training=True, **options)
     x, y = images

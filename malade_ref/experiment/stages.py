@@ -87,7 +87,7 @@ def clean_outcome(model: Any, x: Array, y: Array, *, sample_index: Array, seed: 
     return {name: ops.to_host(array) for name, array in arrays.items()}
 
 
-def judge(model: Any, x: Array, y: Array, *, num_draws: int, sample_index: Array) -> NDArray[np.bool_]:
+def correct_draws(model: Any, x: Array, y: Array, *, num_draws: int, sample_index: Array) -> NDArray[np.bool_]:
     """Whether a defence is right about images, on fresh draws of its own noise, of shape (n, num_draws), bool.
 
     Parameters
@@ -122,7 +122,7 @@ def search_settings(
     seed: int,
     progress: Progress | None = None,
 ) -> Record:
-    """Judge every setting of a grid, and choose one, see `Search`.
+    """Try every setting of a grid, and choose one, see `Search`.
 
     Parameters
     ----------

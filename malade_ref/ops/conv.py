@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from ..checks import InputError, check_float, check_ndim, check_shape
 from . import conv_banded, conv_phases
 from .conv_windows import blocks, channels_last, pad, windows
-from .finish import check_finish, finish, finish_gradient
+from .epilogue import check_epilogue, epilogue, epilogue_vjp
 from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
 
 Floats = NDArray[Any]
@@ -82,8 +82,8 @@ def conv2d(
            [6., 4.]])
     """
     geometry = _conv_geometry(x, weight, stride, padding)
-    check_finish((len(weight), x.dtype), bias=bias, activation=activation)
-    return finish(_correlate(x, weight, geometry), bias, activation)
+    check_epilogue((len(weight), x.dtype), bias=bias, activation=activation)
+    return epilogue(_correlate(x, weight, geometry), bias, activation)
 
 
 def conv2d_vjp(
@@ -119,8 +119,8 @@ def conv2d_vjp(
     """
     geometry = _conv_geometry(x, weight, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *geometry.output))
-    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
-    dx = finish_gradient(_spread(dy, weight, geometry), x, input_activation) if need_dx else None
+    check_epilogue((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = epilogue_vjp(_spread(dy, weight, geometry), x, input_activation) if need_dx else None
     dweight = _weight_gradient(x, dy, geometry) if need_dweight else None
     return dx, dweight
 
@@ -167,8 +167,8 @@ def conv_transpose2d(
            [0., 0., 0., 0.]])
     """
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
-    check_finish((weight.shape[1], x.dtype), bias=bias, activation=activation)
-    return finish(_spread(x, weight, geometry), bias, activation)
+    check_epilogue((weight.shape[1], x.dtype), bias=bias, activation=activation)
+    return epilogue(_spread(x, weight, geometry), bias, activation)
 
 
 def conv_transpose2d_vjp(
@@ -205,8 +205,8 @@ def conv_transpose2d_vjp(
     """
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))
-    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
-    dx = finish_gradient(_correlate(dy, weight, geometry), x, input_activation) if need_dx else None
+    check_epilogue((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = epilogue_vjp(_correlate(dy, weight, geometry), x, input_activation) if need_dx else None
     dweight = _weight_gradient(dy, x, geometry) if need_dweight else None
     return dx, dweight
 

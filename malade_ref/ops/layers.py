@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import InputError, check_float, check_ndim, check_number, check_same, check_shape
-from .finish import check_finish, finish, finish_gradient
+from .epilogue import check_epilogue, epilogue, epilogue_vjp
 
 Floats = NDArray[Any]
 
@@ -46,8 +46,8 @@ def linear(x: Floats, weight: Floats, *, bias: Floats | None = None, activation:
         raise InputError(f"weight: expected dtype {x.dtype} (that of x), got {weight.dtype}")
     if weight.shape[1] != x.shape[1]:
         raise InputError(f"x: expected {weight.shape[1]} features (those of weight), got {x.shape[1]}")
-    check_finish((len(weight), x.dtype), bias=bias, activation=activation)
-    return finish(x @ weight.T, bias, activation)
+    check_epilogue((len(weight), x.dtype), bias=bias, activation=activation)
+    return epilogue(x @ weight.T, bias, activation)
 
 
 def linear_vjp(
@@ -80,8 +80,8 @@ def linear_vjp(
         Gradient with respect to the weight, summed over samples.
     """
     check_shape("dy", dy, (len(x), len(weight)))
-    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
-    dx = finish_gradient(dy @ weight, x, input_activation) if need_dx else None
+    check_epilogue((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = epilogue_vjp(dy @ weight, x, input_activation) if need_dx else None
     return dx, (dy.T @ x if need_dweight else None)
 
 
