@@ -1,4 +1,4 @@
-"""What survives: statistics of the outcomes of attacks, in two readings.
+"""Statistics of the outcomes of attacks, in two readings.
 
 The unit is the `Cell`: one defence under one attack at one eps, with the outcome of every sample in every draw of the
 defence. Draws are fresh: no attack saw them.
@@ -6,8 +6,11 @@ defence. Draws are fresh: no attack saw them.
 Paper
     Accuracy under each attack, in the first draw; the worst case is the smallest of these accuracies.
 Honest
-    The worst attack is chosen for each sample. A random defence is right with probability p_i: given are the mean of
-    p_i, majorities of K draws, and the survival of N submissions of the same image.
+    The worst attack is chosen for each sample i, on which a random defence is right with probability p_i. Reported are
+
+        mean_i p_i,    the share of samples right by a majority of K draws,    mean_i p_i^N,
+
+    the last being what withstands an attacker who submits the same image N times.
 
 `derive_results` turns cells into a JSON-able dictionary from which every figure of a report is taken. Arrays are host
 arrays, used through their methods; the arithmetic is in `malade_ref.statistics`.
@@ -126,7 +129,7 @@ class Cell(NamedTuple):
 
     @property
     def distance(self) -> Array:
-        """How far the images are moved, (n,): what was found only beyond eps was not submitted."""
+        """How far the images were moved, (n,): 0 where an image was found only beyond eps, and so not submitted."""
         found = self.arrays["distance"]
         if self.nearest or not self.profile.nearest or "success" not in self.arrays:
             return found
@@ -200,9 +203,9 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 
 def cut_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """What attacks that look for the nearest wrong image do to somebody who bears so much and no more.
+    """Outcomes of attacks that look for the nearest wrong image, under limits on the distance.
 
-    Up to a distance their finds are submitted, beyond it the clean images; outcomes are those that were stored of both.
+    Up to the limit the attack's image is submitted, beyond it the clean one; the outcomes stored of both are used.
 
     Parameters
     ----------
@@ -345,7 +348,7 @@ def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str
 
 
 def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
-    """Attacks on one defence that may do the same.
+    """The cells of one defence and one threat.
 
     Parameters
     ----------

@@ -10,9 +10,9 @@ With J the cross entropy of the true label y and x_0 a point of the ball B aroun
 
 (each the steepest ascent in its norm). FGSM (Linf) and FGM (L2) are T = 1, x_0 = x, step_size = eps.
 
-Of x_0..x_T the best is kept, sample by sample: success first, then the larger loss. For a stochastic model, where one
-success may be one lucky draw, the larger mean loss alone decides, and what it chose is judged against x_T on new draws.
-Restarts are merged, success first, then loss.
+Of x_0..x_T the best is kept, sample by sample: a success before a failure, then the larger loss. For a stochastic model
+a success may be one lucky draw: there the larger mean loss alone decides, and the winner is compared with x_T on new
+draws. The best of several restarts is found in the same way, success before loss.
 
 Axes: n samples, c channels, (h, w) pixels.
 
@@ -44,7 +44,7 @@ Record = Callable[[int, Array], None]
 
 
 class Ball:
-    """What an attack may do to images: a norm's ball around them, cut with [0, 1].
+    """The images that an attack may choose from: a norm's ball around each clean image, cut with [0, 1].
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class Ball:
         return self.ops.distance_linf(move, 0 * move) if self.norm == "linf" else self.ops.distance_l2(move, 0 * move)
 
     def dual_length(self, slope: Array) -> Array:
-        """Norm of each image's gradient that goes with this one, (n,) float64: what a move of length 1 can gain."""
+        """Dual norm of each image's gradient, (n,) float64: what a move of length 1 can gain at most."""
         return self.ops.distance_l1(slope, 0 * slope) if self.norm == "linf" else self.ops.distance_l2(slope, 0 * slope)
 
 
@@ -164,7 +164,7 @@ def climb(
     *,
     record: Record | None = None,
 ) -> AttackResult:
-    """Climb from each start, and keep the best iterate: what iterative attacks in a ball have in common.
+    """Climb from each start, and keep the best iterate: the loop that iterative attacks in a ball share.
 
     Parameters
     ----------
@@ -265,8 +265,8 @@ def pgd(
     sample_index : array of shape (n,), integer, optional
         Numbers of the samples in their data set; 0..n-1 by default. A sample's random numbers depend on its own.
     record : callable, optional
-        Called with (number of the evaluation, losses of shape (n,)) at x_0..x_T of each restart, counted on from one
-        restart to the next: for plots of the loss against iterations.
+        Called with (number of the evaluation, losses of shape (n,)) at x_0..x_T of each restart; numbers go on from one
+        restart to the next. For plots of the loss against iterations.
 
     Returns
     -------
@@ -337,7 +337,7 @@ def pgd_iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Ite
 
 
 def _one_step_cost(s: Any) -> Cost:
-    """The same of one step."""
+    """As `climb_cost`, for one step from the clean image."""
     return Cost(s.draws, 2 * s.draws)
 
 
