@@ -87,7 +87,9 @@ def test_the_path() -> None:
     texts = {path: (ROOT / path).read_text(encoding="utf-8") for path in paths}
     assert sum(map(lines_of_code, texts.values())) <= MOST_LINES
     assert {path: nested_too_deep(text) for path, text in texts.items() if nested_too_deep(text)} == {}
-    assert {path: complaints_about_opening(text) for path, text in texts.items() if complaints_about_opening(text)} == {}
+    assert {
+        path: complaints_about_opening(text) for path, text in texts.items() if complaints_about_opening(text)
+    } == {}
 
 
 # The rules on planted texts ----------------------------------------------------------------------------------
@@ -116,7 +118,9 @@ def test_lines_of_code() -> None:
 
 
 def test_reading_path_of_a_text() -> None:
-    readme = f"{SECTION}\n\nHere.\n\n1. `malade_ref/a.py`,\n   `malade_ref/b/c.py`: two.\n2. `malade_ref/d.py`: one.\n\n"
+    readme = (
+        f"{SECTION}\n\nHere.\n\n1. `malade_ref/a.py`,\n   `malade_ref/b/c.py`: two.\n2. `malade_ref/d.py`: one.\n\n"
+    )
     readme += "Then `malade_ref/e.py`.\n\n## Next\n\n1. `malade_ref/f.py`\n"
     assert reading_path(readme) == ["malade_ref/a.py", "malade_ref/b/c.py", "malade_ref/d.py"]
 
