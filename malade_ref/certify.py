@@ -355,10 +355,7 @@ def certified_accuracy(certificates: Certificates, radii: Sequence[float]) -> li
 def largest_radius(*, sigma: float, num_estimation: int, alpha: float, bound: str = "rest") -> float:
     """Radius of an image whose draws all agree: the most that so many draws can certify.
 
-    Parameters
-    ----------
-    sigma, num_estimation, alpha, bound
-        As in `certify`.
+    The parameters are those of `certify`.
 
     Returns
     -------

@@ -74,10 +74,7 @@ class ArraySource:
     def pixels(self, rows: slice | Labels) -> Pixels:
         """Images of given numbers.
 
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
+        The parameters are those of `Source.pixels`.
 
         Returns
         -------
@@ -89,10 +86,7 @@ class ArraySource:
     def labels(self, rows: slice | Labels) -> Labels:
         """Labels of given numbers.
 
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
+        The parameters are those of `Source.labels`.
 
         Returns
         -------
@@ -121,23 +115,11 @@ class RecordSource:
     sha256: str
 
     def pixels(self, rows: slice | Labels) -> Pixels:
-        """Images of given numbers, of shape (m, c, h, w), uint8.
-
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
-        """
+        """Images of given numbers, as `Source.pixels`, of shape (m, c, h, w), uint8."""
         return self._read("images", rows)
 
     def labels(self, rows: slice | Labels) -> Labels:
-        """Labels of given numbers, of shape (m,), int64.
-
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
-        """
+        """Labels of given numbers, as `Source.labels`, of shape (m,), int64."""
         return self._read("labels", rows)
 
     def _read(self, what: str, rows: slice | Labels) -> NDArray[Any]:
@@ -177,13 +159,7 @@ class SyntheticSource:
     split: str
 
     def pixels(self, rows: slice | Labels) -> Pixels:
-        """Images of given numbers, of shape (m, 1, 28, 28), uint8.
-
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
-        """
+        """Images of given numbers, as `Source.pixels`, of shape (m, 1, 28, 28), uint8."""
         numbers = _numbers(rows)
         out = np.empty((len(numbers), 1, 28, 28), dtype=np.uint8)
         block = numbers // _BLOCK
@@ -193,13 +169,7 @@ class SyntheticSource:
         return out
 
     def labels(self, rows: slice | Labels) -> Labels:
-        """Labels of given numbers, of shape (m,), int64.
-
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
-        """
+        """Labels of given numbers, as `Source.labels`, of shape (m,), int64."""
         return synthetic_labels(_numbers(rows), seed=self.seed, split=self.split)
 
 
@@ -259,10 +229,7 @@ class Split:
     def pixels(self, index: slice | Any = slice(None)) -> Pixels:
         """Images as they are kept.
 
-        Parameters
-        ----------
-        index : slice or sequence of integers
-            As in `images`.
+        The parameters are those of `images`.
 
         Returns
         -------
@@ -276,10 +243,7 @@ class Split:
     def labels(self, index: slice | Any = slice(None)) -> Labels:
         """Labels.
 
-        Parameters
-        ----------
-        index : slice or sequence of integers
-            As in `images`.
+        The parameters are those of `images`.
 
         Returns
         -------

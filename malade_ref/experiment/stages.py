@@ -62,11 +62,6 @@ def run_attack(
 def clean_outcome(model: Any, x: Array, y: Array, *, sample_index: Array, seed: int) -> Arrays:
     """Outcome of images as they are, in the form of an attack's.
 
-    Parameters
-    ----------
-    model, x, y, sample_index, seed
-        As of `run_attack`.
-
     Returns
     -------
     dict of str to ndarray

@@ -332,10 +332,7 @@ class Network(NamesBackend):
     def at_step(self, seed: int, sample_index: Array, step: int) -> Network:
         """The network for one step of a training, its layers with what they draw at random.
 
-        Parameters
-        ----------
-        seed, sample_index, step
-            As of `Layer.at_step`.
+        The parameters are those of `Layer.at_step`.
 
         Returns
         -------

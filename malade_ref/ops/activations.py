@@ -133,10 +133,7 @@ def silu(x: Floats) -> Floats:
 def silu_vjp(dy: Floats, x: Floats) -> Floats:
     """Vector-Jacobian product of `silu`: with s = sigmoid(x), dy s (1 + x (1 - s)).
 
-    Parameters
-    ----------
-    dy, x
-        As of `leaky_relu_vjp`.
+    The parameters are those of `leaky_relu_vjp`.
     """
     check_same("dy", dy, "x", x)
     return np.asarray(dy * (sigmoid(x) * (1 + np.clip(x, -SETTLED, SETTLED) * sigmoid(-x))))

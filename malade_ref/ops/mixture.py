@@ -86,10 +86,7 @@ def mixture_scores(
 ) -> tuple[Floats, Floats]:
     """Logarithms of the joint densities of points and classes, and their gradients.
 
-    Parameters
-    ----------
-    x, log_scale, means, whitening, labels, num_classes
-        As in `mixture_log_densities`.
+    The parameters are those of `mixture_log_densities`.
 
     Returns
     -------
@@ -123,10 +120,7 @@ def mixture_hessians(
 ) -> tuple[Floats, Floats, Floats]:
     """Logarithms of the joint densities of points and classes, their gradients and their Hessians.
 
-    Parameters
-    ----------
-    x, log_scale, means, whitening, labels, num_classes
-        As in `mixture_log_densities`.
+    The parameters are those of `mixture_log_densities`.
 
     Returns
     -------
@@ -168,10 +162,7 @@ def mixture_hessians(
 def mixture_responsibilities(x: Floats, log_scale: Floats, means: Floats, whitening: Floats) -> Floats:
     """Probabilities of the components given the points.
 
-    Parameters
-    ----------
-    x, log_scale, means, whitening
-        As in `mixture_log_densities`.
+    The parameters are those of `mixture_log_densities`.
 
     Returns
     -------

@@ -46,10 +46,7 @@ def settings_table(results: Mapping[str, Any], labels: Labels) -> list[str]:
 def search_tables(results: Mapping[str, Any], labels: Labels) -> list[str]:
     """How settings were found.
 
-    Parameters
-    ----------
-    results, labels
-        As in `settings_table`.
+    The parameters are those of `settings_table`.
 
     Returns
     -------
