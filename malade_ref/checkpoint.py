@@ -99,10 +99,5 @@ def load_state(path: str | Path) -> Record:
     ----------
     path : path
         The file.
-
-    Returns
-    -------
-    Record
-        The pair (arrays, meta).
     """
     return load_record(path, kind="state", mend="delete it to begin this step again")

@@ -251,11 +251,6 @@ def walk(
         Number of the first step: a walk in pieces is the walk in one.
     keep_every : int, optional
         Keep the positions after every so many steps, which must divide ``num_steps``; none are kept by default.
-
-    Returns
-    -------
-    Walk
-        Positions and moves.
     """
     ops = density.ops
     check_count("num_steps", num_steps, minimum=0)

@@ -55,11 +55,6 @@ class Classifier(Protocol):
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        Expansion
-            Values, gradients and Hessians.
         """
 
 

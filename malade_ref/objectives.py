@@ -109,11 +109,6 @@ class Objective(Protocol):
             The samples.
         training : bool
             Whether gradients are wanted; otherwise the losses are those of validation.
-
-        Returns
-        -------
-        SliceResult
-            Sums over the samples.
         """
         ...
 
@@ -272,11 +267,6 @@ class FrozenClassifier(Protocol):
             From `forward`.
         y : array of shape (n,), integer
             Labels.
-
-        Returns
-        -------
-        LossGradient
-            Of each sample.
         """
         ...
 

@@ -156,11 +156,6 @@ class Card:
             The others are the function's defaults.
         target : Target, optional
             What is known of the model.
-
-        Returns
-        -------
-        Cost
-            Gradients and queries.
         """
         target = Target() if target is None else target
         known = self.resolved(settings)

@@ -349,11 +349,6 @@ def select(ops: ModuleType, condition: Array, new: Verdict, old: Verdict) -> Ver
         Where to take the new one.
     new, old : Verdict
         The alternatives.
-
-    Returns
-    -------
-    Verdict
-        The selection.
     """
     return Verdict(*(ops.select(condition, *pair) for pair in zip(new, old, strict=True)))
 

@@ -119,11 +119,6 @@ class Log:
         ----------
         step : str
             Its name.
-
-        Yields
-        ------
-        None
-            Nothing.
         """
         start = time.monotonic()
         yield

@@ -138,11 +138,6 @@ class Bundle:
         device : mapping, optional
             JSON-able: what computes, from ``ops.describe_device``; for the log.
 
-        Returns
-        -------
-        Bundle
-            Ready to compute.
-
         Raises
         ------
         InputError
@@ -295,11 +290,6 @@ class Bundle:
             Called without arguments if the step was not done; gives its Record.
         keep : bool
             Keep the record in the finished bundle as ``<name>.h5``; otherwise it goes when that is finished.
-
-        Returns
-        -------
-        Record
-            As it was stored.
 
         Raises
         ------

@@ -93,11 +93,6 @@ class Group:
         ----------
         first, last : int
             Its samples.
-
-        Returns
-        -------
-        Path
-            Its file.
         """
         return self.folder / f"{first:09d}-{last:09d}.h5"
 
@@ -127,11 +122,6 @@ class Group:
         ----------
         first, last : int
             Its samples.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Their outcomes.
 
         Raises
         ------

@@ -105,13 +105,7 @@ def _check_heard(arguments: Any) -> None:
 
 
 def process() -> int:
-    """Run the command of this process, which signals may end.
-
-    Returns
-    -------
-    int
-        Exit code.
-    """
+    """Run the command of this process, which signals may end."""
     stopping.listen()
     try:
         return main()

@@ -802,10 +802,5 @@ def fingerprint_of_model(path: str | None) -> str | None:
     ----------
     path : str, optional
         The file.
-
-    Returns
-    -------
-    str or None
-        In hexadecimal; None for no file.
     """
     return None if path is None else file_sha256(Path(path))

@@ -80,11 +80,6 @@ def interruptible(arguments: argparse.Namespace, partial: Path) -> Iterator[None
     partial : Path
         Where work is kept.
 
-    Yields
-    ------
-    None
-        Nothing.
-
     Raises
     ------
     KeyboardInterrupt
@@ -119,13 +114,7 @@ class Kept:
         self.group = Group(out.name, self.folder, count, size, digest, {})
 
     def finished(self) -> bool:
-        """Whether the result is there, as it would be made now; leftovers of the work on it are removed.
-
-        Returns
-        -------
-        bool
-            Whether nothing is left to do.
-        """
+        """Whether the result is there, as it would be made now; leftovers of the work on it are removed."""
         if not self.out.exists():
             return False
         kept = self._kept_settings()

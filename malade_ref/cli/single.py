@@ -546,11 +546,6 @@ class _Calls:
             The block's images.
         count : int
             Images altogether.
-
-        Yields
-        ------
-        None
-            Nothing.
         """
         done, lock = 0, threading.Lock()
 

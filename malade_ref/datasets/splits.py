@@ -332,11 +332,6 @@ class Dataset:
         sizes : mapping of str to int, or None
             Number of images by name of the split.
 
-        Returns
-        -------
-        Dataset
-            The smaller set.
-
         Raises
         ------
         InputError
@@ -382,11 +377,6 @@ def open_dataset(path: str | Path) -> Dataset:
     path : path
         A record as `malade data import` writes it, possibly damaged or hostile. Its SHA-256 is not checked
         here, since that means to read all of it; see `malade_ref.storage.RecordReader.verify`.
-
-    Returns
-    -------
-    Dataset
-        Reads the record in slices.
     """
     with open_record(path, kind=RECORD, mend=MEND) as record:
         sha256 = record.sha256

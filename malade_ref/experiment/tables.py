@@ -66,11 +66,6 @@ def read_table(kind: type[T], table: Mapping[str, Any], *, file: str, where: str
         For complaints.
     where : str
         Key of the table, for complaints; the file's top by default.
-
-    Returns
-    -------
-    object
-        An instance of the dataclass.
     """
     hints = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(cast(Any, kind))}

@@ -47,11 +47,6 @@ def within(name: str) -> Iterator[None]:
     name : str
         Of the part that is asked about its shapes.
 
-    Yields
-    ------
-    None
-        Nothing.
-
     Raises
     ------
     MisfitError
@@ -346,11 +341,6 @@ def check_activation(layer: Layer, shape: Shape) -> Shape:
         Which one.
     shape : tuple of int
         Of its output.
-
-    Returns
-    -------
-    tuple of int
-        The shape itself.
     """
     if math.prod(shape) > LARGEST_ACTIVATION:
         raise InputError(f"{layer.kind}: an output of shape {shape} an image is too large")

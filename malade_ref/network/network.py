@@ -290,11 +290,6 @@ class Network(NamesBackend):
             The classes to reach, for a margin or a ratio of margins.
         **_
             What a stochastic model needs to be told (mode, draws, streams); without meaning here.
-
-        Returns
-        -------
-        LossGradient
-            Of each sample.
         """
 
         def of_slice(part: slice) -> LossGradient:
@@ -317,11 +312,6 @@ class Network(NamesBackend):
             Labels.
         loss, targets
             As of `loss_and_gradient`.
-
-        Returns
-        -------
-        LossGradient
-            Of each sample.
         """
         value_of, vjp = loss_ops(self.ops, loss)
         gradient, _ = self.backward(tape, vjp(self.ops.ones(y.shape, self.dtype), logits, y, targets))

@@ -341,11 +341,6 @@ def select(condition: NDArray[np.bool_], new: Floats, old: Floats) -> Floats:
         One decision a sample.
     new, old : ndarray of shape (n, ...)
         Alternatives, of one shape.
-
-    Returns
-    -------
-    ndarray of that shape
-        The selection.
     """
     check_same("new", new, "old", old)
     check_shape("condition", condition, new.shape[:1])

@@ -31,11 +31,6 @@ def device_settings(*, memory: str | None = None, precision: str | None = None) 
         Memory to do with, in bytes or for example ``2GiB``; results do not depend on it.
     precision : str, optional
         How exactly to multiply; results depend on it.
-
-    Yields
-    ------
-    None
-        Nothing.
     """
     for name, value in (("device_memory", memory), ("precision", precision)):
         if value is not None:

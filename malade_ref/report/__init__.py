@@ -48,11 +48,6 @@ def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[s
     figures : bool
         Whether to draw; without figures matplotlib is not needed.
 
-    Returns
-    -------
-    list of str
-        Names of the files.
-
     Raises
     ------
     InputError
@@ -127,11 +122,6 @@ def fitting(bundle: Bundle) -> Iterator[None]:
     ----------
     bundle : Bundle
         Any; in one that is being computed, an exception is a fault of the program's and stays what it is.
-
-    Yields
-    ------
-    None
-        Nothing.
     """
     try:
         yield

@@ -161,11 +161,6 @@ def write_report(bundle: Bundle) -> list[str]:
     ----------
     bundle : Bundle
         Its parts computed; being computed or finished.
-
-    Returns
-    -------
-    list of str
-        Names of the files.
     """
     claims = read_claims(bundle)
     results = results_of(claims)
