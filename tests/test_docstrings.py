@@ -8,6 +8,7 @@ everything in its summary. A thing is said once:
   parameters by name, what comes back, what is raised); it says how it differs.
 - Which errors a function raises stands in its section Raises or, of InputError alone, in the docstring of its module or
   of the package that the module is in.
+- A section that says nothing ("If x is not as expected", "Nothing") is left out.
 - A section Returns is left out where the summary says it and the annotation names the type: not where the annotation
   says nothing (Any, object), nor where several things come back; of an array, the docstring says a shape.
 """
@@ -51,6 +52,9 @@ NEED_A_SECTION = {"InputError", "FormatError", "KernelError", "LockedError", "Ru
 # Annotations of results that say nothing.
 UNCLEAR = ("<class 'inspect._empty'>", "Any", "object")
 ARRAY = re.compile(r"\b(?:Array|Floats|NDArray|Labels|Pixels)\b")
+
+# What a section says that says nothing.
+EMPTY = re.compile(r"If [\w ,]+ (?:is|are) not as expected\.|Nothing\.")
 
 # "As `malade_ref.ops.conv2d`", "as of `Layer.forward`", "The others are those of `pgd`."
 POINTER = re.compile(r"(?:\b[Aa]s (?:of |in )?|\bthose of )`([\w.]+)`")
@@ -175,6 +179,10 @@ def complaints(name: str, obj: Any) -> list[str]:
     ]
     if brief or not obj.__doc__:
         return found
+    doc = get_doc_object(obj, config={"show_class_members": False})
+    for section in ("Returns", "Yields", "Raises"):
+        if any(EMPTY.fullmatch(" ".join(entry.desc)) for entry in doc[section]):
+            found.append(f"{name}: section {section} says nothing; leave it out")
     if inspect.isclass(obj):
         constructors = [vars(obj)[key] for key in ("__init__", "__post_init__") if key in vars(obj)]
         functions = [f for f in constructors if inspect.isfunction(f) and f.__module__ == obj.__module__]
@@ -182,7 +190,7 @@ def complaints(name: str, obj: Any) -> list[str]:
             functions = [f for f in functions if f.__name__ == "__post_init__"]
     else:
         functions = [code]
-    documented = " ".join(entry.type for entry in get_doc_object(obj)["Raises"])
+    documented = " ".join(entry.type for entry in doc["Raises"])
     missing = (
         {name for function in functions for name in errors_raised(function)} if "Error" not in documented else set()
     )
@@ -382,6 +390,23 @@ def no_raises():
         raise InputError("bad")
 
 
+def raises_nothing_said(x):
+    """A function.
+
+    Parameters
+    ----------
+    x : float
+        Described.
+
+    Raises
+    ------
+    InputError
+        If x is not as expected.
+    """
+    if x:
+        raise InputError("bad")
+
+
 def no_raises_of_another():
     """A function."""
     raise RuntimeError("bad")
@@ -534,6 +559,7 @@ EXPECTED = {
     "no_returns_of_any": "RT01",
     "no_returns_of_an_array": "RT01",
     "no_raises_of_another": "raises RuntimeError",
+    "raises_nothing_said": "section Raises says nothing",
     "no_raises": "no section Raises",
     "pointer_to_nothing": "PR01",
     "pointer_that_leaves_out": "PR01",

@@ -75,11 +75,6 @@ def of_output(weight: Array, channels: int, bias: Array | None, activation: str 
     -------
     Epilogue
         For the kernels.
-
-    Raises
-    ------
-    InputError
-        If the bias does not fit or the activation is not known.
     """
     if bias is not None:
         check_shape("bias", bias, (channels,))
@@ -105,11 +100,6 @@ def of_input(x: Array, activation: str | None) -> Epilogue:
     -------
     Epilogue
         For the kernels.
-
-    Raises
-    ------
-    InputError
-        If the activation is not known.
     """
     if activation is None:
         return Epilogue()

@@ -10,8 +10,8 @@ Three products say everything, and each op is one of them:
     spread           dx = W^T dy     input gradient of conv2d,     forward of conv_transpose2d
     weight_gradient  dW = dy x^T     weight gradient of both
 
-Libraries call them fprop, dgrad and wgrad. Each is a matrix product once the windows of the padded input are laid out as
-the rows of a matrix: that is the form below. Faster ones, for few channels and for W^T dy, are in `conv_banded` and
+Libraries call them fprop, dgrad and wgrad. Each is a matrix product once the windows of the padded input are laid out
+as the rows of a matrix: that is the form below. Faster ones, for few channels and for W^T dy, are in `conv_banded` and
 `conv_phases`.
 
 Axes: n images, c input channels, o output channels, (h, w) input, (oh, ow) output, (u, v) kernel. Inside, arrays are
