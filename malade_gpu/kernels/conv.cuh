@@ -25,7 +25,11 @@
 //     terms read from L1        128               160                96
 //     products / bytes           50%               44%               33%
 //
-// so the two large tiles can reach 50% and 44% of the rated speed if all terms come from L1. From L2, at 24 bytes per
+// Instructions, of which a scheduler issues one a clock: 344 in a step of the first kind of loop (256 x 64, TF32, counted
+// in the machine code for sm_90; 416 in that of `weight_gradient`, whose operands both are rounded in the loop), so at most
+// 74% of the rated speed. tests/agree/test_instructions.py holds these numbers.
+//
+// So the two large tiles can reach 50% and 44% of the rated speed if all terms come from L1. From L2, at 24 bytes per
 // clock and multiprocessor, a step takes 683 and 853 clocks: 37% and 30%. That is why, where channels are many, all
 // positions of a window are visited for 16 channels before the next 16: the 128 windows of a tile on 28 x 28 images
 // overlap in 23 x 28 pixels of 64 bytes, 41 KiB, which stay in L1 through all positions and are read from L2 once
@@ -43,8 +47,9 @@
 //
 // Macros: REAL float or double; TILE_N; PRECISION one of the numbers below (all but FP32 need float and sm_80);
 // LEFT_VECTOR, RIGHT_VECTOR: how many numbers one copy takes: 1, or 4 floats where channels (left operand) or columns
-// (right operand) are multiples of 4 and the arrays are aligned to 16 bytes. Launch with STAGES * STAGE numbers of dynamic
-// shared memory.
+// (right operand) are multiples of 4 and the arrays are aligned to 16 bytes; RIGHT_VECTOR also says how many results may be
+// stored at once. The weights of `correlate` are copied in 16 bytes whatever it is: `lay_out` pads them. Launch with STAGES *
+// STAGE numbers of dynamic shared memory.
 
 #define FP32 0    // multiply-adds in REAL
 #define TF32X3 1  // tensor cores, each operand in two pieces of 11 bits: almost as exact as float
@@ -83,10 +88,14 @@ __device__ __forceinline__ Numbers<COUNT> load(const REAL* from) {
 }
 template <int COUNT>
 __device__ __forceinline__ void store(REAL* to, const REAL* values) {
-  Numbers<COUNT> numbers;
+  if constexpr (COUNT == 4 && sizeof(REAL) == 4) {
+    *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
+  } else {
+    Numbers<COUNT> numbers;
 #pragma unroll
-  for (int i = 0; i < COUNT; i++) numbers.number[i] = values[i];
-  *reinterpret_cast<Numbers<COUNT>*>(to) = numbers;
+    for (int i = 0; i < COUNT; i++) numbers.number[i] = values[i];
+    *reinterpret_cast<Numbers<COUNT>*>(to) = numbers;
+  }
 }
 
 // Where an operand's term k of a row (or column) m stands in its buffer. Multiples of 4 numbers, as they are copied, stay
@@ -252,7 +261,7 @@ struct Product {
     const char* const place = reinterpret_cast<const char*>(operand) + places[i % Layout::KINDS];
     float values[4];
     read_terms<Layout>(values, reinterpret_cast<const float*>(place) + i / Layout::KINDS * Layout::NEXT);
-    Terms found;
+    Terms found = {};
     found.take<Layout>(values);
     return found;
   }
@@ -332,13 +341,19 @@ struct __align__(16) Tap {
   int row, column, element, unused;
 };
 
-// One of these from shared memory, in one instruction.
-template <class Sixteen>
-__device__ __forceinline__ Sixteen read_sixteen(const Sixteen* shared) {
+// One of these from and to shared memory, in one instruction.
+template <class Entry>
+__device__ __forceinline__ Entry read_entry(const Entry* shared) {
   const float4 words = *reinterpret_cast<const float4*>(shared);
-  Sixteen found;
-  memcpy(&found, &words, sizeof found);
-  return found;
+  Entry entry;
+  memcpy(&entry, &words, sizeof entry);
+  return entry;
+}
+template <class Entry>
+__device__ __forceinline__ void write_entry(Entry* shared, const Entry& entry) {
+  float4 words;
+  memcpy(&words, &entry, sizeof entry);
+  *reinterpret_cast<float4*>(shared) = words;
 }
 
 __device__ Window window_of(const Images& g, int image, int i, int j) {
@@ -392,7 +407,7 @@ struct TapByTap {
     const int offset = (tap.outer * images.w + tap.middle) * images.c + tap.inner;
 #pragma unroll
     for (int s = 0; s < TILE_M / ROWS_AT_ONCE; s++) {
-      const Window window = read_sixteen(windows + s * ROWS_AT_ONCE);
+      const Window window = read_entry(windows + s * ROWS_AT_ONCE);
       const bool inside = images.has(window.row + row, window.column + tap.middle);
       copy<LEFT_VECTOR>(a + place + s * ROWS_AT_ONCE * DEPTH, window.corner + offset, inside);
     }
@@ -420,7 +435,7 @@ struct LaidOut {
   }
 };
 
-// The left operand of `weight_gradient`: rows are taps (a table), terms are windows. Of the rows that a thread copies, each
+// The left operand of `weight_gradient`: rows are taps (a table of each LEFT_VECTOR-th), terms are windows. Of the rows that a thread copies, each
 // KINDS-th is permuted alike.
 struct WindowByWindow {
   using Layout = RowsTogether<TILE_M>;
@@ -431,12 +446,14 @@ struct WindowByWindow {
   int end, line, places[KINDS];  // line: the thread's own of this step
   Counter window;
   __device__ WindowByWindow(const Images& g, const Tap* taps, int first, int end)
-      : images(g), taps(taps + threadIdx.x % ACROSS * LEFT_VECTOR), end(end), line(first + threadIdx.x / ACROSS),
+      : images(g), taps(taps + threadIdx.x % ACROSS), end(end), line(first + own_term()),
         window(line, DEPTH, g.rows, g.cols) {
 #pragma unroll
     for (int s = 0; s < KINDS; s++)
-      places[s] = Layout::place(threadIdx.x % ACROSS * LEFT_VECTOR + s * ROWS_AT_ONCE, threadIdx.x / ACROSS);
+      places[s] = Layout::place(threadIdx.x % ACROSS * LEFT_VECTOR + s * ROWS_AT_ONCE, own_term());
   }
+  // Those of a warp lie 4 apart, and so their rows in different banks.
+  static __device__ int own_term() { return threadIdx.x / ACROSS % 4 * 4 + threadIdx.x / ACROSS / 4; }
   __device__ void advance() {
     line += DEPTH;
     window.advance();
@@ -447,7 +464,7 @@ struct WindowByWindow {
     const int row = line < end ? corner.row : FAR;
 #pragma unroll
     for (int s = 0; s < TILE_M / ROWS_AT_ONCE; s++) {
-      const Tap tap = read_sixteen(taps + s * ROWS_AT_ONCE);
+      const Tap tap = read_entry(taps + s * ACROSS);
       const bool inside = images.has(row + tap.row, corner.column + tap.column);
       copy<LEFT_VECTOR>(a + places[s % KINDS] + s / KINDS * KINDS * ROWS_AT_ONCE, first + tap.element, inside);
     }
@@ -501,16 +518,19 @@ __device__ void multiply(Left left, Right right, int num_steps, REAL* buffers, P
 }
 
 // The weights of a correlation as the blocks of `correlate` copy them: for each blockIdx.y and step, what a buffer holds;
-// 0 where there is no such tap or column. `steps_of` are how far neighbours lie apart in `weight`.
+// 0 where there is no such tap or column. In `weight` the first number is number `first`, and each of the four steps says
+// how far the next number of an axis is. Rounded here, once, for products in TF32.
 extern "C" __global__ void __launch_bounds__(THREADS)
 lay_out(const REAL* weight, REAL* laid_out, int num_taps, int num_columns, int c, int kw, int first, int row_step,
         int column_step, int channel_step, int out_step) {
   const int num_steps = (num_taps + DEPTH - 1) / DEPTH, num_tiles = (num_columns + TILE_N - 1) / TILE_N;
   const int i = blockIdx.x * THREADS + threadIdx.x;
   if (i >= num_tiles * num_steps * TILE_N * DEPTH) return;
-  const int k = i % DEPTH, n = i / DEPTH % TILE_N, step = i / DEPTH / TILE_N % num_steps;
+  constexpr bool TERMS = LaidOut::Layout::TERM == 1;  // which of the two is stored to neighbours
+  const int k = TERMS ? i % DEPTH : i / TILE_N % DEPTH, n = TERMS ? i / DEPTH % TILE_N : i % TILE_N;
+  const int step = i / DEPTH / TILE_N % num_steps;
   const int column = i / DEPTH / TILE_N / num_steps * TILE_N + n;
-  // As TapByTap counts.
+  // Steps as TapByTap counts them.
   const int window = num_taps / c, term = step * DEPTH + k;
   const int position = c % DEPTH == 0 ? step % window : term / c;
   const int channel = c % DEPTH == 0 ? step / window * DEPTH + k : term % c;
@@ -536,11 +556,13 @@ correlate(const REAL* x, const REAL* laid_out, REAL* y, int num_pixels, int num_
   const Images images = {x, h, w, c, kw, sh, sw, top, left, rows, cols};
   const int m0 = blockIdx.x * TILE_M, n0 = blockIdx.y * TILE_N;
   for (int m = threadIdx.x; m < TILE_M; m += THREADS) {
-    windows[m] = {x, FAR, FAR}, results[m] = -1;
-    if (m0 + m >= num_pixels) continue;
+    if (m0 + m >= num_pixels) {
+      write_entry(windows + m, Window{x, FAR, FAR}), results[m] = -1;
+      continue;
+    }
     const int j = (m0 + m) % cols, i = (m0 + m) / cols % rows, image = (m0 + m) / cols / rows;
     const int64_t row = int64_t(image) * height + i * row_step + first_row;
-    windows[m] = window_of(images, image, i, j);
+    write_entry(windows + m, window_of(images, image, i, j));
     results[m] = (row * width + j * column_step + first_column) * num_columns;
   }
   __syncthreads();
@@ -586,13 +608,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 weight_gradient(const REAL* x, const REAL* dy, REAL* parts, int num_pixels, int num_taps, int num_columns, int part, int h,
                 int w, int c, int kw, int sh, int sw, int top, int left, int rows, int cols) {
   DYNAMIC_SHARED(REAL, buffers);
-  __shared__ Tap taps[TILE_M];
+  __shared__ Tap taps[TILE_M / LEFT_VECTOR];
   const Images images = {x, h, w, c, kw, sh, sw, top, left, rows, cols};
   const int m0 = blockIdx.x * TILE_M, n0 = blockIdx.y * TILE_N;
   const int first = blockIdx.z * part, end = min(first + part, num_pixels);
-  for (int m = threadIdx.x; m < TILE_M; m += THREADS) {
-    const int u = (m0 + m) / c / kw, v = (m0 + m) / c % kw;
-    taps[m] = m0 + m < num_taps ? Tap{u, v, (u * w + v) * c + (m0 + m) % c, 0} : Tap{FAR, FAR, 0, 0};
+  for (int i = threadIdx.x; i < TILE_M / LEFT_VECTOR; i += THREADS) {
+    const int tap = m0 + i * LEFT_VECTOR, u = tap / c / kw, v = tap / c % kw;
+    const Tap there = {u, v, (u * w + v) * c + tap % c, 0}, nowhere = {FAR, FAR, 0, 0};
+    write_entry(taps + i, tap < num_taps ? there : nowhere);
   }
   __syncthreads();
   Product<WindowByWindow::Layout, LineByLine::Layout> product;
