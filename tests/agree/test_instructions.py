@@ -1,7 +1,7 @@
 """Instructions of the convolution's inner loops, counted in the machine code: needs NVRTC and nvdisasm, but no GPU.
 
-A scheduler issues one instruction a clock, and a tensor core takes four clocks for a TF32 product of 16 x 8 x 8: what is
-beyond four instructions a product is lost. So a change that needs more of them has to fail here.
+A scheduler issues one instruction a clock, and a tensor core takes four clocks for a TF32 product of 16 x 8 x 8: what
+is beyond four instructions a product is lost. So a change that needs more of them has to fail here.
 """
 
 from __future__ import annotations
