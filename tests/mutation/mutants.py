@@ -321,7 +321,11 @@ MUTANTS = [
         CONV_ORDERS,
     ),
     Mutant(
-        "conv: wrong buffer filled", "conv.cuh", "fetch(buffers + free, step", "fetch(buffers + own, step", CONV_ORDERS
+        "conv: wrong buffer filled",
+        "conv.cuh",
+        "fetch(buffers + free, step",
+        "fetch(buffers + (free + STAGE) % (STAGES * STAGE), step",
+        CONV_ORDERS,
     ),
     Mutant(
         "conv: buffer overwritten too early",
