@@ -9,10 +9,14 @@ judged by the caller's ops.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 Shape = tuple[int, ...]
+
+# More draws, steps or restarts than this are not begun: they would end in years, or in a full memory.
+MOST_WORK = 1_000_000
 
 
 class InputError(ValueError):
@@ -23,30 +27,37 @@ class OutOfMemoryError(InputError):
     """Work that does not fit into the memory, however it is cut."""
 
 
-def printable(text: object, limit: int = 200) -> str:
-    r"""Text from outside (a name, a path, a reason), for one line of a terminal or a report.
+def printable(text: object, limit: int | None = None) -> str:
+    r"""Text from outside (a title, a path, a reason) for a terminal or a report: one line that commands nothing.
 
     Parameters
     ----------
     text : object
         What is said of it is ``str(text)``.
-    limit : int
-        Longest result, in characters.
+    limit : int, optional
+        Longest result, in characters; what is longer ends in dots.
 
     Returns
     -------
     str
-        The same text; what cannot be printed (line ends, escape sequences, marks that turn the direction of writing,
-        halves of surrogate pairs) is written as a backslash and a number, what is too long ends in dots.
+        White space became single spaces. Control and escape characters, marks that change the direction of writing or
+        cannot be seen, and bytes of a name that is not UTF-8 are written as escapes, such as ``\x1b``.
 
     Examples
     --------
     >>> print(printable("cat\x1b[31m\n"), printable("x" * 9, limit=5))
-    cat\x1b[31m\n xx...
+    cat\x1b[31m xx...
     """
-    found = str(text)
-    out = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in found[: limit + 1])
-    return out if len(out) <= limit else out[: limit - 3] + "..."
+    found = str(text) if limit is None else str(text)[: limit + 1]
+    if not found.isascii() or not found.isprintable() or "  " in found:
+        found = "".join(map(_visible, " ".join(found.split())))
+    found = found.strip()
+    return found if limit is None or len(found) <= limit else found[: limit - 3] + "..."
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return ascii(character)[1:-1] if hidden else character
 
 
 def check_ndim(name: str, array: Any, ndim: int, axes: str) -> None:
@@ -121,15 +132,21 @@ def _shown(value: object) -> str:
         return "an integer of thousands of digits"
 
 
-def check_count(name: str, value: int, *, minimum: int = 1) -> int:
-    """Raise unless ``value`` is an integer of at least ``minimum``."""
+def check_count(name: str, value: int, *, minimum: int = 1, maximum: int | None = None) -> int:
+    """Raise unless ``value`` is an integer in [minimum, maximum]; without a maximum there is no upper limit."""
     try:
         count = None if isinstance(value, bool) else value.__index__()
     except (AttributeError, TypeError):
         count = None
-    if count is None or count < minimum:
-        raise InputError(f"{name}: expected an integer >= {minimum}, got {_shown(value)}")
+    if count is None or count < minimum or (maximum is not None and count > maximum):
+        limits = f">= {minimum}" + ("" if maximum is None else f" and <= {maximum}")
+        raise InputError(f"{name}: expected an integer {limits}, got {_shown(value)}")
     return count
+
+
+def check_work(name: str, value: int, *, minimum: int = 1) -> int:
+    """Raise unless ``value`` counts draws, steps, restarts or the like: what no computer can do is a slip."""
+    return check_count(name, value, minimum=minimum, maximum=MOST_WORK)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:

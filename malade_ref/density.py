@@ -27,6 +27,7 @@ from . import ops as reference_ops
 from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_ndim, check_number, check_shape
 from .network import Network
+from .pickling import NamesBackend
 
 # Numbers in the largest array of a slice of points.
 SLICE = 1 << 16
@@ -50,7 +51,7 @@ class Expansion(NamedTuple):
     hessians: Array
 
 
-class GaussianMixture:
+class GaussianMixture(NamesBackend):
     r"""A labelled mixture of Gaussians with full covariances.
 
     .. math:: p(x) = \sum_k w_k\, N(x; \mu_k, C_k),\qquad p(x, y) = \sum_{k:\, y_k = y} w_k\, N(x; \mu_k, C_k).
@@ -78,11 +79,6 @@ class GaussianMixture:
         Probabilities of the classes.
     num_components, num_dimensions, num_classes : int
         m, d and K.
-
-    Raises
-    ------
-    InputError
-        If the arrays do not fit each other or do not make a density.
 
     Examples
     --------
@@ -140,17 +136,12 @@ class GaussianMixture:
     # The density.
 
     def log_density(self, x: Array) -> Array:
-        """Logarithm of the density.
+        """Logarithm of the density, of shape (n,).
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points, of the mixture's dtype.
-
-        Returns
-        -------
-        array of shape (n,)
-            log p(x).
         """
         return self.ops.mixture_log_densities(x, *self._arrays, self._one_class, num_classes=1)[:, 0]
 
@@ -205,17 +196,12 @@ class GaussianMixture:
     # The classes.
 
     def class_log_posteriors(self, x: Array) -> Array:
-        """Logarithms of the classes' probabilities given the points.
+        """Logarithms of the classes' probabilities given the points, of shape (n, K).
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        array of shape (n, K)
-            log p(y | x).
         """
         joint = self.ops.mixture_log_densities(x, *self._arrays, self._labels, num_classes=self.num_classes)
         return self.ops.log_softmax(joint)
@@ -236,32 +222,22 @@ class GaussianMixture:
         return self.ops.mixture_scores(x, *self._arrays, self._labels, num_classes=self.num_classes)[1]
 
     def logits(self, x: Array) -> Array:
-        """Logits of the Bayes classifier, which are the log posteriors.
+        """Logits of the Bayes classifier, which are the log posteriors, of shape (n, K).
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        array of shape (n, K)
-            log p(y | x).
         """
         return self.class_log_posteriors(x)
 
     def predict(self, x: Array) -> Array:
-        """Most probable classes, the Bayes decision.
+        """Most probable classes, the Bayes decision, of shape (n,), int64.
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        array of shape (n,), int64
-            Classes.
         """
         return self.ops.argmax(self.logits(x))
 
@@ -385,11 +361,6 @@ class GaussianMixture:
             Points.
         y : array of shape (n,), int64
             Their classes.
-
-        Raises
-        ------
-        InputError
-            If a number is out of range.
         """
         check_count("n", n, minimum=0)
         ops = self.ops
@@ -423,11 +394,6 @@ class GaussianMixture:
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        Expansion
-            Of log p(y | x).
         """
         return self.tempered().expand(x)
 
@@ -447,7 +413,7 @@ class GaussianMixture:
         return [center + (u - center) @ gain.T for center, gain in zip(centers, gains, strict=True)]
 
 
-class TemperedPosterior:
+class TemperedPosterior(NamesBackend):
     r"""A mixture's Bayes classifier with a wrong temperature and a bias.
 
     .. math:: \hat y_y(x) = \mathrm{softmax}_y(\beta \log p(y | x) + b_y).
@@ -460,11 +426,6 @@ class TemperedPosterior:
         Inverse temperature, > 0.
     bias : array_like of shape (K,), optional
         b; 0 by default.
-
-    Raises
-    ------
-    InputError
-        If a setting is out of range.
     """
 
     stochastic = False
@@ -509,17 +470,12 @@ class TemperedPosterior:
         return self.ops.log_softmax(self.logits(x))
 
     def predict(self, x: Array) -> Array:
-        """Most probable classes, as the classifier sees it.
+        """Most probable classes, as the classifier sees it, of shape (n,), int64.
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        array of shape (n,), int64
-            Classes.
         """
         return self.ops.argmax(self.logits(x))
 
@@ -575,7 +531,7 @@ class TemperedPosterior:
         return self.ops.log_softmax(self.beta * self.ops.log_softmax(joint) + self._bias())
 
 
-class DenoiserScore:
+class DenoiserScore(NamesBackend):
     """The score that a denoiser has learnt.
 
     Parameters

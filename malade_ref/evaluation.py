@@ -1,4 +1,4 @@
-"""What survives: statistics of the outcomes of attacks, in two readings.
+"""Statistics of the outcomes of attacks, in two readings.
 
 The unit is the `Cell`: one defence under one attack at one eps, with the outcome of every sample in every draw of the
 defence. Draws are fresh: no attack saw them.
@@ -6,8 +6,11 @@ defence. Draws are fresh: no attack saw them.
 Paper
     Accuracy under each attack, in the first draw; the worst case is the smallest of these accuracies.
 Honest
-    The worst attack is chosen for each sample. A random defence is right with probability p_i: given are the mean of
-    p_i, majorities of K draws, and the survival of N submissions of the same image.
+    The worst attack is chosen for each sample i, on which a random defence is right with probability p_i. Reported are
+
+        mean_i p_i,    the share of samples right by a majority of K draws,    mean_i p_i^N,
+
+    the last being what withstands an attacker who submits the same image N times.
 
 `derive_results` turns cells into a JSON-able dictionary from which every figure of a report is taken. Arrays are host
 arrays, used through their methods; the arithmetic is in `malade_ref.statistics`.
@@ -23,6 +26,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from .arrays import Array
+from .attacks.cards import KINDS, Profile, card_of
 from .checks import InputError, check_shape
 from .statistics import (
     CONFIDENCE,
@@ -38,9 +42,6 @@ from .statistics import (
 )
 
 CLEAN = "clean"
-ONE_STEP = ("fgsm", "fgm")
-NOISE = ("noise", "uniform_noise")
-BLACK_BOX = ("square", "spsa", "boundary", "salt_and_pepper")  # answers, but no gradient
 NUM_VOTES = (1, 10, 128)
 NUM_SUBMISSIONS = (1, 10, 100)
 
@@ -104,20 +105,35 @@ class Cell(NamedTuple):
         return self.meta.get("source") == "classifier"
 
     @property
+    def profile(self) -> Profile:
+        """What the attack is: as its `card` said when it ran or, if that was not recorded, says now."""
+        card = self.meta.get("card")
+        if self.attack == CLEAN:
+            return Profile("clean images", "none", "", False, CLEAN)
+        if card is None:
+            return card_of(self.method).profile(self.settings)
+        if not isinstance(card, Mapping) or card.keys() != set(Profile._fields) or card["kind"] not in KINDS:
+            raise InputError(f"outcomes {self.name}: card: expected {', '.join(Profile._fields)}; run the attack again")
+        return Profile(**card)
+
+    @property
     def mode(self) -> str:
-        """Which gradient of a random defence it took: ``"exact"``, ``"bpda"`` or ``"bpda-denoiser"``."""
-        return str(self.settings.get("mode", "bpda" if self.method.startswith("bpda") else "exact"))
+        """Which gradient of a random defence it took, see `Profile`."""
+        return self.profile.gradient
 
     @property
     def kind(self) -> str:
-        """``"clean"``, ``"noise"``, ``"transfer"``, ``"black-box"``, ``"one-step"``; or ``"exact"`` or ``"bpda"``."""
-        if self.attack == CLEAN or self.method in NOISE:
-            return CLEAN if self.attack == CLEAN else "noise"
-        if self.transferred:
-            return "transfer"
-        if self.method in BLACK_BOX:
-            return "black-box"
-        return "one-step" if self.method in ONE_STEP else self.mode.partition("-")[0]
+        """What it is compared as: ``"clean"``, ``"transfer"`` if made against another model, or `Profile.kind`."""
+        kind = self.profile.kind
+        return "transfer" if self.transferred and kind != "noise" else kind
+
+    @property
+    def distance(self) -> Array:
+        """How far the images were moved, (n,): 0 where an image was found only beyond eps, and so not submitted."""
+        found = self.arrays["distance"]
+        if self.nearest or not self.profile.nearest or "success" not in self.arrays:
+            return found
+        return found * (self.arrays["success"] | (found <= self.eps))
 
     @property
     def sample_index(self) -> Array:
@@ -151,19 +167,12 @@ class Outcomes(NamedTuple):
 
 
 def threat(norm: str, eps: float) -> str:
-    """Name what an attack may do.
+    """Name what an attack may do, such as ``"linf 0.3"``.
 
     Parameters
     ----------
-    norm : str
-        ``"linf"`` or ``"l2"``.
-    eps : float
-        Radius of the ball.
-
-    Returns
-    -------
-    str
-        Such as ``"linf 0.3"``.
+    norm, eps : str and float
+        The ball.
     """
     return f"{norm} {eps:g}".strip()
 
@@ -175,11 +184,6 @@ def check_cells(cells: Sequence[Cell]) -> None:
     ----------
     cells : sequence of Cell
         From a bundle.
-
-    Raises
-    ------
-    InputError
-        If there are none, one is there twice, or an array is missing or of the wrong shape.
     """
     if not cells:
         raise InputError("outcomes: expected at least one cell (defence, attack, eps), got none")
@@ -199,9 +203,9 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 
 def cut_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """What attacks that look for the nearest wrong image do to somebody who bears so much and no more.
+    """Outcomes of attacks that look for the nearest wrong image, under limits on the distance.
 
-    Up to a distance their finds are submitted, beyond it the clean images; outcomes are those that were stored of both.
+    Up to the limit the attack's image is submitted, beyond it the clean one; the outcomes stored of both are used.
 
     Parameters
     ----------
@@ -214,11 +218,6 @@ def cut_cells(cells: Sequence[Cell]) -> list[Cell]:
     list of Cell
         One for each distance, in its norm. ``success`` is that of the find or, beyond the distance, false,
         unless no draw was right about the clean image.
-
-    Raises
-    ------
-    InputError
-        If the clean images, or distances, of such an attack are missing.
     """
     clean = {cell.defence: cell for cell in cells if cell.attack == CLEAN}
     found = []
@@ -260,11 +259,6 @@ def join(cells: Iterable[Cell]) -> tuple[Array, list[Array]]:
         The samples.
     correct : list of arrays of shape (n, M_j), bool
         Outcomes in each cell.
-
-    Raises
-    ------
-    InputError
-        If no sample is in all of them.
     """
     cells = list(cells)
     rows = common_rows([cell.sample_index for cell in cells])
@@ -338,11 +332,6 @@ def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str
         JSON-able and independent of the order of the cells: ``main`` (threat), ``cells`` by name, ``defences`` (clean,
         and by threat the worst cases and the attacks on the samples that all had) and ``comparisons`` of defences on
         the same samples.
-
-    Raises
-    ------
-    InputError
-        If the cells are inconsistent.
     """
     check_cells(cells)
     cells = sorted([*cells, *cut_cells(cells)], key=lambda cell: cell.name)
@@ -359,21 +348,14 @@ def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str
 
 
 def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
-    """Attacks on one defence that may do the same.
+    """The cells of one defence and one threat.
 
     Parameters
     ----------
     cells : iterable of Cell
         To choose from.
-    defence : str
-        The defence.
-    name : str
-        A `Cell.threat`.
-
-    Returns
-    -------
-    list of Cell
-        Those of them.
+    defence, name : str
+        The defence, and a `Cell.threat`.
     """
     return [cell for cell in cells if cell.defence == defence and cell.threat == name]
 
@@ -404,11 +386,12 @@ def _of_cell(cell: Cell) -> dict[str, Any]:
     }
     if "success" in cell.arrays:
         found["success"] = float(cell.arrays["success"].mean())
-    for key in ("num_queries", "num_gradients", "distance"):
+    for key in ("num_queries", "num_gradients"):
         if key in cell.arrays:
             found[key] = float(cell.arrays[key].mean())
     if "distance" in cell.arrays:
-        found["largest_distance"] = float(cell.arrays["distance"].max())
+        found["distance"] = float(cell.distance.mean())
+        found["largest_distance"] = float(cell.distance.max())
     if cell.nearest and {"success", "distance_l2"} <= cell.arrays.keys():
         found["nearest"] = {
             norm: _median(cell.arrays[key], cell.arrays["success"])

@@ -33,7 +33,7 @@ from malade_ref.checks import InputError, check_float, check_ndim, check_shape
 
 from ..device import device
 from ..precision import PRECISIONS, precision
-from .finish import Finish, of_input, of_output
+from .epilogue import Epilogue, of_input, of_output
 from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
 from .layout import address_of, channels_last, empty_channels_last
 
@@ -80,8 +80,8 @@ def conv2d_vjp(
     """As `malade_ref.ops.conv2d_vjp`."""
     geometry = _conv_geometry(x, weight, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *geometry.output))
-    finish = of_input(x, input_activation)
-    dx = _spread(dy, weight, geometry, finish) if need_dx else None
+    epilogue = of_input(x, input_activation)
+    dx = _spread(dy, weight, geometry, epilogue) if need_dx else None
     return dx, (_weight_gradient(x, dy, geometry) if need_dweight else None)
 
 
@@ -115,26 +115,26 @@ def conv_transpose2d_vjp(
     """As `malade_ref.ops.conv_transpose2d_vjp`."""
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))
-    finish = of_input(x, input_activation)
-    dx = _correlate(dy, weight, geometry, finish) if need_dx else None
+    epilogue = of_input(x, input_activation)
+    dx = _correlate(dy, weight, geometry, epilogue) if need_dx else None
     return dx, (_weight_gradient(dy, x, geometry) if need_dweight else None)
 
 
-def _correlate(x: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
+def _correlate(x: Array, weight: Array, g: Geometry, epilogue: Epilogue) -> Array:
     """W x: (n, c, h, w) to (n, o, oh, ow)."""
     y, memory = empty_channels_last((len(x), len(weight), *g.output), x.dtype)
     windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
     weights = device().xp.ascontiguousarray(weight)
     (_, c, kh, kw) = weight.shape
     steps = _Steps(0, kw, 1, kh * kw, c * kh * kw)
-    _launch_correlate(channels_last(x), weights, steps, windows, memory, (1, 1), (0, 0), finish)
+    _launch_correlate(channels_last(x), weights, steps, windows, memory, (1, 1), (0, 0), epilogue)
     return y
 
 
-def _spread(dy: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
+def _spread(dy: Array, weight: Array, g: Geometry, epilogue: Epilogue) -> Array:
     """W^T dy: (n, o, oh, ow) to (n, c, h, w)."""
     if bands := _bands(weight, g):
-        return _spread_narrow(dy, weight, g, bands, finish)
+        return _spread_narrow(dy, weight, g, bands, epilogue)
     dx, memory = empty_channels_last((len(dy), weight.shape[1], *g.size), dy.dtype)
     source, (sh, sw) = channels_last(dy), g.stride
     weights, (_, c, kh, kw) = device().xp.ascontiguousarray(weight), weight.shape
@@ -145,7 +145,7 @@ def _spread(dy: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
             steps = _Steps(last, -sh * kw, -sw, c * kh * kw, kh * kw)
             windows = _Windows((a.taps, b.taps), (1, 1), (a.before, b.before), (a.length, b.length))
             first = a.number, b.number
-            _launch_correlate(source, weights, steps, windows, memory, g.stride, first, finish)
+            _launch_correlate(source, weights, steps, windows, memory, g.stride, first, epilogue)
     return dx
 
 
@@ -169,7 +169,7 @@ def _bands(weight: Array, g: Geometry) -> _Bands | None:
     return _Bands(-(-BLOCK_PIXELS // g.size[1]), rows, ring, num_taps * (part + ring * g.output[1]) * size)
 
 
-def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, finish: Finish) -> Array:
+def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, epilogue: Epilogue) -> Array:
     """W^T dy by narrow.cuh, which reads dy once."""
     (o, c, kh, kw), source = weight.shape, channels_last(dy)
     dx, memory = empty_channels_last((len(dy), c, *g.size), dy.dtype)
@@ -182,7 +182,7 @@ def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, finish:
             block=(THREADS,),
             arguments=(
                 *(source, matrix, memory, len(matrix), o, *g.output, kh, kw, *g.stride, g.pads[0][0], g.pads[1][0]),
-                *(*g.size, bands.of_block, bands.rows, bands.ring, *finish.arguments(matrix)),
+                *(*g.size, bands.of_block, bands.rows, bands.ring, *epilogue.arguments(matrix)),
             ),
             shared_bytes=bands.shared_bytes,
             defines={"REAL": REAL[str(dy.dtype)], "VECTOR": _vector(source)},
@@ -351,7 +351,7 @@ def _launch_correlate(
     out: Array,
     step: Pair,
     first: Pair,
-    finish: Finish,
+    epilogue: Epilogue,
 ) -> None:
     """One correlation of channels-last images with weights in an array, to every ``step``-th pixel of ``out``."""
     n, h, w, channels = x.shape
@@ -359,7 +359,7 @@ def _launch_correlate(
     num_pixels, num_taps = n * math.prod(windows.grid), math.prod(windows.kernel) * channels
     if not num_pixels:
         return
-    together = _vector(out) if finish.input is None else min(_vector(out), _vector(finish.input))
+    together = _vector(out) if epilogue.input is None else min(_vector(out), _vector(epilogue.input))
     tile = _tile(x, columns, together)
     num_tiles, num_steps = -(-columns // tile.columns), -(-num_taps // DEPTH)
     laid_out = device().empty((num_tiles, num_steps, tile.columns * DEPTH), x.dtype)
@@ -379,7 +379,7 @@ def _launch_correlate(
         block=(THREADS,),
         arguments=(
             *(x, laid_out, out, num_pixels, num_taps, columns, *windows.arguments(h, w, channels)),
-            *(height, width, *step, *first, *finish.arguments(laid_out)),
+            *(height, width, *step, *first, *epilogue.arguments(laid_out)),
         ),
         shared_bytes=tile.shared_bytes,
         defines=tile.defines,

@@ -25,7 +25,9 @@ on from the same bits.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -68,6 +70,8 @@ from malade_ref.storage import (
     load_record,
     make_folder,
     open_record,
+    opened_folder,
+    protect,
     save_record,
     sweep,
     to_json,
@@ -103,6 +107,7 @@ class Bundle:
     """
 
     def __init__(self, path: Path, config: dict[str, Any], log: Log, lock: Lock | None = None) -> None:
+        protect(path)
         self.path, self.config, self.log = path, config, log
         self._lock = lock
         self._config_sha256 = config_sha256(config)
@@ -132,11 +137,6 @@ class Bundle:
             JSON-able: everything the results depend on.
         device : mapping, optional
             JSON-able: what computes, from ``ops.describe_device``; for the log.
-
-        Returns
-        -------
-        Bundle
-            Ready to compute.
 
         Raises
         ------
@@ -193,6 +193,7 @@ class Bundle:
             return cls._begin(path, experiment_text, config, device)
         if state == "finished":
             return cls(path, _unchanged_config(path, config), read_log(path))
+        protect(path)
         lock = Lock(path / WORK / LOCK)
         try:
             bundle = cls(path, _unchanged_config(path, config), read_log(path), lock)
@@ -221,11 +222,6 @@ class Bundle:
         -------
         Bundle
             To read from; :meth:`verify` tells whether it is whole.
-
-        Raises
-        ------
-        InputError
-            If the folder holds no bundle, or its settings cannot be read.
         """
         path = Path(path)
         if not (path / CONFIG).is_file():
@@ -238,6 +234,7 @@ class Bundle:
     ) -> Self:
         text = to_json("configuration", config)
         make_folder(path)
+        protect(path)
         lock = Lock(path / WORK / LOCK)
         try:
             if state_of(path) != "begun":
@@ -294,11 +291,6 @@ class Bundle:
         keep : bool
             Keep the record in the finished bundle as ``<name>.h5``; otherwise it goes when that is finished.
 
-        Returns
-        -------
-        Record
-            As it was stored.
-
         Raises
         ------
         InputError
@@ -345,11 +337,6 @@ class Bundle:
             As it was stored.
         history : dict of str to list of float
             As it was stored; None became NaN.
-
-        Raises
-        ------
-        InputError
-            If a file is damaged or cannot be written.
         """
         check_name("network", name)
         model, history = f"models/{name}.h5", f"histories/{name}.h5"
@@ -379,11 +366,6 @@ class Bundle:
         -------
         Path
             A file in an existing folder, removed when the bundle is finished.
-
-        Raises
-        ------
-        InputError
-            If the bundle is open for reading only, or the folder cannot be made.
         """
         self._check_computing()
         path = self.path / WORK / "partial" / f"{check_name('partial', name)}.h5"
@@ -480,11 +462,6 @@ class Bundle:
         """Merge all shards of this run into outcomes.h5; memory holds one shard at a time.
 
         Call it before a report that reads the outcomes; :meth:`finish` calls it otherwise.
-
-        Raises
-        ------
-        InputError
-            If a shard is damaged or the file cannot be written.
         """
         self._check_computing()
         if self._groups:
@@ -514,11 +491,6 @@ class Bundle:
         ----------
         files : mapping of str to str or bytes
             Contents of ``report.md``, ``results.json`` and ``figures/*``, by name.
-
-        Raises
-        ------
-        InputError
-            If the bundle is not finished, another file is named, or one cannot be written.
         """
         if not self.finished:
             raise InputError(f"{self.path}: is not finished; malade run --resume finishes it")
@@ -544,11 +516,6 @@ class Bundle:
             The network.
         ops : module, optional
             Its arithmetic, see :func:`malade_ref.checkpoint.load`.
-
-        Returns
-        -------
-        Network
-            The network.
         """
         return checkpoint.load(self.path / "models" / f"{check_name('network', name)}.h5", ops=ops)
 
@@ -576,11 +543,6 @@ class Bundle:
         ----------
         name : str
             The stage.
-
-        Returns
-        -------
-        Record
-            Its record.
         """
         header = {"stage": name, "config_sha256": self._config_sha256}
         return load_of_run(self.path / f"{check_name('stage', name)}.h5", "stage", header)
@@ -623,13 +585,15 @@ class Bundle:
         """Remove the work folder of a bundle that has its manifest, the lock last, and let go of it."""
         work = self.path / WORK
         try:
-            for item in work.iterdir():
-                if item.is_dir():
-                    shutil.rmtree(item)
-                elif item.name != LOCK:
-                    item.unlink()
-            (work / LOCK).unlink()
-            work.rmdir()
+            with opened_folder(work) as folder:
+                for name in os.listdir(folder):
+                    if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                        shutil.rmtree(name, dir_fd=folder)
+                    elif name != LOCK:
+                        os.unlink(name, dir_fd=folder)
+                os.unlink(LOCK, dir_fd=folder)
+            with opened_folder(self.path) as folder:
+                os.rmdir(WORK, dir_fd=folder)
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:  # else another process has just come to do the same
                 raise cannot_write(work, error) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from malade_ref.bundle.environment import read_log
-from malade_ref.bundle.layout import CONFIG, ENVIRONMENT, MANIFEST, OUTCOMES, WORK
+from malade_ref.bundle.layout import CONFIG, ENVIRONMENT, MANIFEST, OUTCOMES, WORK, is_record
 from malade_ref.checks import InputError
 from malade_ref.storage import (
     atomic_write,
@@ -51,11 +51,6 @@ def read_manifest(path: Path) -> dict[str, str]:
     -------
     dict of str to str
         SHA-256 of every file, by name.
-
-    Raises
-    ------
-    InputError
-        If there is none, or it is damaged or of another version.
     """
     file = path / MANIFEST
     manifest = load_json(file)
@@ -79,11 +74,6 @@ def write_manifest(path: Path, files: Mapping[str, str]) -> None:
         The bundle's folder.
     files : mapping of str to str
         SHA-256 of every file, by name.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written.
     """
     manifest = {"format": FORMAT, "version": VERSION, "files": dict(files)}
     atomic_write(path / MANIFEST, to_json(MANIFEST, manifest) + "\n")
@@ -100,20 +90,17 @@ def verify(path: str | Path) -> list[str]:
     Returns
     -------
     list of str
-        The problems, one line each; empty if the bundle is finished and whole.
-
-    Raises
-    ------
-    InputError
-        If there is no folder.
+        The problems, one line each; empty if the bundle is finished and whole. Of a record, which was kept without its
+        manifest, outcomes and log are looked at.
     """
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give the folder of a malade run")
     problems = []
+    whole = (_changed_files, _damaged_outcomes, _damaged_log)
     if (path / WORK).exists():
         problems.append(f"{WORK}: the run is not finished; malade run --resume finishes it")
-    for check in (_changed_files, _damaged_outcomes, _damaged_log):
+    for check in whole[1:] if is_record(path) else whole:
         try:
             problems += check(path)
         except InputError as error:  # a file that cannot be read is one more

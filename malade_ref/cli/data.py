@@ -65,6 +65,7 @@ def _get(arguments: argparse.Namespace) -> int:
         raise KeyboardInterrupt("what has arrived is kept; the same command goes on with it") from None
     finally:
         meter.close()
+    arguments.out = str(folder)
     say(f"{arguments.dataset}: complete and checked, in {folder}")
     return 0
 
@@ -76,6 +77,7 @@ def _import(arguments: argparse.Namespace) -> int:
         record = import_dataset(arguments.path, arguments.dataset, arguments.data_dir, meter)
     finally:
         meter.close()
+    arguments.out = str(record)
     say(f"{arguments.dataset}: imported into {record}")
     if note := open_dataset(record).note:
         say(note)

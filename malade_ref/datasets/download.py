@@ -179,4 +179,4 @@ def _transfer(url: str, file: io.FileIO, part: Path, *, limit: int, progress: Pr
 
 def _reason(error: Exception) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    return printable(one_line(cause) if isinstance(cause, BaseException) else cause)
+    return printable(one_line(cause) if isinstance(cause, BaseException) else cause, 200)

@@ -104,16 +104,6 @@ def open_h5(path: Path, names: Sequence[str], stack: ExitStack) -> dict[str, Row
         Arrays to look for at its top.
     stack : ExitStack
         Closes it.
-
-    Returns
-    -------
-    dict of str to Rows
-        Those that are there.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or hostile, or one of them is none that can be read.
     """
     file = stack.enter_context(ForeignFile(path, names))
 
@@ -130,7 +120,9 @@ def open_h5(path: Path, names: Sequence[str], stack: ExitStack) -> dict[str, Row
     return {name: rows(name) for name in file.arrays}
 
 
-def open_npz(path: Path, names: Sequence[str], stack: ExitStack, *, fortran: bool = False) -> dict[str, Rows]:
+def open_npz(
+    path: Path, names: Sequence[str], stack: ExitStack, *, fortran: bool = False, max_word: int = _MAX_WORD
+) -> dict[str, Rows]:
     """Open arrays of an .npz.
 
     Parameters
@@ -143,16 +135,8 @@ def open_npz(path: Path, names: Sequence[str], stack: ExitStack, *, fortran: boo
         Closes it.
     fortran : bool
         Whether arrays in Fortran order are taken, too; such an array is read whole at once.
-
-    Returns
-    -------
-    dict of str to Rows
-        Those that are there.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or hostile, or one of them is none that can be read.
+    max_word : int
+        Most bytes of a word, in an array of words.
     """
     found = {}
     with damage(path):
@@ -160,7 +144,7 @@ def open_npz(path: Path, names: Sequence[str], stack: ExitStack, *, fortran: boo
         members = {info.filename: info for info in archive.infolist()}
         for name in names:
             if f"{name}.npy" in members:
-                found[name] = _open_member(path, name, archive, members[f"{name}.npy"], stack, fortran)
+                found[name] = _open_member(path, name, archive, members[f"{name}.npy"], stack, fortran, max_word)
     return found
 
 
@@ -175,16 +159,6 @@ def open_npy(path: Path, stack: ExitStack, *, fortran: bool = False) -> Rows:
         Closes it.
     fortran : bool
         As in `open_npz`.
-
-    Returns
-    -------
-    Rows
-        The array.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or hostile, or holds no array of numbers.
     """
     stream = stack.enter_context(open_regular(path))
     return _npy_rows(path, "", stream, os.fstat(stream.fileno()).st_size, fortran)
@@ -263,13 +237,20 @@ def _split_numbers(path: Path, names: NDArray[Any]) -> Labels:
 
 
 def _open_member(
-    path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo, stack: ExitStack, fortran: bool
+    path: Path,
+    name: str,
+    archive: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    stack: ExitStack,
+    fortran: bool,
+    max_word: int,
 ) -> Rows:
     check_member(path, info, MAX_BYTES)
-    return _npy_rows(path, f"{name}: ", stack.enter_context(archive.open(info)), info.file_size, fortran)
+    stream = stack.enter_context(archive.open(info))
+    return _npy_rows(path, f"{name}: ", stream, info.file_size, fortran, max_word)
 
 
-def _npy_rows(path: Path, name: str, stream: Any, num_bytes: int, fortran: bool) -> Rows:
+def _npy_rows(path: Path, name: str, stream: Any, num_bytes: int, fortran: bool, max_word: int = _MAX_WORD) -> Rows:
     """An array in the .npy format, after checking that its header claims what the stream holds."""
     try:
         version = np.lib.format.read_magic(stream)
@@ -285,7 +266,7 @@ def _npy_rows(path: Path, name: str, stream: Any, num_bytes: int, fortran: bool)
         raise InputError(
             f"{path}: {name}damaged, no .npy header ({printable(one_line(error), 100)}); fetch or save it again"
         ) from error
-    if dtype.hasobject or dtype.kind not in "biufSU" or dtype.itemsize > _MAX_WORD or dtype.shape:
+    if dtype.hasobject or dtype.kind not in "biufSU" or dtype.itemsize > max_word or dtype.shape:
         raise InputError(
             f"{path}: {name}holds {printable(dtype, 60)}, expected numbers or short words; save it as such"
         )

@@ -76,11 +76,6 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
     -------
     Incoming
         The data; a missing validation or test split is chosen at random.
-
-    Raises
-    ------
-    InputError
-        If there are no such images, or they do not fit together.
     """
     _pillow(path)
     left_out = _LeftOut()
@@ -116,12 +111,84 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
     return Incoming(shape, labels, splits, tuple(names), blocks, " ".join(notes))
 
 
+class ImageFiles(NamedTuple):
+    """Image files of one split, in order.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Path of each below the folder or in the archive, such as ``test/cat/1.png``.
+    classes : tuple of str
+        Class of each.
+    shape : tuple of three int
+        (c, h, w) of an image.
+    decode : callable
+        From a slice of the files to their pixels, an ndarray of shape (m, c, h, w), uint8.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    decode: Callable[[slice], Pixels]
+
+
+def splits_in_order(path: Path, stack: ExitStack) -> tuple[dict[str, Callable[[], ImageFiles]], str]:
+    """Image files as they lie there: by split, sorted by class folder and file name, character by character.
+
+    Parameters
+    ----------
+    path : Path
+        A folder or zip of ``SPLIT/<class>/*.png|jpg``, or of ``<class>/*.png|jpg`` without splits.
+    stack : ExitStack
+        Closes it.
+
+    Returns
+    -------
+    splits : dict of str to callable
+        For each split that has images, how to look at them; ``"all"`` if there are no folders of splits.
+    left_out : str
+        What was left out, for a note; empty if nothing was.
+
+    Raises
+    ------
+    InputError
+        If there are no such images; the callables, if the images do not fit together.
+    """
+    _pillow(path)
+    left_out = _LeftOut()
+    files = _files_in_folder(path, left_out) if path.is_dir() else _files_in_zip(path, stack, left_out)
+    without = not files
+    if without:
+        left_out = _LeftOut()
+        files = _files_without_splits(path, stack, left_out)
+    if not files:
+        seen = f"; {left_out}" if left_out.counts else ""
+        raise InputError(f"{path}: holds no train/<class>/*.png or *.jpg{seen}; arrange the images like this")
+
+    def of_split(chosen: list[_ImageFile]) -> ImageFiles:
+        shape, _, _ = _common_shape(path, chosen)
+        return ImageFiles(
+            tuple(file.path for file in chosen),
+            tuple(file.class_name for file in chosen),
+            shape,
+            lambda part: np.stack([_decode(path, file, shape) for file in chosen[part]]),
+        )
+
+    by_split: dict[str, list[_ImageFile]] = {}
+    for file in sorted(files, key=lambda file: (file.split, file.class_name, file.name)):
+        by_split.setdefault("all" if without else SPLITS[file.split], []).append(file)
+    return {split: partial(of_split, chosen) for split, chosen in by_split.items()}, str(
+        left_out
+    ) if left_out.counts else ""
+
+
 class _ImageFile(NamedTuple):
     """An image that has not been read yet."""
 
     split: int
     class_name: str
     name: str
+    path: str
     read: Callable[[], bytes]
 
 
@@ -165,7 +232,7 @@ def _files_in_folder(path: Path, left_out: _LeftOut) -> list[_ImageFile]:
                     left_out.add(_NO_IMAGE, f"{split}/{name}")
                 else:
                     read = partial(_read_file, path.joinpath(split, *parts))
-                    found.append(_ImageFile(number, parts[0], "/".join(parts[1:]), read))
+                    found.append(_ImageFile(number, parts[0], "/".join(parts[1:]), f"{split}/{name}", read))
     return found
 
 
@@ -190,6 +257,39 @@ def _walk(top: Path) -> Iterator[tuple[tuple[str, ...], str]]:
                     waiting.append((inner, reason))
                 else:
                     yield inner, reason or ("" if entry.is_file() else "that were no files")
+
+
+def _files_without_splits(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[_ImageFile]:
+    """Images in the folders of classes, where there are no folders of splits."""
+    members: list[tuple[tuple[str, ...], str, Callable[[], bytes]]] = []
+    with damage(path):
+        if path.is_dir():
+            members = [(parts, why, partial(_read_file, path.joinpath(*parts))) for parts, why in _walk(path)]
+        else:
+            archive = open_zip(path, stack)
+            for info in archive.infolist():
+                text = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
+                parts = PurePosixPath(text).parts
+                if not info.is_dir() and not text.endswith("/"):
+                    why = _FOREIGN if any(map(_is_foreign, parts)) else ""
+                    members.append((parts, why, partial(_read_member, path, archive, info)))
+    images = [parts for parts, why, _ in members if not why and parts[-1].lower().endswith(_SUFFIXES)]
+    root: tuple[str, ...] = ()
+    # Around the folders of the classes an archive often has one more.
+    while not path.is_dir() and images and all(len(parts) > 2 + len(root) for parts in images):
+        tops = {parts[: len(root) + 1] for parts in images}
+        if len(tops) > 1:
+            break
+        root = tops.pop()
+    found = []
+    for parts, why, read in members:
+        below = parts[len(root) :] if parts[: len(root)] == root else ()
+        if why or len(below) < 2 or not parts[-1].lower().endswith(_SUFFIXES):
+            reason = why or (_NO_CLASS if parts[-1].lower().endswith(_SUFFIXES) else _NO_IMAGE)
+            left_out.add(reason, "/".join(parts))
+        else:
+            found.append(_ImageFile(0, below[0], "/".join(below[1:]), "/".join(below), read))
+    return found
 
 
 def _read_file(path: Path) -> bytes:
@@ -226,7 +326,7 @@ def _files_in_zip(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[_Ima
             left_out.add(_NO_CLASS, info.filename)
         else:
             read = partial(_read_member, path, archive, info)
-            found.append(_ImageFile(_SPLIT_FOLDERS[below[0]], below[1], "/".join(below[2:]), read))
+            found.append(_ImageFile(_SPLIT_FOLDERS[below[0]], below[1], "/".join(below[2:]), "/".join(below), read))
     return found
 
 
@@ -285,8 +385,8 @@ def _common_shape(path: Path, files: list[_ImageFile]) -> tuple[tuple[int, int, 
         if len(sizes) > 1:
             (size, first), (other, second) = sizes.items()
             raise InputError(
-                f"{path}: {printable(first.name)!r} has {size[0]} x {size[1]} pixels and {printable(second.name)!r} "
-                f"{other[0]} x {other[1]}; bring all images to one size"
+                f"{path}: {printable(first.name, 80)!r} has {size[0]} x {size[1]} pixels and "
+                f"{printable(second.name, 80)!r} {other[0]} x {other[1]}; bring all images to one size"
             )
     ((width, height),) = sizes
     return ((3 if colour else 1), height, width), lossy, turned
@@ -344,7 +444,7 @@ def _check_format(label: str, content: bytes) -> None:
 @contextmanager
 def _opened(path: Path, file: _ImageFile) -> Iterator[Any]:
     """An image whose size and mode have been checked; decoders' complaints become one line."""
-    label = f"{path}: {printable(f'{SPLITS[file.split]}/{file.class_name}/{file.name}')}"
+    label = f"{path}: {printable(file.path, 200)}"
     content = file.read()
     _check_format(label, content)
     try:
@@ -361,4 +461,4 @@ def _opened(path: Path, file: _ImageFile) -> Iterator[Any]:
     except InputError:
         raise
     except Exception as error:  # a decoder of hostile bytes may raise anything
-        raise InputError(f"{label}: not a whole image ({printable(one_line(error))}); leave it out") from error
+        raise InputError(f"{label}: not a whole image ({printable(one_line(error), 200)}); leave it out") from error

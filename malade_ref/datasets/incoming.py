@@ -157,13 +157,14 @@ def check_member(path: Path, info: zipfile.ZipInfo, max_bytes: int) -> None:
         If it claims more, or is packed in another way than deflate.
     """
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-        raise InputError(f"{path}: {printable(info.filename)!r} is encrypted or compressed oddly; pack it again")
+        raise InputError(f"{path}: {printable(info.filename, 200)!r} is encrypted or compressed oddly; pack it again")
     if info.file_size > min(max_bytes, info.compress_size * DEFLATE_RATIO):
         limit = (
             f"at most {max_bytes} can be read" if info.file_size > max_bytes else "more than its packed bytes can hold"
         )
         raise InputError(
-            f"{path}: {printable(info.filename)!r} claims {info.file_size} bytes, {limit}; leave it out or pack it anew"
+            f"{path}: {printable(info.filename, 80)!r} claims {info.file_size} bytes, {limit}; "
+            "leave it out or pack it anew"
         )
 
 
@@ -176,11 +177,6 @@ def damage(path: Path) -> Iterator[None]:
     path : Path
         The file, for the complaint.
 
-    Yields
-    ------
-    None
-        Nothing.
-
     Raises
     ------
     InputError
@@ -192,5 +188,5 @@ def damage(path: Path) -> Iterator[None]:
         raise
     except _DAMAGE as error:
         raise InputError(
-            f"{path}: damaged or not of its kind ({printable(one_line(error))}); fetch or save it again"
+            f"{path}: damaged or not of its kind ({printable(one_line(error), 200)}); fetch or save it again"
         ) from error

@@ -46,10 +46,7 @@ def settings_table(results: Mapping[str, Any], labels: Labels) -> list[str]:
 def search_tables(results: Mapping[str, Any], labels: Labels) -> list[str]:
     """How settings were found.
 
-    Parameters
-    ----------
-    results, labels
-        As in `settings_table`.
+    The parameters are those of `settings_table`.
 
     Returns
     -------
@@ -113,6 +110,9 @@ def model_table(results: Mapping[str, Any], config: Mapping[str, Any], labels: L
 
 
 def _recipe(model: Mapping[str, Any], num_images: int | None, labels: Labels) -> str:
+    if model.get("file"):
+        noise = f"; sigma^2 = {model['sigma2']:g}" if model.get("sigma2") else ""
+        return f"taken from {model['file']['name']} (parameters {model['file']['params'][:12]}){noise}"
     used = model.get("subset") or num_images
     parts = [count_of(model["epochs"], "epoch") + (f" of {count_of(used, 'image')}" if used else "")]
     parts.append(
@@ -154,11 +154,6 @@ def provenance(config: Mapping[str, Any], environment: Mapping[str, Any]) -> lis
         The experiment.
     environment : mapping
         ``environment`` (versions) and ``warnings``.
-
-    Returns
-    -------
-    list of str
-        Lines.
     """
     data, versions = config.get("data") or {}, environment.get("environment") or {}
     sizes = ", ".join(f"{data[split]:,} {split}" for split in ("train", "validation", "test") if data.get(split))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from malade_ref.attacks.cards import CARDS
+
 NONE = "–"
 NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "l0": "share of pixels"}
-# Attacks by what they go along, where a figure compares settings of the same one.
-METHODS = {"pgd": "PGD", "bpda": "BPDA", "bpda_eot": "BPDA", "eot": "exact gradient", "apgd": "Auto-PGD", "mim": "MIM"}
 
 
 class Labels:
@@ -35,8 +35,24 @@ class Labels:
             self.attacks["clean"] = "clean images"
 
 
+def method_label(method: str) -> str:
+    """Name an attack's algorithm.
+
+    Parameters
+    ----------
+    method : str
+        As in the experiment.
+
+    Returns
+    -------
+    str
+        The title on its card; the same word, if it has none here.
+    """
+    return CARDS[method].profile({}).title if method in CARDS else method
+
+
 def threat_label(norm: str, eps: float) -> str:
-    """Name a threat.
+    """Name a threat, such as ``"L-infinity 0.3"``.
 
     Parameters
     ----------
@@ -44,17 +60,12 @@ def threat_label(norm: str, eps: float) -> str:
         ``"linf"``, ``"l2"`` or ``"l1"``.
     eps : float
         Radius.
-
-    Returns
-    -------
-    str
-        Such as ``"L-infinity 0.3"``.
     """
     return f"{NORMS.get(norm, norm)} {eps:g}".strip()
 
 
 def percent(estimate: Mapping[str, float], unit: str = "%") -> str:
-    """Write a share with its interval.
+    """Write a share with its interval, such as ``"24.1% [18.9, 30.3]"``.
 
     Parameters
     ----------
@@ -62,17 +73,12 @@ def percent(estimate: Mapping[str, float], unit: str = "%") -> str:
         ``value``, ``low``, ``high``.
     unit : str
         After the value.
-
-    Returns
-    -------
-    str
-        Such as ``"24.1% [18.9, 30.3]"``.
     """
     return f"{100 * estimate['value']:.1f}{unit} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
 
 def points(estimate: Mapping[str, float], unit: str = " points") -> str:
-    """Write a difference of shares with its interval.
+    """Write a difference of shares with its interval, such as ``"-3.0 points [-5.1, -0.9]"``.
 
     Parameters
     ----------
@@ -80,11 +86,6 @@ def points(estimate: Mapping[str, float], unit: str = " points") -> str:
         ``value``, ``low``, ``high``.
     unit : str
         After the value.
-
-    Returns
-    -------
-    str
-        Such as ``"-3.0 points [-5.1, -0.9]"``.
     """
     # Adding zero makes a negative zero positive.
     value, low, high = (f"{round(100 * estimate[key], 1) + 0.0:+.1f}" for key in ("value", "low", "high"))
@@ -111,7 +112,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def count_of(number: int, noun: str) -> str:
-    """Write a number of things.
+    """Write a number of things, such as ``"1 image"`` or ``"2 images"``.
 
     Parameters
     ----------
@@ -119,10 +120,5 @@ def count_of(number: int, noun: str) -> str:
         How many.
     noun : str
         Of what, in the singular.
-
-    Returns
-    -------
-    str
-        Such as ``"1 image"`` or ``"2 images"``.
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,7 @@
-"""Files that are either whole or absent, and the HDF5 *record* in which every result is kept."""
+"""Files that are either whole or absent, and the HDF5 *record* in which every result is kept.
+
+A file that cannot be read or written, or is not what it should be, raises `InputError` with its path.
+"""
 
 from malade_ref.storage.files import (
     atomic_write,
@@ -9,10 +12,13 @@ from malade_ref.storage.files import (
     file_sha256,
     from_json,
     from_toml,
+    is_link,
     is_temporary,
     load_json,
     make_folder,
     one_line,
+    opened_folder,
+    protect,
     sweep,
     sweep_stale,
     to_json,
@@ -40,6 +46,7 @@ __all__ = [
     "file_sha256",
     "from_json",
     "from_toml",
+    "is_link",
     "is_record",
     "is_temporary",
     "load_json",
@@ -47,6 +54,8 @@ __all__ = [
     "make_folder",
     "one_line",
     "open_record",
+    "opened_folder",
+    "protect",
     "save_record",
     "sweep",
     "sweep_stale",

@@ -29,6 +29,9 @@ MAX_DEPTH = 16
 MAX_NESTING = 64  # of tables and arrays in JSON and TOML
 MAX_PARTS = 16  # of a dotted key in TOML, whose reader takes time and memory by their square
 
+# Folders below which no link is followed; see `protect`.
+_protected: set[str] = set()
+
 _ABSENT = object()
 _PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_PARTS}}}")
@@ -79,27 +82,29 @@ def aside(path: Path) -> Iterator[io.FileIO]:
         If the block raises OSError, or the file cannot be created, flushed or renamed.
     """
     try:
-        temporary, descriptor = _new_temporary(path)
-        try:
-            with io.FileIO(descriptor, "r+") as file:
-                yield file
-                os.fsync(descriptor)
-                os.replace(temporary, path)  # while the lock is held: see `sweep_stale`
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_folder(path.parent)
+        with opened_folder(path.parent) as folder:
+            temporary, descriptor = _new_temporary(path.name, folder)
+            try:
+                with io.FileIO(descriptor, "r+") as file:
+                    yield file
+                    os.fsync(descriptor)
+                    # While the lock is held: see `sweep_stale`.
+                    os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            _sync_folder(folder)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def _new_temporary(path: Path) -> tuple[Path, int]:
-    """A new file beside ``path``, locked while its writer lives: by this `sweep_stale` knows what is left over."""
+def _new_temporary(name: str, folder: int) -> tuple[str, int]:
+    """A new file in a folder, locked while its writer lives: by this `sweep_stale` knows what is left over."""
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         # 0o666 less the umask, as any other file; tempfile would make it private.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
         with suppress(OSError):  # some file systems know no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
@@ -107,16 +112,93 @@ def _new_temporary(path: Path) -> tuple[Path, int]:
         os.close(descriptor)  # swept before it was locked
 
 
-def _sync_folder(folder: Path) -> None:
+def protect(folder: str | Path) -> None:
+    """From now on, follow no link below a folder when something is written, made or removed there.
+
+    Parameters
+    ----------
+    folder : path
+        The folder; it may be a link itself, and need not exist.
+    """
+    _protected.add(os.path.abspath(folder))
+
+
+@contextmanager
+def opened_folder(folder: str | Path, *, make: bool = False) -> Iterator[int]:
+    """Open a folder, so that what is done to names in it is done there and nowhere else.
+
+    Parameters
+    ----------
+    folder : path
+        The folder. Below one that is protected, every part of the path is opened by itself and may not be a link.
+    make : bool
+        Whether to make the parts below the protected folder that are missing, durably.
+
+    Yields
+    ------
+    int
+        Its descriptor.
+
+    Raises
+    ------
+    InputError
+        If a part is a link.
+    OSError
+        If it cannot be opened or made.
+    """
+    whole = os.path.abspath(folder)
+    roots = [root for root in _protected if whole == root or whole.startswith(root + "/")]
+    root = min(roots, key=len, default=whole)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(root, flags)
+    try:
+        for part in Path(whole).relative_to(root).parts:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=descriptor)
+                    _sync_folder(descriptor)
+            try:
+                inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(part, descriptor):
+                    raise is_link(folder) from error
+                raise
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_link(path: str | Path) -> InputError:
+    """The complaint about a link where none may be.
+
+    Parameters
+    ----------
+    path : path
+        What is, or lies behind, a link.
+
+    Returns
+    -------
+    InputError
+        One line: what, where, how to mend it.
+    """
+    return InputError(f"{path}: is a symbolic link, which a bundle may not hold, or lies behind one; remove the link")
+
+
+def _is_link(name: str, folder: int) -> bool:
+    with suppress(OSError):
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    return False
+
+
+def _sync_folder(descriptor: int) -> None:
     """Make the names in a folder durable: a rename is on the disk only after this."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder, and say so thus
             raise
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(folder: str | Path) -> None:
@@ -126,20 +208,20 @@ def make_folder(folder: str | Path) -> None:
     ----------
     folder : path
         The folder.
-
-    Raises
-    ------
-    InputError
-        If a parent is a file or cannot be written.
     """
     folder = Path(folder)
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
+    whole = os.path.abspath(folder)
     try:
-        with suppress(FileExistsError):
-            os.mkdir(folder)
-        _sync_folder(folder.parent)
+        if any(whole.startswith(root + "/") and os.path.isdir(root) for root in _protected):
+            with opened_folder(folder, make=True):
+                return
+        if folder.is_dir():
+            return
+        make_folder(folder.parent)
+        with opened_folder(folder.parent) as parent:
+            with suppress(FileExistsError):
+                os.mkdir(folder.name, dir_fd=parent)
+            _sync_folder(parent)
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
@@ -153,17 +235,13 @@ def sweep(folder: str | Path) -> None:
     ----------
     folder : path
         The folder; those below it are swept too.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be removed.
     """
-    for parent, _, names in os.walk(folder):
+    # By descriptors: a folder that becomes a link meanwhile leads nowhere else.
+    for parent, _, names, descriptor in os.fwalk(folder):
         for name in names:
             if is_temporary(name):
                 try:
-                    os.unlink(os.path.join(parent, name))
+                    os.unlink(name, dir_fd=descriptor)
                 except OSError as error:
                     raise cannot_write(Path(parent, name), error) from error
 
@@ -268,16 +346,6 @@ def check_name(what: str, name: str) -> str:
     name : str
         At most 16 segments joined by slashes. Segments are of letters, digits and ``_ . + = , -`` and do not
         start with a dot, so that no name leads out of its folder or to a hidden file.
-
-    Returns
-    -------
-    str
-        The name.
-
-    Raises
-    ------
-    InputError
-        If the name is not of this form.
     """
     segments = name.split("/")
     if len(segments) > MAX_DEPTH or not all(_SEGMENT.fullmatch(segment) for segment in segments):
@@ -348,11 +416,6 @@ def from_json(what: str, text: bytes | str, *, mend: str = "restore the file fro
     mend : str
         How to mend it, for the complaint.
 
-    Returns
-    -------
-    dict
-        The object.
-
     Raises
     ------
     InputError
@@ -397,7 +460,7 @@ def from_toml(what: str, text: str) -> dict[str, Any]:
         found = tomllib.loads(text)
         _check_plain(found)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{what}: not valid TOML ({printable(one_line(error))}); mend it") from error
+        raise InputError(f"{what}: not valid TOML ({printable(one_line(error), 200)}); mend it") from error
     except (ValueError, RecursionError, OverflowError) as error:
         raise InputError(f"{what}: not valid TOML for malade ({_limit(error)}); mend it") from error
     return found
@@ -407,7 +470,11 @@ def _limit(error: Exception) -> str:
     """What is wrong with a text, without the advice that Python gives to programmers."""
     if isinstance(error, RecursionError):
         return f"nested deeper than {MAX_NESTING}"
-    return "an integer of thousands of digits" if "set_int_max_str_digits" in str(error) else printable(one_line(error))
+    return (
+        "an integer of thousands of digits"
+        if "set_int_max_str_digits" in str(error)
+        else printable(one_line(error), 200)
+    )
 
 
 def _check_plain(value: Any, *, bits: int = 64, finite: bool = False) -> None:
@@ -470,16 +537,6 @@ def load_json(path: str | Path) -> dict[str, Any]:
     ----------
     path : path
         The file, at most 16 MiB.
-
-    Returns
-    -------
-    dict
-        The object.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or as in :func:`from_json`.
     """
     with open_regular(path) as file:
         try:
@@ -501,11 +558,6 @@ def file_sha256(path: str | Path) -> str:
     -------
     str
         64 hexadecimal digits.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
     """
     with open_regular(path) as file:
         try:
@@ -526,11 +578,6 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     -------
     io.BufferedReader
         The file, open; its user closes it.
-
-    Raises
-    ------
-    InputError
-        If there is no such file or it cannot be opened.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

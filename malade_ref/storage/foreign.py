@@ -67,11 +67,6 @@ class ForeignFile:
     ----------
     arrays : dict of str to ForeignArray
         Those of them that are there; their sizes have been checked.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or hostile, or one of the arrays is none that can be read.
     """
 
     arrays: Mapping[str, ForeignArray]
@@ -131,11 +126,6 @@ class ForeignFile:
         -------
         ndarray
             Its own, in native byte order.
-
-        Raises
-        ------
-        InputError
-            If the file turns out to be damaged or hostile.
         """
         shape, dtype = self.arrays[name]
         if shape:
@@ -158,7 +148,7 @@ class ForeignFile:
     def _checked(self, name: str, about: Mapping[str, Any]) -> ForeignArray:
         where = f"{self._path}: {name}"
         if "wrong" in about:
-            raise InputError(f"{where}: {printable(about['wrong'])}")
+            raise InputError(f"{where}: {printable(about['wrong'], 200)}")
         shape, dtype = tuple(about["shape"]), np.dtype(about["dtype"])
         size = math.prod(shape) * dtype.itemsize
         if size > about["stored"] * DEFLATE_RATIO:
@@ -190,7 +180,7 @@ class ForeignFile:
             raise InputError(f"{self._path}: {self._death()}; {_MEND}") from None
         reply = json.loads(text)
         if "error" in reply:
-            raise InputError(f"{self._path}: damaged or not of its kind ({printable(reply['error'])}); {_MEND}")
+            raise InputError(f"{self._path}: damaged or not of its kind ({printable(reply['error'], 200)}); {_MEND}")
         return reply, content
 
     def _receive(self, pipe: Any, size: int, deadline: float) -> bytes:
