@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -112,6 +113,8 @@ def process() -> int:
         Exit code.
     """
     stopping.listen()
+    # Numbers that overflow are noticed where they would decide something, and said there in one line.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"malade_")
     try:
         return main()
     except KeyboardInterrupt:  # between two lines of `main`
