@@ -14,7 +14,7 @@ from malade_ref.arrays import Array
 from malade_ref.datasets import Dataset
 from malade_ref.defence import MALADE
 from malade_ref.experiment.config import Attack, Experiment
-from malade_ref.experiment.stages import Arrays, certified, clean_outcome, judge, run_attack
+from malade_ref.experiment.stages import Arrays, certified, clean_outcome, correct_draws, run_attack
 from malade_ref.network import Network
 from malade_ref.storage import Record
 from malade_ref.training import Progress
@@ -117,7 +117,7 @@ class Outcomes:
         if attack is not None and attack.nearest:
             found["distance_l2"] = self.ops.to_host(self.ops.distance_l2(x_adv, x))
         num_draws = self.experiment.evaluation.num_draws
-        found["correct"] = judge(model, x_adv, y, num_draws=num_draws, sample_index=index)
+        found["correct"] = correct_draws(model, x_adv, y, num_draws=num_draws, sample_index=index)
         return {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(y), **found}
 
     def certificates(self, name: str, first: int, last: int, progress: Progress | None = None) -> Record:

@@ -114,11 +114,6 @@ def run_experiment(
     watcher : Watcher, optional
         Told how it goes.
 
-    Returns
-    -------
-    Bundle
-        Finished, to be read.
-
     Raises
     ------
     InputError
