@@ -141,8 +141,8 @@ def drift_claims(settings: Settings, out: Path, progress: Progress) -> list[Clai
     list of Claim
         Without guidance, with confidence, and with labels.
     """
-    points = settings.pick(full=2000, quick=600, tiny=60)
-    parts = settings.pick(full=PARTS, quick=PARTS[1:6:2], tiny=PARTS[MAIN : MAIN + 1])
+    points = settings.pick(full=2000, quick=450, tiny=60)
+    parts = settings.pick(full=PARTS, quick=PARTS[1 : MAIN + 1 : 2], tiny=PARTS[MAIN : MAIN + 1])
     main = parts.index(PARTS[MAIN])
     mixture = three_islands(settings)
     host = Host(mixture)
