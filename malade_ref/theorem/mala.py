@@ -364,8 +364,9 @@ def _scaling(settings: Settings, advance: Callable[[float], None]) -> Claim:
         "rate of 0.574, and its step variance has to shrink as d^(-1/3).",
         f"Independent points and proposals, {len(SCALES)} step variances l^2 d^(-1/3), the same noise for all; "
         f"{budget:,} coordinates for the cheapest density, each with its noise and the opposite one, and in "
-        f"{groupings} points; the ratio's terms are shifted so that their exponentials average to 1, as they do in expectation. The best step is found by a "
-        "parabola in logarithms. Intervals are Student's over seeds. The theory is for d to infinity.",
+        f"{groupings} points; the ratio's terms are shifted so that their exponentials average to 1, as they do in "
+        "expectation. The best step is found by a parabola in logarithms. Intervals are Student's over seeds. The "
+        "theory is for d to infinity.",
         measures,
         remarks,
         arrays,
