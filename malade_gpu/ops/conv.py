@@ -33,7 +33,7 @@ from malade_ref.checks import InputError, check_float, check_ndim, check_shape
 
 from ..device import device
 from ..precision import PRECISIONS, precision
-from .finish import Finish, of_input, of_output
+from .epilogue import Epilogue, of_input, of_output
 from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
 from .layout import address_of, channels_last, empty_channels_last
 
@@ -80,8 +80,8 @@ def conv2d_vjp(
     """As `malade_ref.ops.conv2d_vjp`."""
     geometry = _conv_geometry(x, weight, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *geometry.output))
-    finish = of_input(x, input_activation)
-    dx = _spread(dy, weight, geometry, finish) if need_dx else None
+    epilogue = of_input(x, input_activation)
+    dx = _spread(dy, weight, geometry, epilogue) if need_dx else None
     return dx, (_weight_gradient(x, dy, geometry) if need_dweight else None)
 
 
@@ -115,23 +115,23 @@ def conv_transpose2d_vjp(
     """As `malade_ref.ops.conv_transpose2d_vjp`."""
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))
-    finish = of_input(x, input_activation)
-    dx = _correlate(dy, weight, geometry, finish) if need_dx else None
+    epilogue = of_input(x, input_activation)
+    dx = _correlate(dy, weight, geometry, epilogue) if need_dx else None
     return dx, (_weight_gradient(dy, x, geometry) if need_dweight else None)
 
 
-def _correlate(x: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
+def _correlate(x: Array, weight: Array, g: Geometry, epilogue: Epilogue) -> Array:
     """W x: (n, c, h, w) to (n, o, oh, ow)."""
     y, memory = empty_channels_last((len(x), len(weight), *g.output), x.dtype)
     windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
-    _launch_correlate(channels_last(x), weight.transpose(2, 3, 1, 0), windows, memory, (1, 1), (0, 0), finish)
+    _launch_correlate(channels_last(x), weight.transpose(2, 3, 1, 0), windows, memory, (1, 1), (0, 0), epilogue)
     return y
 
 
-def _spread(dy: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
+def _spread(dy: Array, weight: Array, g: Geometry, epilogue: Epilogue) -> Array:
     """W^T dy: (n, o, oh, ow) to (n, c, h, w)."""
     if bands := _bands(weight, g):
-        return _spread_narrow(dy, weight, g, bands, finish)
+        return _spread_narrow(dy, weight, g, bands, epilogue)
     dx, memory = empty_channels_last((len(dy), weight.shape[1], *g.size), dy.dtype)
     source, (sh, sw) = channels_last(dy), g.stride
     for a in _phases(g.size[0], g.kernel[0], sh, g.pads[0][0]):
@@ -140,7 +140,7 @@ def _spread(dy: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
             taps = weight[:, :, a.offset :: sh, b.offset :: sw][:, :, ::-1, ::-1]
             windows = _Windows((a.taps, b.taps), (1, 1), (a.before, b.before), (a.length, b.length))
             first = a.number, b.number
-            _launch_correlate(source, taps.transpose(2, 3, 0, 1), windows, memory, g.stride, first, finish)
+            _launch_correlate(source, taps.transpose(2, 3, 0, 1), windows, memory, g.stride, first, epilogue)
     return dx
 
 
@@ -164,7 +164,7 @@ def _bands(weight: Array, g: Geometry) -> _Bands | None:
     return _Bands(-(-BLOCK_PIXELS // g.size[1]), rows, ring, num_taps * (part + ring * g.output[1]) * size)
 
 
-def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, finish: Finish) -> Array:
+def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, epilogue: Epilogue) -> Array:
     """W^T dy by narrow.cuh, which reads dy once."""
     (o, c, kh, kw), source = weight.shape, channels_last(dy)
     dx, memory = empty_channels_last((len(dy), c, *g.size), dy.dtype)
@@ -177,7 +177,7 @@ def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, finish:
             block=(THREADS,),
             arguments=(
                 *(source, matrix, memory, len(matrix), o, *g.output, kh, kw, *g.stride, g.pads[0][0], g.pads[1][0]),
-                *(*g.size, bands.of_block, bands.rows, bands.ring, *finish.arguments(matrix)),
+                *(*g.size, bands.of_block, bands.rows, bands.ring, *epilogue.arguments(matrix)),
             ),
             shared_bytes=bands.shared_bytes,
             defines={"REAL": REAL[str(dy.dtype)], "VECTOR": _vector(source)},
@@ -325,7 +325,7 @@ def _vector(array: Array) -> int:
 
 
 def _launch_correlate(
-    x: Array, weight: Array, windows: _Windows, out: Array, step: Pair, first: Pair, finish: Finish
+    x: Array, weight: Array, windows: _Windows, out: Array, step: Pair, first: Pair, epilogue: Epilogue
 ) -> None:
     """One correlation of channels-last images with a weight (u, v, c, o), to every ``step``-th pixel of ``out``."""
     n, h, w, channels = x.shape
@@ -342,7 +342,7 @@ def _launch_correlate(
         block=(THREADS,),
         arguments=(
             *(x, matrix, out, num_pixels, num_taps, columns, *windows.arguments(h, w, channels)),
-            *(height, width, *step, *first, *finish.arguments(matrix)),
+            *(height, width, *step, *first, *epilogue.arguments(matrix)),
         ),
         shared_bytes=tile.shared_bytes,
         defines=tile.defines,

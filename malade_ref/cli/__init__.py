@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, said in one line
 terminated, and what was done is kept.
 Progress goes to standard error, everything else to standard output. What cannot be said ends no work; only a command
 whose result is what it says, and says it to a full disk or a closed stream, ends with exit code 2.
+Bad input is an `InputError` on its way here.
 """
 
 from __future__ import annotations
@@ -104,13 +105,7 @@ def _check_heard(arguments: Any) -> None:
 
 
 def process() -> int:
-    """Run the command of this process, which signals may end.
-
-    Returns
-    -------
-    int
-        Exit code.
-    """
+    """Run the command of this process, which signals may end."""
     stopping.listen()
     try:
         return main()

@@ -177,13 +177,7 @@ class Images:
                     filled = 0
 
     def check(self) -> None:
-        """Look at all images once.
-
-        Raises
-        ------
-        InputError
-            Naming the first image that is wrong.
-        """
+        """Look at all images once."""
         digest, done, most = hashlib.sha256(), 0, 0
         for raw in self._x.pieces():
             piece = _as_pixels(raw)
@@ -270,11 +264,6 @@ def read_images(
     -------
     Images
         At least one.
-
-    Raises
-    ------
-    InputError
-        Naming the file and what is wrong with it.
     """
     with ExitStack() as stack:
         notes: list[str] = []
@@ -697,11 +686,6 @@ def check_new(path: str, *, resume: bool = False) -> Path:
     resume : bool
         Whether it may be there already.
 
-    Returns
-    -------
-    Path
-        The same.
-
     Raises
     ------
     InputError
@@ -721,16 +705,6 @@ def check_free(path: str, *, resume: bool = False) -> Path:
         The file.
     resume : bool
         Whether it may be there already.
-
-    Returns
-    -------
-    Path
-        The same.
-
-    Raises
-    ------
-    InputError
-        If it exists, or its folder does not.
     """
     if Path(path).exists() and not resume:
         raise InputError(f"--out {path}: exists already; choose another name or delete it")
@@ -802,16 +776,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     ----------
     path : Path
         A file of `write_arrays`.
-
-    Returns
-    -------
-    dict
-        Its ``settings``.
-
-    Raises
-    ------
-    InputError
-        If it is damaged or not of this program, or does not say.
     """
     settings: Any = None
     if path.suffix == ".h5":
@@ -838,10 +802,5 @@ def fingerprint_of_model(path: str | None) -> str | None:
     ----------
     path : str, optional
         The file.
-
-    Returns
-    -------
-    str or None
-        In hexadecimal; None for no file.
     """
     return None if path is None else file_sha256(Path(path))

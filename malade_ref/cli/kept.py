@@ -57,11 +57,6 @@ def check_question(place: Path, made: Mapping[str, Any], asked: Mapping[str, Any
         The settings it was made with, and those of now.
     how : str
         Such as ``"was made"``.
-
-    Raises
-    ------
-    InputError
-        Naming the first setting that differs.
     """
     for key, old, new in differences(dict(made), from_json("settings", to_json("settings", dict(asked)))):
         raise InputError(
@@ -84,11 +79,6 @@ def interruptible(arguments: argparse.Namespace, partial: Path) -> Iterator[None
         Its ``argv``.
     partial : Path
         Where work is kept.
-
-    Yields
-    ------
-    None
-        Nothing.
 
     Raises
     ------
@@ -124,18 +114,7 @@ class Kept:
         self.group = Group(out.name, self.folder, count, size, digest, {})
 
     def finished(self) -> bool:
-        """Whether the result is there, as it would be made now; leftovers of the work on it are removed.
-
-        Returns
-        -------
-        bool
-            Whether nothing is left to do.
-
-        Raises
-        ------
-        InputError
-            If it was made with other settings, or is damaged.
-        """
+        """Whether the result is there, as it would be made now; leftovers of the work on it are removed."""
         if not self.out.exists():
             return False
         kept = self._kept_settings()
@@ -151,11 +130,6 @@ class Kept:
         -------
         int
             How many blocks are there.
-
-        Raises
-        ------
-        InputError
-            If the folder belongs to another computation, or is none.
         """
         kept = self._kept_settings()
         if kept is not None:

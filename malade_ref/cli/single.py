@@ -192,15 +192,15 @@ def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
         check_kind(networks[model.classifier], "classifier", "--classifier")
     labelled = model.kind == "classifier" or model.classifier is not None
     # Whose classes the labels are: those of the classifier that is asked; a new one takes those of the data.
-    judge_file = model.classifier or (model.init if model.kind == "classifier" else None)
-    judge = networks[judge_file] if judge_file else start
+    classifier_file = model.classifier or (model.init if model.kind == "classifier" else None)
+    classifier = networks[classifier_file] if classifier_file else start
     options: dict[str, Any] = {
         "shape": start.input_shape,
-        "num_classes": judge.num_classes if labelled else 1 << 31,
+        "num_classes": classifier.num_classes if labelled else 1 << 31,
         "data_dir": arguments.data_dir,
-        "class_names": class_names_of(judge, str(judge_file)) if labelled and judge_file else None,
-        "own_labels": not (labelled and judge_file),
-        "model": str(judge_file),
+        "class_names": class_names_of(classifier, str(classifier_file)) if labelled and classifier_file else None,
+        "own_labels": not (labelled and classifier_file),
+        "model": str(classifier_file),
     }
     images = opened(arguments.input, labels=arguments.labels, split="train", training=True, **options)
     x, y = images
@@ -304,11 +304,6 @@ def needed_labels(y: NDArray[np.int64] | None, source: str, *, needed: bool, cou
     -------
     ndarray of shape (n,), int64
         The labels; zeros if there are none and none are needed.
-
-    Raises
-    ------
-    InputError
-        If they are needed and missing.
     """
     if y is None and needed:
         raise InputError(f"{source}: has no labels; name a file of labels with --labels")
@@ -457,11 +452,6 @@ def check_answers(option: str, answers: NDArray[Any], *, first: int = 0) -> None
         Logits, or images.
     first : int
         Number of the first image.
-
-    Raises
-    ------
-    InputError
-        If one of them is NaN.
     """
     broken = np.isnan(answers).reshape(len(answers), -1).any(axis=1)
     if broken.any():
@@ -480,11 +470,6 @@ def opened(source: str, **options: Any) -> Images:
         Where they are.
     **options
         Of `read_images`.
-
-    Returns
-    -------
-    Images
-        As `read_images` gives them.
     """
     images = read_images(source, **options)
     for note in images.notes:
@@ -561,11 +546,6 @@ class _Calls:
             The block's images.
         count : int
             Images altogether.
-
-        Yields
-        ------
-        None
-            Nothing.
         """
         done, lock = 0, threading.Lock()
 
@@ -631,11 +611,6 @@ def check_kind(network: Network, kind: str, where: str) -> None:
         What it should be.
     where : str
         The option, for the complaint.
-
-    Raises
-    ------
-    InputError
-        If it is something else.
     """
     found = "classifier" if len(network.output_shape) == 1 else "denoiser"
     if found != kind or (kind == "denoiser" and network.output_shape != network.input_shape):

@@ -76,11 +76,6 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
     -------
     Incoming
         The data; a missing validation or test split is chosen at random.
-
-    Raises
-    ------
-    InputError
-        If there are no such images, or they do not fit together.
     """
     _pillow(path)
     left_out = _LeftOut()

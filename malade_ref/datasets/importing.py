@@ -35,16 +35,6 @@ def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
         A folder of IDX files or of images, a ``.zip`` of images, an ``.npz`` or an ``.h5``.
     stack : ExitStack
         Closes what the data is read from, when the blocks are used up.
-
-    Returns
-    -------
-    Incoming
-        The data.
-
-    Raises
-    ------
-    InputError
-        If it is none of these, or damaged.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -98,11 +88,6 @@ def incoming_idx(files: Mapping[str, Path], stack: ExitStack) -> Incoming:
     -------
     Incoming
         The data, ten classes.
-
-    Raises
-    ------
-    InputError
-        If a file is damaged or they do not belong together.
     """
     images = {}
     labels = []

@@ -177,11 +177,6 @@ def damage(path: Path) -> Iterator[None]:
     path : Path
         The file, for the complaint.
 
-    Yields
-    ------
-    None
-        Nothing.
-
     Raises
     ------
     InputError

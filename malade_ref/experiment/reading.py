@@ -49,16 +49,6 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
         Name of a built-in experiment, or path of a TOML file.
     changes : sequence of str
         Each ``key=value``: the key dotted, the value in TOML's syntax, or a word. ``scale=NAME`` selects a scale.
-
-    Returns
-    -------
-    Reading
-        The experiment and its text.
-
-    Raises
-    ------
-    InputError
-        If there is no such experiment, or it is not as `Experiment` says, before or after the changes.
     """
     file, table, text = read_files(source)
     scales = table.pop("scales", {})
@@ -122,11 +112,6 @@ def parse_change(change: str) -> tuple[list[str], Any]:
         Parts of the key.
     value : object
         The value.
-
-    Raises
-    ------
-    InputError
-        If it is not of this form.
     """
     text, equals, value = change.partition("=")
     keys, position = [], 0

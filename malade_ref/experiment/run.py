@@ -43,7 +43,7 @@ from malade_ref.experiment.stages import (
     certified,
     chain_paths,
     clean_outcome,
-    judge,
+    correct_draws,
     run_attack,
     search_settings,
 )
@@ -120,11 +120,6 @@ def run_experiment(
         The backend; the NumPy reference by default.
     watcher : Watcher, optional
         Told how it goes.
-
-    Returns
-    -------
-    Bundle
-        Finished, to be read.
 
     Raises
     ------
@@ -367,7 +362,7 @@ class _Run:
             if first == 0 and self.experiment.pictures is not None:
                 self.keep_pictures(cell, model, x_adv, index)
             outcome = {key: value for key, value in found.items() if key != "x_adv" or evaluation.save_images}
-            outcome["correct"] = judge(model, x_adv, y, num_draws=evaluation.num_draws, sample_index=index)
+            outcome["correct"] = correct_draws(model, x_adv, y, num_draws=evaluation.num_draws, sample_index=index)
             return {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(y), **outcome}
 
         self.bundle.shards(cell, num_images, evaluation.shard_size, compute, meta=meta, only=())

@@ -63,11 +63,6 @@ class OnTensors:
         -------
         torch.Tensor of shape (n, c, h, w)
             Purified images.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected, or the model purifies none.
         """
         if not hasattr(self.model, "purify"):
             raise InputError(f"model: expected a MALADE, got {type(self.model).__name__}, which has no purify")
@@ -87,11 +82,6 @@ class OnTensors:
         -------
         torch.Tensor of shape (n, k)
             Logits.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
         """
         return self._differentiable(self.model.logits, _logits_vjp, x, settings)
 
@@ -109,11 +99,6 @@ class OnTensors:
         -------
         torch.Tensor of shape (n,), int64
             Classes.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
         """
         return self._call(self.model.predict, x, **settings)
 
@@ -133,11 +118,6 @@ class OnTensors:
         -------
         torch.Tensor of shape (n, c, h, w)
             Gradient of each sample's loss with respect to its own image.
-
-        Raises
-        ------
-        InputError
-            If images, labels or a setting are not as expected.
         """
         return self._call(self.model.loss_gradient, x, y, **settings)
 

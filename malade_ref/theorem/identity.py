@@ -175,11 +175,6 @@ def measure_errors(mixture: GaussianMixture, beta: float, x: Floats) -> Errors:
         Inverse temperature of the classifier; 1 is calibrated.
     x : ndarray of shape (n, d)
         Points.
-
-    Returns
-    -------
-    Errors
-        For every sigma of `SIGMAS`.
     """
     host = Host(mixture)
     classifier = mixture.tempered(beta)

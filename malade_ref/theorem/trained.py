@@ -128,11 +128,6 @@ class Posterior:
             From `forward`.
         y : array of shape (n,), integer
             Labels.
-
-        Returns
-        -------
-        LossGradient
-            Of each point.
         """
         ops = self.classifier.ops
         # These weights add up to 0, so what the class scores have in common, grad log p(x), drops out.
@@ -293,7 +288,7 @@ def noisy_points(mixture: GaussianMixture, n: int, sigma: float, rng: np.random.
 
 
 def apply(network: Network, u: Floats) -> Floats:
-    """Output of a network for points on the host.
+    """Output of a network for points on the host, of shape (n, d), float64.
 
     Parameters
     ----------
@@ -301,11 +296,6 @@ def apply(network: Network, u: Floats) -> Floats:
         A denoiser.
     u : ndarray of shape (n, d)
         Points.
-
-    Returns
-    -------
-    ndarray of shape (n, d), float64
-        r(u).
     """
     ops = network.ops
     return np.asarray(ops.to_host(network.apply(ops.asarray(u.astype(network.dtype)))), dtype=np.float64)
