@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -111,6 +112,8 @@ def _check_heard(arguments: Any) -> None:
 def process() -> int:
     """Run the command of this process, which signals may end."""
     stopping.listen()
+    # Numbers that overflow are noticed where they would decide something, and said there in one line.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"malade_")
     try:
         return main()
     except KeyboardInterrupt:  # between two lines of `main`

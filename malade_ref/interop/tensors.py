@@ -124,6 +124,7 @@ class OnTensors:
     def _differentiable(self, method: Any, vjp: Callable[..., Array], x: Any, settings: dict[str, Any]) -> Any:
         """Call a method; if the images require gradients, let PyTorch know how they get back."""
         torch = _torch()
+        _check_plain("x", x)
         if not (torch.is_grad_enabled() and getattr(x, "requires_grad", False)):
             return self._call(method, x, **settings)
         if x.device.type == "meta":
@@ -156,6 +157,7 @@ class OnTensors:
         """A tensor as an array of the model's backend; anything else as it is."""
         if not hasattr(value, "__dlpack__") or not hasattr(value, "detach"):
             return value
+        _check_plain(name, value)
         try:
             return self.model.ops.asarray(value.detach())
         except InputError:
@@ -163,8 +165,19 @@ class OnTensors:
         except (TypeError, ValueError, RuntimeError, BufferError) as error:  # whatever speaks DLPack here
             reason = " ".join(str(error).split())
             raise InputError(
-                f"{name}: the tensor on {value.device} cannot be taken over ({reason}); move it to where the model is"
+                f"{name}: the tensor on {value.device} cannot be taken over ({reason}); move it to where the model is, "
+                "in float32 or float64"
             ) from None
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Raise if a derivative would be lost that is not backward's: of torch.func, or in forward mode."""
+    torch = _torch()
+    if isinstance(value, torch.Tensor) and (
+        torch._C._functorch.is_functorch_wrapped_tensor(value)
+        or torch.autograd.forward_ad.unpack_dual(value).tangent is not None
+    ):
+        raise InputError(f"{name}: torch.func and forward derivatives do not get through; take torch.autograd.grad")
 
 
 def _purify_vjp(

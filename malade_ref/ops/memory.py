@@ -150,7 +150,7 @@ def add_up(arrays: Sequence[Floats]) -> Floats:
 
 
 def argmax(logits: Floats) -> NDArray[np.int64]:
-    """Class with the largest logit of each sample; the smallest such class in a tie, and none where there is a NaN.
+    """Class with the largest logit of each sample; the smallest such class in a tie, and none without finite numbers.
 
     Parameters
     ----------
@@ -160,9 +160,10 @@ def argmax(logits: Floats) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of shape (n,), int64
-        Classes; -1 where any of the sample's logits is NaN: no verdict, and never equal to a label.
+        Classes; -1 where any of the sample's logits is NaN, or the largest is infinite, so that its probability is NaN:
+        no verdict, and never equal to a label.
     """
-    return np.where(np.isnan(logits).any(axis=1), np.int64(-1), logits.argmax(axis=1))
+    return np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), np.int64(-1))
 
 
 def check_images(name: str, x: NDArray[Any], image_shape: Sequence[int]) -> NDArray[Any]:
