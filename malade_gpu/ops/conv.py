@@ -124,7 +124,10 @@ def _correlate(x: Array, weight: Array, g: Geometry, epilogue: Epilogue) -> Arra
     """W x: (n, c, h, w) to (n, o, oh, ow)."""
     y, memory = empty_channels_last((len(x), len(weight), *g.output), x.dtype)
     windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
-    _launch_correlate(channels_last(x), weight.transpose(2, 3, 1, 0), windows, memory, (1, 1), (0, 0), epilogue)
+    weights = device().xp.ascontiguousarray(weight)
+    (_, c, kh, kw) = weight.shape
+    steps = _Steps(0, kw, 1, kh * kw, c * kh * kw)
+    _launch_correlate(channels_last(x), weights, steps, windows, memory, (1, 1), (0, 0), epilogue)
     return y
 
 
@@ -134,13 +137,15 @@ def _spread(dy: Array, weight: Array, g: Geometry, epilogue: Epilogue) -> Array:
         return _spread_narrow(dy, weight, g, bands, epilogue)
     dx, memory = empty_channels_last((len(dy), weight.shape[1], *g.size), dy.dtype)
     source, (sh, sw) = channels_last(dy), g.stride
+    weights, (_, c, kh, kw) = device().xp.ascontiguousarray(weight), weight.shape
     for a in _phases(g.size[0], g.kernel[0], sh, g.pads[0][0]):
         for b in _phases(g.size[1], g.kernel[1], sw, g.pads[1][0]):
             # The tap t = taps - 1 comes first: then dy's rows ascend.
-            taps = weight[:, :, a.offset :: sh, b.offset :: sw][:, :, ::-1, ::-1]
+            last = (a.offset + (a.taps - 1) * sh) * kw + b.offset + (b.taps - 1) * sw
+            steps = _Steps(last, -sh * kw, -sw, c * kh * kw, kh * kw)
             windows = _Windows((a.taps, b.taps), (1, 1), (a.before, b.before), (a.length, b.length))
             first = a.number, b.number
-            _launch_correlate(source, taps.transpose(2, 3, 0, 1), windows, memory, g.stride, first, epilogue)
+            _launch_correlate(source, weights, steps, windows, memory, g.stride, first, epilogue)
     return dx
 
 
@@ -195,7 +200,7 @@ def _weight_gradient(x: Array, dy: Array, g: Geometry) -> Array:
     parts = device().empty((num_parts, num_taps, columns), x.dtype)
     windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
     images, slopes = channels_last(x), channels_last(dy)
-    tile = _tile(images, slopes)
+    tile = _tile(images, columns, _vector(slopes))
     if num_parts:
         device().launch(
             "conv",
@@ -227,6 +232,19 @@ class _Bands(NamedTuple):
     rows: int
     ring: int
     shared_bytes: int
+
+
+class _Steps(NamedTuple):
+    """Where the numbers of a correlation's weights lie in an array: the first, and how far the next ones are.
+
+    ``row`` and ``column`` lead to the next taps of a window, ``channel`` and ``out`` to those of its other axes.
+    """
+
+    first: int
+    row: int
+    column: int
+    channel: int
+    out: int
 
 
 class _Windows(NamedTuple):
@@ -293,7 +311,8 @@ def tile_of(real: str, name: str, tile: int, vectors: Pair) -> Tile:
     tile : int
         Columns of a block, one of `TILES[name]`.
     vectors : pair of int
-        Numbers that one copy takes of the left and of the right operand, 1 or 4.
+        Numbers that one copy takes of the left and of the right operand, 1 or 4; where the right one is 4, so are the
+        numbers of a row of results that are stored together, if a thread has as many.
 
     Returns
     -------
@@ -311,12 +330,12 @@ def tile_of(real: str, name: str, tile: int, vectors: Pair) -> Tile:
     return Tile(rows, tile, STAGES * DEPTH * (rows + tile) * SIZE[real], defines)
 
 
-def _tile(images: Array, right: Array) -> Tile:
-    """For a product of channels-last images with a matrix (or images) whose last axis are the columns."""
-    real, columns = str(images.dtype), right.shape[-1]
+def _tile(images: Array, columns: int, right_vector: int) -> Tile:
+    """For a product of channels-last images with a matrix of so many columns."""
+    real = str(images.dtype)
     name = precision() if real == "float32" else "fp32"
     tile = next((tile for tile in TILES[name] if columns <= tile), TILES[name][-1])
-    return tile_of(real, name, tile, (_vector(images), _vector(right)))
+    return tile_of(real, name, tile, (_vector(images), right_vector))
 
 
 def _vector(array: Array) -> int:
@@ -325,24 +344,42 @@ def _vector(array: Array) -> int:
 
 
 def _launch_correlate(
-    x: Array, weight: Array, windows: _Windows, out: Array, step: Pair, first: Pair, epilogue: Epilogue
+    x: Array,
+    weight: Array,
+    steps: _Steps,
+    windows: _Windows,
+    out: Array,
+    step: Pair,
+    first: Pair,
+    epilogue: Epilogue,
 ) -> None:
-    """One correlation of channels-last images with a weight (u, v, c, o), to every ``step``-th pixel of ``out``."""
+    """One correlation of channels-last images with weights in an array, to every ``step``-th pixel of ``out``."""
     n, h, w, channels = x.shape
     _, height, width, columns = out.shape
     num_pixels, num_taps = n * math.prod(windows.grid), math.prod(windows.kernel) * channels
     if not num_pixels:
         return
-    matrix = device().xp.ascontiguousarray(weight).reshape(num_taps, columns)
-    tile = _tile(x, matrix)
+    together = _vector(out) if epilogue.input is None else min(_vector(out), _vector(epilogue.input))
+    tile = _tile(x, columns, together)
+    num_tiles, num_steps = -(-columns // tile.columns), -(-num_taps // DEPTH)
+    laid_out = device().empty((num_tiles, num_steps, tile.columns * DEPTH), x.dtype)
+    if laid_out.size:
+        device().launch(
+            "conv",
+            "lay_out",
+            grid=(-(-laid_out.size // THREADS),),
+            block=(THREADS,),
+            arguments=(weight, laid_out, num_taps, columns, channels, max(1, windows.kernel[1]), *steps),
+            defines=tile.defines,
+        )
     device().launch(
         "conv",
         "correlate",
-        grid=(-(-num_pixels // tile.rows), -(-columns // tile.columns)),
+        grid=(-(-num_pixels // tile.rows), num_tiles),
         block=(THREADS,),
         arguments=(
-            *(x, matrix, out, num_pixels, num_taps, columns, *windows.arguments(h, w, channels)),
-            *(height, width, *step, *first, *epilogue.arguments(matrix)),
+            *(x, laid_out, out, num_pixels, num_taps, columns, *windows.arguments(h, w, channels)),
+            *(height, width, *step, *first, *epilogue.arguments(laid_out)),
         ),
         shared_bytes=tile.shared_bytes,
         defines=tile.defines,

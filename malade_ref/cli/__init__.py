@@ -22,6 +22,7 @@ from malade_ref.bundle.layout import WORK
 from malade_ref.checks import InputError
 from malade_ref.cli import certify, data, info, models, report, run, single, stopping, theorem
 from malade_ref.cli.console import lost, say, write
+from malade_ref.storage.files import cannot_read
 
 DONE, CHECK_FAILED, BAD_INPUT = 0, 1, 2
 
@@ -88,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except InputError as error:
         say(f"malade: error: {' '.join(str(error).split())}", error=True)
+        return BAD_INPUT
+    except OSError as error:  # what no reader or writer has put into words of its own, such as a name that is too long
+        say(f"malade: error: {cannot_read(error.filename or 'system', error)}", error=True)
         return BAD_INPUT
     except MemoryError as error:
         say(f"malade: error: out of memory: {' '.join(str(error).split()) or 'no details'}", error=True)

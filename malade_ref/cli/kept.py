@@ -115,9 +115,11 @@ class Kept:
 
     def finished(self) -> bool:
         """Whether the result is there, as it would be made now; leftovers of the work on it are removed."""
-        if not self.out.exists():
-            return False
         kept = self._kept_settings()
+        if not self.out.exists():
+            if kept is not None:  # before a model is tried, and much is said
+                check_question(self.folder, kept, self.settings, "was begun")
+            return False
         made = kept if kept is not None and self.out.suffix == ".npy" else read_settings(self.out)
         check_question(self.out, made, self.settings, "was made")
         self.remove()

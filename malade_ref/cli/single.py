@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from malade_ref.arrays import Array
 from malade_ref.checkpoint import load, save
-from malade_ref.checks import InputError, check_count, check_number
+from malade_ref.checks import InputError, check_count, check_number, check_work
 from malade_ref.classes import class_names_of, with_class_names
 from malade_ref.cli.backends import add_backend, backend_ops
 from malade_ref.cli.console import Meter, duration, say
@@ -273,7 +273,7 @@ def _model_table(arguments: argparse.Namespace) -> Model:
     return Model(
         kind=arguments.kind,
         preset=arguments.preset,
-        epochs=check_count("--epochs", arguments.epochs),
+        epochs=check_work("--epochs", arguments.epochs),
         batch_size=check_count("--batch-size", arguments.batch_size),
         learning_rate=check_number("--learning-rate", arguments.learning_rate, above=0),
         schedule=arguments.schedule,
@@ -349,7 +349,7 @@ def _attack(arguments: argparse.Namespace) -> int:
                     method, model, asarray(x), asarray(y[part]), sample_index=asarray(index), seed=arguments.seed
                 )
 
-        check_answers("--model", model.ops.to_host(model.logits(model.ops.asarray(images.x[:FIRST_USE]))))
+        check_answers("--model", model.ops.to_host(model.logits(model.ops.asarray(next(images.blocks(FIRST_USE))))))
         say(f"{arguments.method} on {len(images):,} images of {images.source}, into {out}")
         in_blocks(arguments.method, images, work, size=size, kept=kept)
         names = ("success", "loss", "distance", "num_queries", "num_gradients")
@@ -367,7 +367,7 @@ def _purify(arguments: argparse.Namespace) -> int:
         denoiser = load(arguments.denoiser, ops=ops)
         check_kind(denoiser, "denoiser", "--denoiser")
         chain = ChainSettings(
-            check_count("--chain-steps", arguments.chain_steps, minimum=0),
+            check_work("--chain-steps", arguments.chain_steps, minimum=0),
             check_number("--a", arguments.a, above=0),
             check_number("--delta", arguments.delta, minimum=0),
             not arguments.no_clip,
@@ -404,12 +404,12 @@ def _purify(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    out = _checked_out(arguments) if arguments.out else None
+    out = _checked_out(arguments) if arguments.out is not None else None
     if out is None and arguments.resume:
         raise InputError("--resume: nothing is kept without --out; add it or leave --resume out")
     with interruptible(arguments, partial_of(out or Path("nowhere"))):
         model = _model(arguments)
-        num_draws = check_count("--num-draws", arguments.num_draws)
+        num_draws = check_work("--num-draws", arguments.num_draws)
         size = _batch_size(arguments, BLOCK)
         images = opened(arguments.input, **options_of(model, arguments))
         kept = None

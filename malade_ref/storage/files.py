@@ -315,6 +315,7 @@ def cannot_write(path: str | Path, error: OSError) -> InputError:
         errno.ENOTDIR: "choose a path whose parents are folders",
         errno.EEXIST: "choose another name",
         errno.EISDIR: "choose a name that is not a folder's",
+        errno.ENAMETOOLONG: "give a shorter name",
     }.get(error.errno or 0, "check the disk or choose another folder")
     return InputError(f"{path}: cannot be written ({one_line(error)}); {mend}; nothing was overwritten")
 
@@ -604,5 +605,7 @@ def cannot_read(path: str | Path, error: OSError) -> InputError:
     InputError
         One line: what, where, how to mend it.
     """
-    mend = "check the path" if error.errno == errno.ENOENT else "check the file and its permissions"
+    mend = {errno.ENOENT: "check the path", errno.ENAMETOOLONG: "give a shorter name"}.get(
+        error.errno or 0, "check the file and its permissions"
+    )
     return InputError(f"{path}: cannot be read ({one_line(error)}); {mend}")
