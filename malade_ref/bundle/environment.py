@@ -155,7 +155,7 @@ def read_log(path: Path) -> Log:
         raise InputError(f"{file}: its content does not match its SHA-256; restore it from a copy")
     check_log(str(file), log)
     sessions = [{key: session.get(key) for key in ("began", "ended", "environment")} for session in log["sessions"]]
-    networks = {str(name): dict(origin) for name, origin in log.get("networks", {}).items()}
+    networks = {str(name): dict(origin) for name, origin in (log.get("networks") or {}).items()}
     return Log(sessions, dict(log["timings"]), list(log["warnings"]), networks)
 
 

@@ -184,11 +184,14 @@ _ENVIRONMENT_SCHEMA = _table(
                 python=_optional(_text),
                 packages=_optional(_table_of(_text)),
                 device=_optional(_table(_scalar)),
+                blas=_optional(_list_of(_table(architecture=_optional(_text), num_threads=_optional(_count())))),
+                simd=_optional(_list_of(_text)),
             ),
         )
     ),
     timings=_table_of(_number(minimum=0)),
     warnings=_list_of(_text),
+    networks=_optional(_table_of(_table(fingerprint=_text))),
 )
 
 # config.json of an experiment -----------------------------------------------------------------------------------------

@@ -50,11 +50,35 @@ class Outcomes:
         self._settings = settings or {}
 
     def chain_settings(self, name: str) -> Mapping[str, Any]:
-        """Settings of a defence's chain."""
+        """Settings of a defence's chain.
+
+        Parameters
+        ----------
+        name : str
+            The defence.
+
+        Returns
+        -------
+        mapping
+            Keyword arguments of `MALADE`, and ``sigma2``.
+        """
         return self._settings[name]
 
     def defence(self, name: str, *, denoiser: str | None = None) -> Any:
-        """A defence as a model; possibly with another denoiser."""
+        """Build a defence, possibly with another denoiser.
+
+        Parameters
+        ----------
+        name : str
+            The defence.
+        denoiser : str, optional
+            A model in place of the defence's own.
+
+        Returns
+        -------
+        Network or MALADE
+            The model.
+        """
         defence = self.experiment.defences[name]
         classifier = self.networks[defence.classifier]
         if defence.denoiser is None:
@@ -69,19 +93,66 @@ class Outcomes:
         return self.ops.permutation(len(self.data.test), key=key)[: self.experiment.evaluation.num_images]
 
     def images(self, index: Array) -> tuple[Array, Array]:
-        """Test images of given numbers, and their labels."""
+        """Test images of given numbers, and their labels.
+
+        Parameters
+        ----------
+        index : array of shape (n,), integer
+            Numbers in the test split.
+
+        Returns
+        -------
+        x : array of shape (n, c, h, w)
+            Images.
+        y : array of shape (n,), integer
+            Labels.
+        """
         host, test = self.ops.to_host(index), self.data.test
         return self.ops.asarray(test.images(host)), self.ops.asarray(test.labels(host))
 
     def attacked(self, model: Any, attack: Attack, eps: float, index: Array) -> Arrays:
-        """What an attack makes of images, as the fields of an `AttackResult`."""
+        """What an attack makes of images.
+
+        Parameters
+        ----------
+        model : Network or MALADE
+            What is attacked.
+        attack : Attack
+            The attack.
+        eps : float
+            Size of the perturbation, if the attack lists sizes.
+        index : array of shape (n,), integer
+            Numbers of the images.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The fields of an `AttackResult`, on the host.
+        """
         x, y = self.images(index)
         return run_attack(
             attack, model, x, y, sample_index=index, seed=self.seed, **({"eps": eps} if attack.eps else {})
         )
 
     def attacked_classifier(self, name: str, attack: Attack, eps: float, first: int, last: int) -> Arrays:
-        """An attack on a bare classifier."""
+        """Attack a bare classifier.
+
+        Parameters
+        ----------
+        name : str
+            The classifier.
+        attack : Attack
+            The attack.
+        eps : float
+            Size of the perturbation.
+        first, last : int
+            Which images of the order.
+
+        Returns
+        -------
+        dict of str to ndarray
+            As of `attacked`.
+        """
         return self.attacked(self.networks[name], attack, eps, self.order[first:last])
 
     def outcome(self, model: Any, name: str, attack: Attack | None, eps: float, first: int, last: int) -> Arrays:
@@ -121,7 +192,22 @@ class Outcomes:
         return {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(y), **found}
 
     def certificates(self, name: str, first: int, last: int, progress: Progress | None = None) -> Record:
-        """Counts of votes of a smoothed classifier for images [first, last), see `certified`."""
+        """Counts of a smoothed classifier's votes.
+
+        Parameters
+        ----------
+        name : str
+            Of the smoothed classifier.
+        first, last : int
+            Which images of the order.
+        progress : callable, optional
+            Told the fraction done and a line of text.
+
+        Returns
+        -------
+        Record
+            As of `malade_ref.experiment.stages.certified`.
+        """
         settings = self.experiment.certify
         assert settings is not None
         smoothed, index = settings.smoothed[name], self.order[first:last]

@@ -171,7 +171,9 @@ def test_logs() -> None:
         "sessions": [{"began": "a", "ended": None, "environment": {"malade": "1", "packages": {"numpy": "2"}}}],
         "timings": {"train": 1.5},
         "warnings": ["slow"],
+        "networks": {"cnn": {"fingerprint": "00"}},
     }
+    log["sessions"][0]["environment"] |= {"blas": [{"architecture": "Haswell", "num_threads": 2}], "simd": ["AVX2"]}
     check_log("log", log)
     refused = 0
     for path in list(leaves(log)):
