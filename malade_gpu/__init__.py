@@ -57,6 +57,8 @@ class GaussianMixture(malade_ref.GaussianMixture, metaclass=_OfTheseOps):  # noq
 cnn = _with_these_ops(malade_ref.cnn)
 sdae = _with_these_ops(malade_ref.sdae)
 mlp = _with_these_ops(malade_ref.mlp)
+resnet = _with_these_ops(malade_ref.resnet)
+wide_resnet = _with_these_ops(malade_ref.wide_resnet)
 load = _with_these_ops(malade_ref.load)
 
 __all__ = [
@@ -70,6 +72,8 @@ __all__ = [
     "load",
     "mlp",
     "ops",
+    "resnet",
     "save",
     "sdae",
+    "wide_resnet",
 ]

@@ -165,7 +165,7 @@ def units() -> Iterator[Unit]:
         One compilation.
     """
     for capability in CAPABILITIES:
-        for file in ("rows", "channels", "softmax"):
+        for file in ("rows", "channels", "groups", "softmax"):
             yield from (Unit(file, {"REAL": real}, capability) for real in ("float", "double"))
         for variant in variants(SHARED_BYTES[capability]):
             defines = {"IMAGES": variant.images, "RESIDENT": int(variant.resident)}

@@ -6,11 +6,15 @@
 True
 """
 
-from malade_ref import attacks, ops
-from malade_ref.checkpoint import load, save
-from malade_ref.defence import MALADE
-from malade_ref.density import DenoiserScore, GaussianMixture
-from malade_ref.network import Network, cnn, mlp, sdae
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from malade_ref import attacks, ops
+    from malade_ref.checkpoint import load, save
+    from malade_ref.defence import MALADE
+    from malade_ref.density import DenoiserScore, GaussianMixture
+    from malade_ref.network import Network, cnn, mlp, resnet, sdae, wide_resnet
 
 __version__ = "0.1.0"
 
@@ -25,6 +29,43 @@ __all__ = [
     "load",
     "mlp",
     "ops",
+    "resnet",
     "save",
     "sdae",
+    "wide_resnet",
 ]
+
+# Public names are imported when they are first used: a command says its first word at once, and can be interrupted.
+_HOME = {
+    "MALADE": "defence",
+    "DenoiserScore": "density",
+    "GaussianMixture": "density",
+    "Network": "network",
+    "cnn": "network",
+    "load": "checkpoint",
+    "mlp": "network",
+    "resnet": "network",
+    "save": "checkpoint",
+    "sdae": "network",
+    "wide_resnet": "network",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
+        try:
+            value = import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -23,8 +23,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .arrays import Array
-from .checks import InputError, check_number
+from .checks import InputError, check_number, check_work
 from .defence import MALADE
+from .draws import sums
 from .evaluation import CLEAN, Cell, cut_cells, join, summary, worst_outcomes
 from .sampling import Stream
 from .statistics import paired_difference
@@ -215,20 +216,10 @@ def eot_check(
 
     Parameters
     ----------
-    model : MALADE
-        Or anything random with its ``loss_and_gradient``.
-    x : array of shape (n, c, h, w)
-        Images, pixels in [0, 1].
-    y : array of shape (n,), integer
-        Labels.
     num_draws : sequence of int
         Numbers of draws to look at; twice the largest are made.
     mode : {"exact", "bpda", "bpda-denoiser"}
         Which gradient.
-    seed : int
-        Of the noise.
-    sample_index : array of shape (n,), integer, optional
-        Numbers of the samples in their data set; 0..n-1 by default.
 
     Returns
     -------
@@ -238,23 +229,26 @@ def eot_check(
     Raises
     ------
     InputError
-        If there are no images or numbers of draws.
+        If there are no images, or numbers of draws are missing or out of range.
+
+    Notes
+    -----
+    The others are those of `gradient_check`.
     """
     wanted = sorted(set(num_draws))
     if len(x) == 0 or not wanted or wanted[0] < 1:
         raise InputError("eot_check: expected at least one image and numbers of draws >= 1")
+    check_work("num_draws", wanted[-1])
     stream = Stream(seed, "audit-eot")
 
-    def draw(number: int) -> Array:
-        settings = {"num_draws": 1, "first_draw": number, "sample_index": sample_index, "stream": stream}
+    def gradient(draw: int) -> Array:
+        settings = {"num_draws": 1, "first_draw": draw, "sample_index": sample_index, "stream": stream}
         return model.loss_and_gradient(x, y, mode=mode, **settings).gradient.astype("float64")
 
-    largest = wanted[-1]
-    one, other = 0.0 * x.astype("float64"), 0.0 * x.astype("float64")
-    cosines = []
-    for number in range(largest):
-        one, other = one + draw(number), other + draw(largest + number)
-        if number + 1 in wanted:
+    largest, cosines = wanted[-1], []
+    halves = zip(sums(map(gradient, range(largest))), sums(map(gradient, range(largest, 2 * largest))), strict=True)
+    for count, (one, other) in enumerate(halves, start=1):
+        if count in wanted:
             lengths = (_dot(one, one) * _dot(other, other)) ** 0.5
             cosines.append(float((_dot(one, other) / (lengths + 1e-300)).mean()))
     return EotCheck(wanted, cosines, len(x))
@@ -297,31 +291,31 @@ def audit(cells: Sequence[Cell], checks: Mapping[str, Any] | None = None) -> lis
     cells = sorted(cells, key=lambda cell: cell.name)
     return [
         _large_eps(cells),
-        _judge("stronger with eps", _along_eps(cells), "needs an attack at two sizes of eps"),
-        _judge("stronger with steps", _along(cells, "num_steps"), "needs an attack with two numbers of steps"),
-        _judge("stronger with EOT draws", _along(cells, "num_draws"), "needs an attack with two numbers of draws"),
-        _judge(
+        _finding("stronger with eps", _along_eps(cells), "needs an attack at two sizes of eps"),
+        _finding("stronger with steps", _along(cells, "num_steps"), "needs an attack with two numbers of steps"),
+        _finding("stronger with EOT draws", _along(cells, "num_draws"), "needs an attack with two numbers of draws"),
+        _finding(
             "exact gradient no weaker than BPDA",
             _strongest(cells, ("exact",), ("bpda",)),
             "needs both attacks on one defence",
         ),
-        _judge(
+        _finding(
             "white box no weaker than transfer",
             _strongest(cells, WHITE_BOX, ("transfer",)),
             "needs an attack carried over from the bare classifier",
         ),
-        _judge(
+        _finding(
             "white box no weaker than black box",
             _strongest(cells, WHITE_BOX, ("black-box",)),
             "needs an attack without gradients, of the same norm and size",
         ),
-        _judge(
+        _finding(
             "iterative no weaker than one-step",
             _strongest([cell for cell in cells if cell.mode == "exact"], ("exact",), ("one-step",))
             + _strongest([cell for cell in cells if cell.mode != "exact"], ("bpda",), ("one-step",)),
             "needs a one-step and an iterative attack",
         ),
-        _judge(
+        _finding(
             "attacks stronger than random noise",
             _strongest(cells, WHITE_BOX, ("noise",)),
             "needs random noise of the same size among the attacks",
@@ -334,7 +328,7 @@ def audit(cells: Sequence[Cell], checks: Mapping[str, Any] | None = None) -> lis
     ]
 
 
-def _judge(name: str, comparisons: Iterable[Comparison], missing: str) -> Finding:
+def _finding(name: str, comparisons: Iterable[Comparison], missing: str) -> Finding:
     """One finding for all comparisons of a kind."""
     comparisons = list(comparisons)
     if not comparisons:
@@ -483,7 +477,7 @@ def _ball(cells: Sequence[Cell]) -> Finding:
     measured = [cell for cell in cells if cell.attack != CLEAN and "distance" in cell.arrays]
     if not measured:
         return Finding(name, NOT_RUN, "no distances were stored")
-    largest = {cell.name: float(cell.arrays["distance"].max()) for cell in measured}
+    largest = {cell.name: float(cell.distance.max()) for cell in measured}
     outside = [cell for cell in measured if largest[cell.name] > cell.eps + BALL_SLACK]
     if outside:
         return Finding(name, WARNING, "; ".join(f"{cell.name}: distance {largest[cell.name]:.6g}" for cell in outside))

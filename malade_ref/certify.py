@@ -200,7 +200,8 @@ def certify(
             counts = _class_counts(classifier, denoiser, x[part], index[part], sigma, num_draws, key, tell)
             found[name].append(counts)
     selection, counts = (ops.to_host(ops.concatenate(found[name])) for name in draws)
-    return certificates_of(selection, counts, ops.to_host(y), sigma=sigma, alpha=alpha, bound=bound)
+    rule: dict[str, Any] = {"sigma": sigma, "alpha": alpha, "bound": bound, "num_estimation": num_estimation}
+    return certificates_of(selection, counts, ops.to_host(y), **rule)
 
 
 def predict(
@@ -253,18 +254,25 @@ def predict(
         _class_counts(classifier, denoiser, x[part], index[part], sigma, num_draws, key)
         for part in _batches(len(x), batch_size)
     ]
-    return predictions_of(ops.to_host(ops.concatenate(counts)), alpha=alpha)
+    return predictions_of(ops.to_host(ops.concatenate(counts)), alpha=alpha, num_draws=num_draws)
 
 
 def certificates_of(
-    selection: Array, counts: Array, label: Array, *, sigma: float, alpha: float, bound: str = "rest"
+    selection: Array,
+    counts: Array,
+    label: Array,
+    *,
+    sigma: float,
+    alpha: float,
+    bound: str = "rest",
+    num_estimation: int | None = None,
 ) -> Certificates:
     """Derive certificates from counts.
 
     Parameters
     ----------
     selection, counts : array of shape (n, k), int64
-        As in `Certificates`, on the host; every row of counts has the same sum.
+        As in `Certificates`, on the host.
     label : array of shape (n,), integer
         True classes, on the host.
     sigma : float
@@ -273,6 +281,9 @@ def certificates_of(
         Probability of a wrong certificate, at most; in (0, 1).
     bound : {"rest", "runner-up"}
         As in `certify`.
+    num_estimation : int, optional
+        Draws that `counts` are of; the largest sum of a row by default. A row with a smaller sum had draws without a
+        class (logits that are NaN), and abstains.
 
     Returns
     -------
@@ -280,7 +291,8 @@ def certificates_of(
         Of each image.
     """
     top, rows = selection.argmax(axis=1), list(range(len(selection)))
-    num_draws = max(1, int(counts.sum()) // max(1, len(counts)))
+    answered = counts.sum(axis=1)
+    num_draws = max(1, int(answered.max(initial=0)) if num_estimation is None else num_estimation)
     quantile = lower_quantile(counts[rows, top], num_draws, alpha=_alpha_of_first(alpha, bound))
     if bound == "runner-up":
         # -Phi^-1 of each class's limit from above is Phi^-1 of the limit from below of all that is not this class.
@@ -289,13 +301,14 @@ def certificates_of(
         each = (1 - SHARE_OF_FIRST) * alpha / max(1, counts.shape[1] - 1)
         runner_up = lower_quantile(others.min(axis=1), num_draws, alpha=each)
         quantile = (quantile + quantile.clip(runner_up)) / 2
-    abstained = quantile <= 0
+    abstained = (quantile <= 0) | (answered < num_draws) | (selection.sum(axis=1) == 0)
+    quantile[abstained] = 0
     predicted = top.copy()
     predicted[abstained] = ABSTAINED
     return Certificates(label, predicted, sigma * quantile.clip(0), abstained, selection, counts)
 
 
-def predictions_of(counts: Array, *, alpha: float) -> Predictions:
+def predictions_of(counts: Array, *, alpha: float, num_draws: int | None = None) -> Predictions:
     """Derive answers from counts.
 
     Parameters
@@ -304,16 +317,19 @@ def predictions_of(counts: Array, *, alpha: float) -> Predictions:
         How often each class came up, on the host.
     alpha : float
         Probability of a wrong answer, at most; in (0, 1).
+    num_draws : int, optional
+        Draws that `counts` are of; a row with a smaller sum abstains. Not looked at by default.
 
     Returns
     -------
     Predictions
         Of each image.
     """
+    missing = counts.sum(axis=1) < max(1, num_draws or 1)
     predicted = counts.argmax(axis=1)
     others = counts.copy()
     others[list(range(len(others))), predicted] = 0
-    abstained = even_split_p_value(counts.max(axis=1), others.max(axis=1)) > alpha
+    abstained = (even_split_p_value(counts.max(axis=1), others.max(axis=1)) > alpha) | missing
     predicted[abstained] = ABSTAINED
     return Predictions(predicted, abstained, counts)
 
@@ -334,7 +350,8 @@ def majority_accuracy(certificates: Certificates) -> Estimate:
     Estimate
         With Wilson's interval over images.
     """
-    right = certificates.counts.argmax(axis=1) == certificates.label
+    counts = certificates.counts
+    right = (counts.argmax(axis=1) == certificates.label) & (counts.sum(axis=1) > 0)
     return wilson(int(right.sum()), len(right))
 
 
@@ -454,7 +471,10 @@ def _class_counts(
     key: tuple[int, int],
     tell: Callable[[int], None] = lambda done: None,
 ) -> Array:
-    """How often each class comes up under noise, an array (n, k); nothing waits for the device."""
+    """How often each class comes up under noise, an array (n, k); nothing waits for the device.
+
+    A draw whose logits are NaN counts for no class.
+    """
     ops = classifier.ops
     classes = ops.arange(classifier.num_classes)
     counts = ops.zeros((len(x), classifier.num_classes), "int64")

@@ -9,10 +9,14 @@ judged by the caller's ops.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 Shape = tuple[int, ...]
+
+# More draws, steps or restarts than this are not begun: they would end in years, or in a full memory.
+MOST_WORK = 1_000_000
 
 
 class InputError(ValueError):
@@ -21,6 +25,39 @@ class InputError(ValueError):
 
 class OutOfMemoryError(InputError):
     """Work that does not fit into the memory, however it is cut."""
+
+
+def printable(text: object, limit: int | None = None) -> str:
+    r"""Text from outside (a title, a path, a reason) for a terminal or a report: one line that commands nothing.
+
+    Parameters
+    ----------
+    text : object
+        What is said of it is ``str(text)``.
+    limit : int, optional
+        Longest result, in characters; what is longer ends in dots.
+
+    Returns
+    -------
+    str
+        White space became single spaces. Control and escape characters, marks that change the direction of writing or
+        cannot be seen, and bytes of a name that is not UTF-8 are written as escapes, such as ``\x1b``.
+
+    Examples
+    --------
+    >>> print(printable("cat\x1b[31m\n"), printable("x" * 9, limit=5))
+    cat\x1b[31m xx...
+    """
+    found = str(text) if limit is None else str(text)[: limit + 1]
+    if not found.isascii() or not found.isprintable() or "  " in found:
+        found = "".join(map(_visible, " ".join(found.split())))
+    found = found.strip()
+    return found if limit is None or len(found) <= limit else found[: limit - 3] + "..."
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return ascii(character)[1:-1] if hidden else character
 
 
 def check_ndim(name: str, array: Any, ndim: int, axes: str) -> None:
@@ -70,23 +107,50 @@ def check_number(
     bounds += [f"<= {maximum:g}"] if maximum < math.inf else []
     bounds += [f"< {below:g}"] if below < math.inf else []
     expected = " ".join(["a finite number", " and ".join(bounds)]).strip()
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        raise InputError(f"{name}: expected {expected}, got {value!r}")
-    number = float(value)
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__") or _has_axes(value):
+        raise InputError(f"{name}: expected {expected}, got {_shown(value)}")
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError):
+        raise InputError(f"{name}: expected {expected}, got {_shown(value)}") from None
     if not (math.isfinite(number) and minimum <= number <= maximum and above < number < below):
-        raise InputError(f"{name}: expected {expected}, got {value!r}")
+        raise InputError(f"{name}: expected {expected}, got {_shown(value)}")
     return number
 
 
-def check_count(name: str, value: int, *, minimum: int = 1) -> int:
-    """Raise unless ``value`` is an integer of at least ``minimum``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < minimum:
-        raise InputError(f"{name}: expected an integer >= {minimum}, got {value!r}")
-    return value.__index__()
+def _has_axes(value: object) -> bool:
+    return bool(getattr(value, "ndim", None))
+
+
+def _shown(value: object) -> str:
+    """A value in a complaint: an array by its shape, a number of thousands of digits not at all."""
+    if _has_axes(value):
+        return f"an array of shape {tuple(getattr(value, 'shape', ()))}; give one number"
+    try:
+        return printable(repr(value), 100)
+    except ValueError:
+        return "an integer of thousands of digits"
+
+
+def check_count(name: str, value: int, *, minimum: int = 1, maximum: int | None = None) -> int:
+    """Raise unless ``value`` is an integer in [minimum, maximum]; without a maximum there is no upper limit."""
+    try:
+        count = None if isinstance(value, bool) else value.__index__()
+    except (AttributeError, TypeError):
+        count = None
+    if count is None or count < minimum or (maximum is not None and count > maximum):
+        limits = f">= {minimum}" + ("" if maximum is None else f" and <= {maximum}")
+        raise InputError(f"{name}: expected an integer {limits}, got {_shown(value)}")
+    return count
+
+
+def check_work(name: str, value: int, *, minimum: int = 1) -> int:
+    """Raise unless ``value`` counts draws, steps, restarts or the like: what no computer can do is a slip."""
+    return check_count(name, value, minimum=minimum, maximum=MOST_WORK)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Raise unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise InputError(f"{name}: expected one of {', '.join(choices)}; got {value!r}")
+    if _has_axes(value) or value not in choices:
+        raise InputError(f"{name}: expected one of {', '.join(choices)}; got {_shown(value)}")
     return value

@@ -23,18 +23,24 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from .arrays import Array
-from .checks import InputError, check_choice, check_count, check_number
+from .checks import InputError, check_choice, check_count, check_number, check_work
+from .draws import Group, groups, mean
 from .network import LossGradient, Network, join, loss_ops
+from .pickling import NamesBackend
 from .sampling import ChainSettings, Stream, last_position, last_position_with_vjp, run_chain
 
 MODES = ("exact", "bpda", "bpda-denoiser")
 EXPECTATIONS = ("loss", "logits")
 
+# Some draws, their purified images, and the way of a gradient from these back to the images.
+Chain = tuple[Group, Array, Callable[[Array], Array]]
 
-class MALADE:
+
+class MALADE(NamesBackend):
     """A classifier defended by Langevin relaxation.
 
     Parameters
@@ -89,7 +95,7 @@ class MALADE:
         self.classifier = classifier
         self.denoiser = denoiser
         self.chain = ChainSettings(
-            check_count("num_steps", num_steps, minimum=0),
+            check_work("num_steps", num_steps, minimum=0),
             check_number("a", a, above=0),
             check_number("delta", delta, minimum=0),
             bool(clip),
@@ -128,7 +134,7 @@ class MALADE:
         Raises
         ------
         InputError
-            If the images are not as expected.
+            If the images are not what the networks take.
         """
         key, index = self._noise(x, sample_index, stream, draw)
         return last_position(x, self.denoiser, self.chain, key=key, sample_index=index)
@@ -138,20 +144,14 @@ class MALADE:
     ) -> list[Array]:
         """All positions of the chain.
 
-        Parameters
-        ----------
-        x, sample_index, stream, draw
-            As in `purify`.
-
         Returns
         -------
         list of arrays of shape (n, c, h, w)
             num_steps + 1 positions, x first.
 
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
+        Notes
+        -----
+        The others are those of `purify`.
         """
         key, index = self._noise(x, sample_index, stream, draw)
         return run_chain(x, self.denoiser, self.chain, key=key, sample_index=index)
@@ -169,29 +169,22 @@ class MALADE:
 
         Parameters
         ----------
-        x : array of shape (n, c, h, w)
-            Images, pixels in [0, 1].
         num_draws, first_draw : int
             How many repetitions, and the number of the first.
-        sample_index, stream
-            As in `purify`.
 
         Returns
         -------
         array of shape (n, k)
             Mean logits.
 
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
+        Notes
+        -----
+        The others are those of `purify`.
         """
-
-        def logits_of(draw: int) -> Array:
-            purified = self.purify(x, sample_index=sample_index, stream=stream, draw=draw)
-            return self.classifier.apply(purified)
-
-        return _mean(logits_of, first_draw, check_count("num_draws", num_draws))
+        draws = range(first_draw, first_draw + check_work("num_draws", num_draws))
+        noise: dict[str, Any] = {"sample_index": sample_index, "stream": stream}
+        (logits,) = mean((self.classifier.apply(self.purify(x, draw=draw, **noise)),) for draw in draws)
+        return logits
 
     def predict(
         self,
@@ -202,22 +195,12 @@ class MALADE:
         sample_index: Array | None = None,
         stream: Stream | None = None,
     ) -> Array:
-        """Most probable classes after the chain, by the mean logits of the draws.
-
-        Parameters
-        ----------
-        x, num_draws, first_draw, sample_index, stream
-            As in `logits`.
+        """Most probable classes by the mean logits of the draws, as `logits`.
 
         Returns
         -------
         array of shape (n,), int64
             Classes.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
         """
         logits = self.logits(x, num_draws=num_draws, first_draw=first_draw, sample_index=sample_index, stream=stream)
         return self.ops.argmax(logits)
@@ -231,27 +214,16 @@ class MALADE:
         sample_index: Array | None = None,
         stream: Stream | None = None,
     ) -> Array:
-        """Classes predicted by each draw on its own.
-
-        Parameters
-        ----------
-        x, num_draws, first_draw, sample_index, stream
-            As in `logits`.
+        """Classes predicted by each draw on its own, as `logits`.
 
         Returns
         -------
         array of shape (num_draws, n), int64
             Classes.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
         """
-        draws = range(first_draw, first_draw + check_count("num_draws", num_draws))
-        return self.ops.stack(
-            [self.predict(x, first_draw=draw, sample_index=sample_index, stream=stream) for draw in draws]
-        )
+        draws = range(first_draw, first_draw + check_work("num_draws", num_draws))
+        noise: dict[str, Any] = {"sample_index": sample_index, "stream": stream}
+        return self.ops.stack([self.predict(x, first_draw=draw, **noise) for draw in draws])
 
     def loss_gradient(
         self,
@@ -269,8 +241,6 @@ class MALADE:
 
         Parameters
         ----------
-        x : array of shape (n, c, h, w)
-            Images, pixels in [0, 1].
         y : array of shape (n,), integer
             Labels.
         mode : {"exact", "bpda", "bpda-denoiser"}
@@ -282,10 +252,6 @@ class MALADE:
         expectation : {"loss", "logits"}
             The mean of the draws' losses, or the loss of their mean logits, which takes a second pass forward through
             the classifier for each draw.
-        num_draws, first_draw : int
-            How many repetitions, and the number of the first.
-        sample_index, stream
-            As in `purify`.
 
         Returns
         -------
@@ -295,11 +261,15 @@ class MALADE:
         Raises
         ------
         InputError
-            If images, labels or a setting are not as expected.
+            If images or labels do not fit the networks, or a setting is out of range.
+
+        Notes
+        -----
+        The others are those of `logits`.
         """
         check_choice("mode", mode, MODES)
         check_choice("expectation", expectation, EXPECTATIONS)
-        check_count("num_draws", num_draws)
+        check_work("num_draws", num_draws)
         self._noise(x, sample_index, stream, first_draw)
         self.ops.check_labels("y", y, len(x), self.num_classes)
         return self.loss_and_gradient(
@@ -331,8 +301,6 @@ class MALADE:
 
         Parameters
         ----------
-        x, y, mode, expectation, num_draws, first_draw, sample_index, stream
-            As in `loss_gradient`.
         loss, targets
             As of `Network.loss_and_gradient`.
 
@@ -340,64 +308,34 @@ class MALADE:
         -------
         LossGradient
             Of each sample; the logits are means over draws.
+
+        Notes
+        -----
+        The others are those of `loss_gradient`.
         """
+        ops, f, r = self.ops, self.classifier, self.denoiser
         stream = self.stream if stream is None else stream
-        index = self.ops.arange(len(x)) if sample_index is None else sample_index
-        classifier, draws = self.classifier, range(first_draw, first_draw + num_draws)
+        index = ops.arange(len(x)) if sample_index is None else sample_index
+        draws = range(first_draw, first_draw + num_draws)
+        expected = _mean_loss if expectation == "loss" else _loss_of_mean
 
         def of_slice(part: slice) -> LossGradient:
-            labels, aims = y[part], None if targets is None else targets[part]
-            at_once = self.ops.copies_at_once(len(labels))
-            groups = [draws[i : i + at_once] for i in range(0, num_draws, at_once)]
-
-            def chain(group: range) -> tuple[Array, Callable[[Array], Array]]:
-                """Purified images of some draws, one draw after the other, and the way back."""
-                keys = [self.ops.derive_key(stream.seed, stream.name, draw) for draw in group]
-                key = keys[0] if len(keys) == 1 else self.ops.keys_of_samples(keys, len(labels))
-                noise = {"key": key, "sample_index": self._copies(index[part], group)}
-                start = self._copies(x[part], group)
-                if mode == "exact":
-                    return last_position_with_vjp(start, self.denoiser, self.chain, **noise)
-                return last_position(start, self.denoiser, self.chain, **noise), lambda dy: dy
-
-            def of_group(group: range) -> list[LossGradient]:
-                purified, vjp = chain(group)
-                own, their_aims = self._copies(labels, group), None if aims is None else self._copies(aims, group)
-                result = classifier.loss_gradient_of(*classifier.forward(purified), own, loss=loss, targets=their_aims)
-                result = result._replace(gradient=vjp(result.gradient))
-                return [LossGradient(*arrays) for arrays in zip(*(_draws(a, group) for a in result), strict=True)]
-
-            def of_mean_logits() -> LossGradient:
-                passes = [(group, *chain(group)) for group in groups]
-                logits = _mean_of([a for group, x, _ in passes for a in _draws(classifier.forward(x)[0], group)])
-                value_of, loss_vjp = loss_ops(self.ops, loss)
-                dlogits = loss_vjp(self.ops.ones(labels.shape, self.dtype), logits, labels, aims)
-
-                def back(group: range, purified: Array, vjp: Callable[[Array], Array]) -> list[Array]:
-                    # Only now is the gradient known that goes back; activations of all draws would take much memory.
-                    _, tape = classifier.forward(purified)
-                    dpurified, _ = classifier.backward(tape, self._copies(dlogits, group))
-                    return _draws(vjp(dpurified), group)
-
-                gradient = _mean_of([a for of_pass in passes for a in back(*of_pass)])
-                return LossGradient(value_of(logits, labels, aims), logits, gradient)
-
-            if expectation == "logits":
-                result = of_mean_logits()
-            else:
-                of_draws = [result for group in groups for result in of_group(group)]
-                result = LossGradient(*map(_mean_of, zip(*of_draws, strict=True)))
+            together = groups(ops, stream, draws, len(y[part]))
+            chains = (self._chain(x[part], group, index[part], mode) for group in together)
+            result = expected(f, chains, y[part], loss, None if targets is None else targets[part])
             if mode == "bpda-denoiser" and self.chain.num_steps > 0:
-                _, tape = self.denoiser.forward(x[part])
-                result = result._replace(gradient=self.denoiser.backward(tape, result.gradient)[0])
+                _, tape = r.forward(x[part])
+                result = result._replace(gradient=r.backward(tape, result.gradient)[0])
             return result
 
-        slice_size = min(classifier.slice_size, self.denoiser.slice_size)
-        return join(self.ops, self.ops.map_slices(of_slice, len(x), slice_size=slice_size))
+        return join(ops, ops.map_slices(of_slice, len(x), slice_size=min(f.slice_size, r.slice_size)))
 
-    def _copies(self, array: Array, group: range) -> Array:
-        """A batch for each draw of a group, one after the other."""
-        return array if len(group) == 1 else self.ops.concatenate([array] * len(group))
+    def _chain(self, x: Array, group: Group, index: Array, mode: str) -> Chain:
+        """Purified images, and the way of a gradient back through all steps, or around them."""
+        start, noise = group.copies(x), {"key": group.key, "sample_index": group.copies(index)}
+        if mode == "exact":
+            return group, *last_position_with_vjp(start, self.denoiser, self.chain, **noise)
+        return group, last_position(start, self.denoiser, self.chain, **noise), lambda dx_n: dx_n
 
     def _noise(
         self, x: Array, sample_index: Array | None, stream: Stream | None, draw: int
@@ -412,19 +350,33 @@ class MALADE:
         return self.ops.derive_key(stream.seed, stream.name, draw), index
 
 
-def _draws(array: Array, group: range) -> list[Array]:
-    """What belongs to each draw of a group."""
-    count = len(array) // len(group)
-    return [array[i * count : (i + 1) * count] for i in range(len(group))]
+# The two expectations -----------------------------------------------------------------------------------------------
 
 
-def _mean_of(arrays: Sequence[Array]) -> Array:
-    """Mean of several draws' arrays, added up in order."""
-    return sum(arrays[1:], arrays[0]) / len(arrays)
+def _mean_loss(f: Network, chains: Iterable[Chain], y: Array, loss: str, targets: Array | None) -> LossGradient:
+    """(1/D) sum_d J(z_d, y): chain, loss, back, mean."""
+
+    def of_draws() -> Iterator[tuple[Array, ...]]:
+        for group, x_n, back in chains:
+            labels, aims = group.copies(y), group.copies(targets)
+            j, z, dx_n = f.loss_gradient_of(*f.forward(x_n), labels, loss=loss, targets=aims)
+            yield from group.split(j, z, back(dx_n))
+
+    return LossGradient(*mean(of_draws()))
 
 
-def _mean(values: Callable[[int], Array], first: int, count: int) -> Array:
-    total = values(first)
-    for number in range(first + 1, first + count):
-        total = total + values(number)
-    return total / count
+def _loss_of_mean(f: Network, chains: Iterable[Chain], y: Array, loss: str, targets: Array | None) -> LossGradient:
+    """J((1/D) sum_d z_d, y): the same gradient dJ/dz goes back through every draw, once the mean is known."""
+    chains = list(chains)
+    (z,) = mean(own for group, x_n, _ in chains for own in group.split(f.forward(x_n)[0]))
+    loss_of, loss_vjp = loss_ops(f.ops, loss)
+    dz = loss_vjp(f.ops.ones(y.shape, f.dtype), z, y, targets)
+
+    def of_draws() -> Iterator[tuple[Array, ...]]:
+        for group, x_n, back in chains:
+            _, tape = f.forward(x_n)  # once more: the activations of all draws would take much memory
+            dx_n, _ = f.backward(tape, group.copies(dz))
+            yield from group.split(back(dx_n))
+
+    (gradient,) = mean(of_draws())
+    return LossGradient(loss_of(z, y, targets), z, gradient)

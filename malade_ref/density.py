@@ -27,6 +27,7 @@ from . import ops as reference_ops
 from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_ndim, check_number, check_shape
 from .network import Network
+from .pickling import NamesBackend
 
 # Numbers in the largest array of a slice of points.
 SLICE = 1 << 16
@@ -50,7 +51,7 @@ class Expansion(NamedTuple):
     hessians: Array
 
 
-class GaussianMixture:
+class GaussianMixture(NamesBackend):
     r"""A labelled mixture of Gaussians with full covariances.
 
     .. math:: p(x) = \sum_k w_k\, N(x; \mu_k, C_k),\qquad p(x, y) = \sum_{k:\, y_k = y} w_k\, N(x; \mu_k, C_k).
@@ -447,7 +448,7 @@ class GaussianMixture:
         return [center + (u - center) @ gain.T for center, gain in zip(centers, gains, strict=True)]
 
 
-class TemperedPosterior:
+class TemperedPosterior(NamesBackend):
     r"""A mixture's Bayes classifier with a wrong temperature and a bias.
 
     .. math:: \hat y_y(x) = \mathrm{softmax}_y(\beta \log p(y | x) + b_y).
@@ -575,7 +576,7 @@ class TemperedPosterior:
         return self.ops.log_softmax(self.beta * self.ops.log_softmax(joint) + self._bias())
 
 
-class DenoiserScore:
+class DenoiserScore(NamesBackend):
     """The score that a denoiser has learnt.
 
     Parameters

@@ -23,6 +23,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from .arrays import Array
+from .attacks.cards import KINDS, Profile, card_of
 from .checks import InputError, check_shape
 from .statistics import (
     CONFIDENCE,
@@ -38,9 +39,6 @@ from .statistics import (
 )
 
 CLEAN = "clean"
-ONE_STEP = ("fgsm", "fgm")
-NOISE = ("noise", "uniform_noise")
-BLACK_BOX = ("square", "spsa", "boundary", "salt_and_pepper")  # answers, but no gradient
 NUM_VOTES = (1, 10, 128)
 NUM_SUBMISSIONS = (1, 10, 100)
 
@@ -104,20 +102,41 @@ class Cell(NamedTuple):
         return self.meta.get("source") == "classifier"
 
     @property
+    def profile(self) -> Profile:
+        """What the attack is: as its `card` said when it ran or, if that was not recorded, says now.
+
+        Raises
+        ------
+        InputError
+            If nothing says what it is.
+        """
+        card = self.meta.get("card")
+        if self.attack == CLEAN:
+            return Profile("clean images", "none", "", False, CLEAN)
+        if card is None:
+            return card_of(self.method).profile(self.settings)
+        if not isinstance(card, Mapping) or card.keys() != set(Profile._fields) or card["kind"] not in KINDS:
+            raise InputError(f"outcomes {self.name}: card: expected {', '.join(Profile._fields)}; run the attack again")
+        return Profile(**card)
+
+    @property
     def mode(self) -> str:
-        """Which gradient of a random defence it took: ``"exact"``, ``"bpda"`` or ``"bpda-denoiser"``."""
-        return str(self.settings.get("mode", "bpda" if self.method.startswith("bpda") else "exact"))
+        """Which gradient of a random defence it took, see `Profile`."""
+        return self.profile.gradient
 
     @property
     def kind(self) -> str:
-        """``"clean"``, ``"noise"``, ``"transfer"``, ``"black-box"``, ``"one-step"``; or ``"exact"`` or ``"bpda"``."""
-        if self.attack == CLEAN or self.method in NOISE:
-            return CLEAN if self.attack == CLEAN else "noise"
-        if self.transferred:
-            return "transfer"
-        if self.method in BLACK_BOX:
-            return "black-box"
-        return "one-step" if self.method in ONE_STEP else self.mode.partition("-")[0]
+        """What it is compared as: ``"clean"``, ``"transfer"`` if made against another model, or `Profile.kind`."""
+        kind = self.profile.kind
+        return "transfer" if self.transferred and kind != "noise" else kind
+
+    @property
+    def distance(self) -> Array:
+        """How far the images are moved, (n,): what was found only beyond eps was not submitted."""
+        found = self.arrays["distance"]
+        if self.nearest or not self.profile.nearest or "success" not in self.arrays:
+            return found
+        return found * (self.arrays["success"] | (found <= self.eps))
 
     @property
     def sample_index(self) -> Array:
@@ -151,19 +170,17 @@ class Outcomes(NamedTuple):
 
 
 def threat(norm: str, eps: float) -> str:
-    """Name what an attack may do.
+    """Name what an attack may do, such as ``"linf 0.3"``.
 
     Parameters
     ----------
-    norm : str
-        ``"linf"`` or ``"l2"``.
-    eps : float
-        Radius of the ball.
+    norm, eps : str and float
+        The ball.
 
     Returns
     -------
     str
-        Such as ``"linf 0.3"``.
+        Its name.
     """
     return f"{norm} {eps:g}".strip()
 
@@ -365,10 +382,8 @@ def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
     ----------
     cells : iterable of Cell
         To choose from.
-    defence : str
-        The defence.
-    name : str
-        A `Cell.threat`.
+    defence, name : str
+        The defence, and a `Cell.threat`.
 
     Returns
     -------
@@ -404,11 +419,12 @@ def _of_cell(cell: Cell) -> dict[str, Any]:
     }
     if "success" in cell.arrays:
         found["success"] = float(cell.arrays["success"].mean())
-    for key in ("num_queries", "num_gradients", "distance"):
+    for key in ("num_queries", "num_gradients"):
         if key in cell.arrays:
             found[key] = float(cell.arrays[key].mean())
     if "distance" in cell.arrays:
-        found["largest_distance"] = float(cell.arrays["distance"].max())
+        found["distance"] = float(cell.distance.mean())
+        found["largest_distance"] = float(cell.distance.max())
     if cell.nearest and {"success", "distance_l2"} <= cell.arrays.keys():
         found["nearest"] = {
             norm: _median(cell.arrays[key], cell.arrays["success"])

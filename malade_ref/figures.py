@@ -494,6 +494,7 @@ _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
+    "text.parse_math": False,  # a dollar in a title is a dollar
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 from .arrays import Array
 from .checks import InputError, check_count, check_number
 from .density import GaussianMixture
-from .sampling import Stream
+from .sampling import Info, State, Stream
 
 
 class Density(Protocol):
@@ -88,48 +88,6 @@ class Keys(NamedTuple):
     accept: tuple[int, int]
 
 
-class WalkerState(NamedTuple):
-    """Where walkers are.
-
-    Attributes
-    ----------
-    position : array of shape (n, ...)
-        Points.
-    score : array of shape (n, ...)
-        grad log p there.
-    log_density : array of shape (n,), or None
-        log p there; only MALA asks for it.
-    step : int
-        Steps done.
-    """
-
-    position: Array
-    score: Array
-    log_density: Array | None
-    step: int
-
-
-class WalkerInfo(NamedTuple):
-    """What a step did.
-
-    Attributes
-    ----------
-    proposal : array of shape (n, ...)
-        Where the walkers were to go.
-    noise : array of shape (n, ...)
-        Standard normal draws.
-    log_ratio : array of shape (n,), or None
-        Logarithm of the acceptance ratio; None for ULA.
-    accepted : array of shape (n,), bool, or None
-        Who went; None for ULA, where all do.
-    """
-
-    proposal: Array
-    noise: Array
-    log_ratio: Array | None
-    accepted: Array | None
-
-
 class Walk(NamedTuple):
     """What came of many steps.
 
@@ -168,18 +126,7 @@ def ula(alpha: float, *, temperature: float = 1.0) -> Langevin:
 
 
 def mala(alpha: float) -> Langevin:
-    """Settings of the chain with the Metropolis test.
-
-    Parameters
-    ----------
-    alpha : float
-        Step on the score, > 0.
-
-    Returns
-    -------
-    Langevin
-        The settings, delta = sqrt(2 alpha).
-    """
+    """Settings of the chain with the Metropolis test, delta = sqrt(2 alpha); as `ula` at temperature 1."""
     return ula(alpha)._replace(metropolis=True)
 
 
@@ -204,7 +151,7 @@ def keys_of(ops: ModuleType, stream: Stream, draw: int = 0) -> Keys:
     return Keys(ops.derive_key(seed, name, draw), ops.derive_key(seed, f"{name}: accept", draw))
 
 
-def init(position: Array, density: Any, settings: Langevin) -> WalkerState:
+def init(position: Array, density: Any, settings: Langevin) -> State:
     """Start a chain.
 
     Parameters
@@ -218,7 +165,7 @@ def init(position: Array, density: Any, settings: Langevin) -> WalkerState:
 
     Returns
     -------
-    WalkerState
+    State
         At step 0.
 
     Raises
@@ -231,22 +178,16 @@ def init(position: Array, density: Any, settings: Langevin) -> WalkerState:
     if settings.metropolis and not hasattr(density, "log_density"):
         raise InputError("density: the Metropolis test needs a log_density, which a score alone does not give; use ULA")
     log_density, score = _evaluate(density, settings, position)
-    return WalkerState(position, score, log_density, 0)
+    return State(position, 0, score, log_density)
 
 
-def step(
-    state: WalkerState, density: Any, settings: Langevin, *, keys: Keys, sample_index: Array
-) -> tuple[WalkerState, WalkerInfo]:
+def step(state: State, density: Any, settings: Langevin, *, keys: Keys, sample_index: Array) -> tuple[State, Info]:
     """One step of ULA or MALA.
 
     Parameters
     ----------
-    state : WalkerState
+    state : State
         Where the walkers are.
-    density : Density
-        p.
-    settings : Langevin
-        Of the chain.
     keys : Keys
         Of the random numbers.
     sample_index : array of shape (n,), integer
@@ -254,8 +195,12 @@ def step(
 
     Returns
     -------
-    WalkerState, WalkerInfo
+    State, Info
         Where the walkers are now, and what the step did.
+
+    Notes
+    -----
+    The others are those of `init`.
     """
     ops, x = density.ops, state.position
     address = {"sample_index": sample_index, "step": state.step, "dtype": str(x.dtype)}
@@ -263,18 +208,18 @@ def step(
     proposal = ops.langevin_step(x, state.score, noise, a=settings.alpha, delta=settings.delta)
     log_density, score = _evaluate(density, settings, proposal)
     if not settings.metropolis:
-        return WalkerState(proposal, score, None, state.step + 1), WalkerInfo(proposal, noise, None, None)
+        return State(proposal, state.step + 1, score), Info(noise, proposal=proposal)
     ratio = ops.langevin_log_ratio(
         *(x, proposal, state.score, score, state.log_density, log_density), alpha=settings.alpha, delta=settings.delta
     )
     accepted = ops.metropolis_accept(ratio, ops.uniform((), key=keys.accept, **address))
-    moved = WalkerState(
+    moved = State(
         ops.select(accepted, proposal, x),
+        state.step + 1,
         ops.select(accepted, score, state.score),
         ops.select(accepted, log_density, state.log_density),
-        state.step + 1,
     )
-    return moved, WalkerInfo(proposal, noise, ratio, accepted)
+    return moved, Info(noise, None, proposal, ratio, accepted)
 
 
 def walk(

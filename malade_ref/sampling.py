@@ -61,37 +61,48 @@ class ChainSettings(NamedTuple):
     clip: bool = True
 
 
-class ChainState(NamedTuple):
-    """Where a chain is.
+class State(NamedTuple):
+    """Where chains are, of images here or of the points of `malade_ref.mcmc`.
 
     Attributes
     ----------
-    position : array of shape (n, c, h, w)
-        Images.
+    position : array of shape (n, ...)
+        Images or points.
     step : int
         Steps done.
+    score, log_density : arrays of shapes (n, ...) and (n,), or None
+        Of a chain on a density: grad log p at the position and, for MALA alone, log p.
     """
 
     position: Array
     step: int
+    score: Array | None = None
+    log_density: Array | None = None
 
 
-class ChainInfo(NamedTuple):
+class Info(NamedTuple):
     """What a step did.
 
     Attributes
     ----------
-    residual : array of shape (n, c, h, w)
-        r(x) - x at the step's start, in pixel units.
-    noise : array of shape (n, c, h, w)
+    noise : array of shape (n, ...)
         Standard normal draws.
+    residual : array of shape (n, c, h, w), or None
+        Of a chain driven by a denoiser: r(x) - x at the step's start, in pixel units.
+    proposal : array of shape (n, ...), or None
+        Of a chain on a density: where it was to go.
+    log_ratio, accepted : arrays of shape (n,), float and bool, or None
+        Of MALA: logarithm of the acceptance ratio, and who went.
     """
 
-    residual: Array
     noise: Array
+    residual: Array | None = None
+    proposal: Array | None = None
+    log_ratio: Array | None = None
+    accepted: Array | None = None
 
 
-def init(position: Array) -> ChainState:
+def init(position: Array) -> State:
     """Start a chain.
 
     Parameters
@@ -101,25 +112,20 @@ def init(position: Array) -> ChainState:
 
     Returns
     -------
-    ChainState
+    State
         At step 0.
     """
-    return ChainState(position, 0)
+    return State(position, 0)
 
 
 def step(
-    state: ChainState,
-    denoiser: Network,
-    settings: ChainSettings,
-    *,
-    key: Key,
-    sample_index: Array,
-) -> tuple[ChainState, ChainInfo]:
+    state: State, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array
+) -> tuple[State, Info]:
     """One Langevin step.
 
     Parameters
     ----------
-    state : ChainState
+    state : State
         Where the chain is.
     denoiser : Network
         r.
@@ -132,7 +138,7 @@ def step(
 
     Returns
     -------
-    ChainState, ChainInfo
+    State, Info
         Where the chain is now, and what the step did.
     """
     ops, x = denoiser.ops, state.position
@@ -140,30 +146,25 @@ def step(
     residual = reconstruction - x
     noise = ops.normal(x.shape[1:], key=key, sample_index=sample_index, step=state.step, dtype=denoiser.dtype)
     moved = ops.langevin_step(x, residual, noise, a=settings.a, delta=settings.delta, clip=settings.clip)
-    return ChainState(moved, state.step + 1), ChainInfo(residual, noise)
+    return State(moved, state.step + 1), Info(noise, residual)
 
 
-def run_chain(
-    x: Array,
-    denoiser: Network,
-    settings: ChainSettings,
-    *,
-    key: Key,
-    sample_index: Array,
-) -> list[Array]:
+def run_chain(x: Array, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array) -> list[Array]:
     """Positions of a chain, in one piece.
 
     Parameters
     ----------
     x : array of shape (n, c, h, w)
         Where it starts.
-    denoiser, settings, key, sample_index
-        As in `step`.
 
     Returns
     -------
     list of arrays of shape (n, c, h, w)
         num_steps + 1 positions, x first.
+
+    Notes
+    -----
+    The others are those of `step`.
     """
     state = init(x)
     positions = [x]
@@ -194,8 +195,6 @@ def run_chain_vjp(
         Gradient with respect to the last position.
     positions : list of arrays
         From `run_chain`.
-    denoiser, settings, key, sample_index
-        As given to `run_chain`.
     dpositions : sequence of num_steps arrays of shape (n, c, h, w), optional
         Direct gradients with respect to the positions before the last one, of a loss that looks at these too.
 
@@ -203,6 +202,10 @@ def run_chain_vjp(
     -------
     array of shape (n, c, h, w)
         Gradient with respect to the first position.
+
+    Notes
+    -----
+    The others are those of `step`, as given to `run_chain`.
     """
     ops = denoiser.ops
     settings_of_step = {"a": settings.a, "delta": settings.delta, "clip": settings.clip}
@@ -218,28 +221,8 @@ def run_chain_vjp(
     return dy
 
 
-def last_position(
-    x: Array,
-    denoiser: Network,
-    settings: ChainSettings,
-    *,
-    key: Key,
-    sample_index: Array,
-) -> Array:
-    """Where a chain ends, for a batch of any size.
-
-    Parameters
-    ----------
-    x : array of shape (n, c, h, w)
-        Where it starts.
-    denoiser, settings, key, sample_index
-        As in `step`.
-
-    Returns
-    -------
-    array of shape (n, c, h, w)
-        The last position.
-    """
+def last_position(x: Array, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array) -> Array:
+    """Last position of a chain, as `run_chain`, for a batch of any size."""
     ops = denoiser.ops
     fused = _fused(denoiser)
     if fused is not None:
@@ -258,19 +241,9 @@ def last_position(
 
 
 def last_position_with_vjp(
-    x: Array,
-    denoiser: Network,
-    settings: ChainSettings,
-    *,
-    key: Key,
-    sample_index: Array,
+    x: Array, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array
 ) -> tuple[Array, Callable[[Array], Array]]:
     """Where a chain ends, and how a gradient gets back to its start; in one piece.
-
-    Parameters
-    ----------
-    x, denoiser, settings, key, sample_index
-        As in `run_chain`.
 
     Returns
     -------
@@ -278,6 +251,10 @@ def last_position_with_vjp(
         The last position.
     vjp : callable
         From a gradient with respect to that position to the one with respect to x.
+
+    Notes
+    -----
+    The others are those of `run_chain`.
     """
     noise = {"key": key, "sample_index": sample_index}
     fused = _fused(denoiser)

@@ -1,26 +1,12 @@
-r"""Training: classifiers, denoisers, supervised denoisers, and adversarial training.
-
-`fit` runs any *objective*: a function of one batch that gives the sums of its losses over samples and the gradients of
-the mean loss. The four objectives, with x an image, y its label, f the classifier, r the denoiser:
-
-    Classification          -log softmax(f(x))_y
-    Adversarial             the same at the image an attack found
-    Denoising               ||r(x + v) - x||^2,                       v ~ N(0, sigma^2 I)
-    SupervisedDenoising     ||r(x + v) - x||^2 + 2 sigma^2 w J(r(x + v), y),     J the cross entropy of a frozen f
-
-Norms are sums over pixels; w is 1 in the paper. The noisy input is never clipped: Tweedie's formula would not hold.
+r"""Training: runs an objective of `objectives` over batches, with schedules, validation and checkpoints.
 
 Everything random is a function of (seed, epoch, sample): a run that was interrupted, in the middle of an epoch too, and
 taken up again from its checkpoint ends with the same weights, bit for bit, as one that was not.
 
 References
 ----------
-.. [1] Vincent, "A connection between score matching and denoising autoencoders", Neural Computation 23(7), 2011.
-.. [2] Srinivasan et al., "Robustifying models against adversarial attacks by Langevin dynamics", eq. (11) with the sign
-   of eq. (14): the paper's minus sign before J would reward misclassification without bound.
-.. [3] Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
-.. [4] Wong, Rice, Kolter, "Fast is better than free", ICLR 2020: adversarial training with one random-start step.
-.. [5] Smith, Topin, "Super-convergence", 2018: the one-cycle schedule.
+.. [1] Wong, Rice, Kolter, "Fast is better than free", ICLR 2020: adversarial training with one random-start step.
+.. [2] Smith, Topin, "Super-convergence", 2018: the one-cycle schedule.
 """
 
 from __future__ import annotations
@@ -29,18 +15,43 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from .arrays import Array
 from .checkpoint import load_state, save_state
 from .checks import InputError, check_choice, check_count, check_number
 from .defence import MALADE
 from .layers import Parameters
-from .network import LossGradient, Network, fingerprint
-from .sampling import Stream
+from .network import Network, check_finite, fingerprint
+from .objectives import (
+    Adversarial as Adversarial,
+)
+from .objectives import (
+    Batch as Batch,
+)
+from .objectives import (
+    Classification as Classification,
+)
+from .objectives import (
+    Denoising as Denoising,
+)
+from .objectives import (
+    Distillation as Distillation,
+)
+from .objectives import (
+    Judge as Judge,
+)
+from .objectives import (
+    Objective as Objective,
+)
+from .objectives import (
+    SliceResult as SliceResult,
+)
+from .objectives import (
+    SupervisedDenoising as SupervisedDenoising,
+)
 
 History = dict[str, list[float]]
 Progress = Callable[[float, str], None]
@@ -63,298 +74,6 @@ class Fitted(NamedTuple):
 
     network: Network
     history: History
-
-
-class Batch(NamedTuple):
-    """One batch as an objective sees it.
-
-    Attributes
-    ----------
-    x : array of shape (n, c, h, w)
-        Images.
-    y : array of shape (n,), integer
-        Labels.
-    sample_index : array of shape (n,), integer
-        Numbers of the samples in the training set; address their noise.
-    epoch : int
-        Number of the epoch, from 0.
-    seed : int
-        Of all random choices.
-    """
-
-    x: Array
-    y: Array
-    sample_index: Array
-    epoch: int
-    seed: int
-
-    def part(self, part: slice) -> Batch:
-        """Return some samples of the batch."""
-        return Batch(self.x[part], self.y[part], self.sample_index[part], self.epoch, self.seed)
-
-
-class SliceResult(NamedTuple):
-    """What an objective gives for some samples.
-
-    Attributes
-    ----------
-    sums : dict of str to float
-        Sums over the samples: "loss" and what else is worth following.
-    gradients : dict of str to array
-        Gradients of the sum of the losses; empty if they were not asked for.
-    buffers : dict of str to array
-        New running averages of a network with batch statistics.
-    """
-
-    sums: dict[str, float]
-    gradients: Parameters
-    buffers: Parameters
-
-
-class Objective(Protocol):
-    """What `fit` minimises."""
-
-    def prepare(self, network: Network, batch: Batch) -> Batch:
-        """Batch to train on; an attack may replace its images.
-
-        Parameters
-        ----------
-        network : Network
-            With its present parameters.
-        batch : Batch
-            As drawn from the training set.
-
-        Returns
-        -------
-        Batch
-            What `evaluate` will see, slice by slice.
-        """
-        ...
-
-    def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
-        """Losses of some samples, and gradients when training.
-
-        Parameters
-        ----------
-        network : Network
-            With its present parameters.
-        batch : Batch
-            The samples.
-        training : bool
-            Whether gradients are wanted; otherwise the losses are those of validation.
-
-        Returns
-        -------
-        SliceResult
-            Sums over the samples.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Classification(Objective):
-    """Cross entropy of a classifier; follows "loss" and "accuracy"."""
-
-    def prepare(self, network: Network, batch: Batch) -> Batch:
-        return batch
-
-    def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
-        ops = network.ops
-        logits, tape = network.forward(batch.x, training=training)
-        losses = ops.softmax_cross_entropy(logits, batch.y)
-        correct = ops.argmax(logits) == batch.y
-        sums = {"loss": float(losses.sum()), "accuracy": float(correct.sum())}
-        if not training:
-            return SliceResult(sums, {}, {})
-        dlogits = ops.softmax_cross_entropy_vjp(ops.ones(batch.y.shape, network.dtype), logits, batch.y)
-        _, gradients = network.backward(tape, dlogits, need_dx=False, need_parameters=True)
-        return SliceResult(sums, gradients, network.updated_buffers(tape))
-
-
-@dataclass(frozen=True)
-class Adversarial(Classification):
-    """Cross entropy at adversarial images (Madry et al.), found against the present weights.
-
-    Parameters
-    ----------
-    attack : callable
-        ``attack(network, x, y, seed=..., sample_index=...)`` with an ``x_adv`` in its result, such as
-        `malade_ref.attacks.ascent` with its settings bound; any attack will do.
-    ramp : int
-        Epochs over which the settings of ``growing`` grow, linearly, to what they are from then on: epoch e of them,
-        counted from 1, has the share e / (ramp + 1). A network that starts with all of eps may never learn anything
-        but the classes' frequencies.
-    growing : dict of str to float
-        The attack's settings that grow, such as ``eps`` and ``step_size``, at their full size.
-    """
-
-    attack: Callable[..., Any]
-    ramp: int = 0
-    growing: dict[str, float] = field(default_factory=dict)
-
-    def prepare(self, network: Network, batch: Batch) -> Batch:
-        key = network.ops.derive_key(batch.seed, "adversarial-training", batch.epoch)
-        share = min(1.0, (batch.epoch + 1) / (self.ramp + 1))
-        settings = {name: share * size for name, size in self.growing.items()}
-        result = self.attack(
-            network, batch.x, batch.y, seed=key[0] << 32 | key[1], sample_index=batch.sample_index, **settings
-        )
-        return batch._replace(x=result.x_adv)
-
-
-@dataclass(frozen=True)
-class Distillation(Classification):
-    """Cross entropy against a model's answers in place of the labels: makes a surrogate of a model to be attacked.
-
-    Its answers are all that is asked of it, one an image and epoch; a stochastic one draws new noise for each, of the
-    attacker's. Attack it by `malade_ref.attacks.transfer`, whose count of queries has no part of these. Validation
-    looks at the labels.
-
-    Parameters
-    ----------
-    victim : Network or MALADE
-        Who answers.
-
-    Notes
-    -----
-    Deviation from Papernot et al.: images are those of the training set, not grown along the surrogate's Jacobian.
-
-    References
-    ----------
-    .. [1] Papernot et al., "Practical black-box attacks against machine learning", ASIA CCS 2017.
-    """
-
-    victim: Any
-
-    def prepare(self, network: Network, batch: Batch) -> Batch:
-        noise: dict[str, Any] = {}
-        if self.victim.stochastic:
-            stream = Stream(batch.seed, "distillation")
-            noise = {"first_draw": batch.epoch, "sample_index": batch.sample_index, "stream": stream}
-        return batch._replace(y=network.ops.argmax(self.victim.logits(batch.x, **noise)))
-
-
-@dataclass(frozen=True)
-class Denoising(Objective):
-    """Squared error of a denoiser (DAE); follows "loss" and "error".
-
-    Parameters
-    ----------
-    sigma : float
-        Standard deviation of the noise, in pixel units, > 0.
-    """
-
-    sigma: float
-
-    def prepare(self, network: Network, batch: Batch) -> Batch:
-        return batch
-
-    def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
-        output, tape, losses = self._reconstruct(network, batch, training)
-        sums = {"loss": float(losses.sum()), "error": float(losses.sum())}
-        if not training:
-            return SliceResult(sums, {}, {})
-        doutput = network.ops.squared_error_vjp(network.ops.ones(batch.y.shape, network.dtype), output, batch.x)
-        _, gradients = network.backward(tape, doutput, need_dx=False, need_parameters=True)
-        return SliceResult(sums, gradients, network.updated_buffers(tape))
-
-    def _reconstruct(self, network: Network, batch: Batch, training: bool) -> tuple[Array, list[Any], Array]:
-        ops, x = network.ops, batch.x
-        # Validation sees the same noise in every epoch, and noise that training never saw.
-        name, epoch = ("denoising", batch.epoch) if training else ("denoising-validation", 0)
-        noise = ops.normal(
-            x.shape[1:],
-            key=ops.derive_key(batch.seed, name),
-            sample_index=batch.sample_index,
-            step=epoch,
-            dtype=network.dtype,
-        )
-        output, tape = network.forward(x + self.sigma * noise, training=training)
-        return output, tape, ops.squared_error(output, x)
-
-
-class Judge(Protocol):
-    """What the supervised objective needs of the classifier that is to be protected; a `Network` has it."""
-
-    def forward(self, x: Array) -> tuple[Array, Any]:
-        """Logits of a batch, and what `loss_gradient_of` needs to remember.
-
-        Parameters
-        ----------
-        x : array of shape (n, ...)
-            Reconstructions.
-
-        Returns
-        -------
-        logits : array of shape (n, k)
-            Class scores.
-        tape : object
-            For `loss_gradient_of`.
-        """
-        ...
-
-    def loss_gradient_of(self, logits: Array, tape: Any, y: Array) -> LossGradient:
-        """Cross entropy and its gradient with respect to the input.
-
-        Parameters
-        ----------
-        logits, tape
-            From `forward`.
-        y : array of shape (n,), integer
-            Labels.
-
-        Returns
-        -------
-        LossGradient
-            Of each sample.
-        """
-        ...
-
-    def fingerprint(self) -> str:
-        """Tell one classifier from another.
-
-        Returns
-        -------
-        str
-            Equal for equal classifiers.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class SupervisedDenoising(Denoising):
-    """Squared error plus the cross entropy of a frozen classifier at the reconstruction (sDAE).
-
-    Follows "loss", "error" and "cross_entropy".
-
-    Parameters
-    ----------
-    sigma : float
-        Standard deviation of the noise, in pixel units, > 0.
-    classifier : Judge
-        The classifier to be protected: a network, or anything that can be asked the same.
-    ce_weight : float
-        Factor w of 2 sigma^2 J; 1 is the paper.
-    """
-
-    classifier: Judge
-    ce_weight: float = 1.0
-
-    def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:
-        ops = network.ops
-        output, tape, errors = self._reconstruct(network, batch, training)
-        logits, classifier_tape = self.classifier.forward(output)
-        weight = 2 * self.sigma**2 * self.ce_weight
-        error = float(errors.sum())
-        cross_entropy = float(ops.softmax_cross_entropy(logits, batch.y).sum())
-        sums = {"loss": error + weight * cross_entropy, "error": error, "cross_entropy": cross_entropy}
-        if not training:
-            return SliceResult(sums, {}, {})
-        ones = ops.ones(batch.y.shape, network.dtype)
-        through_classifier = self.classifier.loss_gradient_of(logits, classifier_tape, batch.y).gradient
-        doutput = ops.squared_error_vjp(ones, output, batch.x) + weight * through_classifier
-        _, gradients = network.backward(tape, doutput, need_dx=False, need_parameters=True)
-        return SliceResult(sums, gradients, network.updated_buffers(tape))
 
 
 def fit(
@@ -387,9 +106,10 @@ def fit(
     labels : array of shape (n,), integer
         Their classes.
     epochs : int
-        Passes over the images; each in a fresh order. The last batch of a pass may be smaller.
+        Passes over the images; each in a fresh order. The last batch of a pass may be smaller, but where the network
+        has batch statistics a last batch of one image joins the batch before: one value has no variance.
     batch_size : int
-        Images a step.
+        Images a step; at least 2 with batch statistics.
     learning_rate : float
         Peak of the schedule.
     schedule : {"one-cycle", "cosine", "constant"}
@@ -416,8 +136,8 @@ def fit(
     Raises
     ------
     InputError
-        If the images, the labels or a setting are not as expected, the loss is no longer finite, or the checkpoint
-        belongs to another training.
+        If the images, the labels or a setting are not as expected, the loss or a parameter is no longer finite (the
+        checkpoint then has the last finite ones), or the checkpoint belongs to another training.
     """
     ops = network.ops
     check_count("epochs", epochs)
@@ -433,19 +153,19 @@ def fit(
         ops.check_labels(f"{name} labels", y, len(x), num_classes)
         if len(x) == 0:
             raise InputError(f"{name} images: expected at least one, got none")
-    steps_per_epoch = -(-len(images) // batch_size)
-    settings = {
-        "architecture": network.architecture(),
-        "objective": _describe(objective),
-        "data": fingerprint(ops, {"images": images, "labels": labels}),
-        "start": network.fingerprint(),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "optimizer": optimizer,
-        "seed": seed,
-    }
+    steps_per_epoch = _steps_per_epoch(network, len(images), batch_size)
+    settings = training_settings(
+        network,
+        objective,
+        images,
+        labels,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        optimizer=optimizer,
+        seed=seed,
+    )
     state = _State.begin(network, optimizer)
     if checkpoint is not None and checkpoint.exists():
         state = _State.load(checkpoint, network, optimizer, settings)
@@ -456,29 +176,60 @@ def fit(
     try:
         while state.step < epochs * steps_per_epoch:
             epoch, number = divmod(state.step, steps_per_epoch)
-            index = order_of(epoch)[number * batch_size : (number + 1) * batch_size]
+            last_of_epoch = number == steps_per_epoch - 1
+            index = order_of(epoch)[number * batch_size : len(images) if last_of_epoch else (number + 1) * batch_size]
             rate = learning_rate * _schedule(schedule, (state.step + 0.5) / (epochs * steps_per_epoch))
             batch = Batch(images[index], labels[index], index, epoch, seed)
-            state = _train_step(network, objective, batch, state, optimizer, rate)
-            if not math.isfinite(state.sums["loss"]):
-                raise InputError(
-                    f"learning_rate: the loss is not finite any more at step {state.step}; train with a smaller one"
-                )
-            last_of_epoch = number == steps_per_epoch - 1
-            if last_of_epoch:
-                state = _end_epoch(network, objective, validation, state, len(images), epoch, rate, seed)
+            before, state = state, _train_step(network, objective, batch, state, optimizer, rate)
             due = time.monotonic() - saved > checkpoint_every or last_of_epoch
+            trouble = state.trouble(parameters=due)
+            if last_of_epoch and trouble is None:
+                state = _end_epoch(network, objective, validation, state, len(images), epoch, rate, seed)
+                trouble = state.trouble()
+            if trouble is not None:
+                state = before  # an interrupt from here on saves nothing worse
+                if checkpoint is not None and before.trouble(parameters=True) is None:
+                    before.save(checkpoint, network, settings)
+                kept = "" if checkpoint is None else f"; {checkpoint} has the last finite parameters"
+                at = f"at step {before.step + 1}: the training diverges"
+                raise InputError(f"learning_rate: {trouble} {at}; train with a smaller one{kept}")
             if checkpoint is not None and due:
                 state.save(checkpoint, network, settings)
                 saved = time.monotonic()
             if progress is not None:
                 progress(state.step / (epochs * steps_per_epoch), _message(state, epochs, batch_size * (number + 1)))
     except KeyboardInterrupt:
-        if checkpoint is not None:
+        if checkpoint is not None and state.trouble(parameters=True) is None:
             state.save(checkpoint, network, settings)
         raise
     metadata = {**network.metadata, "training": {**settings, "steps": state.step}}
     return Fitted(network.replace_params(state.params, metadata), state.history)
+
+
+def training_settings(
+    network: Network, objective: Objective, images: Array, labels: Array, **settings: int | float | str
+) -> dict[str, Any]:
+    """What the result of a training depends on; a trained network keeps it as ``metadata["training"]``.
+
+    Parameters
+    ----------
+    network, objective, images, labels
+        As given to `fit`.
+    **settings
+        The ``epochs``, ``batch_size``, ``learning_rate``, ``schedule``, ``optimizer`` and ``seed`` of `fit`.
+
+    Returns
+    -------
+    dict
+        JSON-able.
+    """
+    return {
+        "architecture": network.architecture(),
+        "objective": _describe(objective),
+        "data": fingerprint(network.ops, {"images": images, "labels": labels}),
+        "start": network.fingerprint(),
+        **settings,
+    }
 
 
 def evaluate(
@@ -540,6 +291,20 @@ class _State(NamedTuple):
         zeros = {name: network.ops.zeros(value.shape, network.dtype) for name, value in trained.items()}
         return cls(0, network.params, zeros, dict(zeros) if optimizer == "adam" else {}, {}, {})
 
+    def trouble(self, *, parameters: bool = False) -> str | None:
+        """What is not finite any more: a sum, the last numbers of the history, and if asked the parameters."""
+        numbers = {**{name: values[-1] for name, values in self.history.items()}, **self.sums}
+        broken = [name for name, value in numbers.items() if not math.isfinite(value)]
+        if broken:
+            return f"the {broken[0].replace('_', ' ')} is not finite any more"
+        arrays = [*self.params.items(), *self.first.items(), *self.second.items()] if parameters else []
+        for name, value in arrays:
+            try:
+                check_finite(name, value)
+            except InputError:
+                return f"the parameter {name} is not finite any more"
+        return None
+
     def save(self, path: Path, network: Network, settings: dict[str, Any]) -> None:
         arrays = {
             f"{group}/{name}": network.ops.to_host(value)
@@ -562,20 +327,24 @@ class _State(NamedTuple):
         for group, expected in (("params", fresh.params), ("first", fresh.first), ("second", fresh.second)):
             if groups[group].keys() != expected.keys():
                 raise InputError(f"{path}: checkpoint lacks parts of {group}; delete it to start anew")
-        return cls(int(meta["step"]), **groups, sums=dict(meta["sums"]), history=dict(meta["history"]))
+        state = cls(int(meta["step"]), **groups, sums=dict(meta["sums"]), history=dict(meta["history"]))
+        trouble = state.trouble(parameters=True)
+        if trouble is not None:
+            raise InputError(f"{path}: {trouble}; delete it to start anew")
+        return state
 
 
 def _train_step(
     network: Network, objective: Objective, batch: Batch, state: _State, optimizer: str, rate: float
 ) -> _State:
     ops = network.ops
-    network = network.replace_params(state.params)
+    network = network.replace_params(state.params, check=False)
     batch = objective.prepare(network, batch)
     size = len(batch.x)
     # A network with batch statistics sees the batch in one piece.
     slice_size = size if network.mixes_samples else network.slice_size
     results = ops.map_slices(
-        lambda part: objective.evaluate(network, batch.part(part), training=True),
+        lambda part: objective.evaluate(_at_step(network, batch.part(part)), batch.part(part), training=True),
         size,
         slice_size=slice_size,
         summed=True,
@@ -599,6 +368,23 @@ def _train_step(
     return _State(state.step + 1, params, first, second, sums, state.history)
 
 
+def _steps_per_epoch(network: Network, num_images: int, batch_size: int) -> int:
+    """Batches of a pass; with batch statistics none has one image, whose values would have no variance."""
+    steps = -(-num_images // batch_size)
+    if not network.mixes_samples:
+        return steps
+    if batch_size == 1 or num_images == 1:
+        name = "batch_size" if num_images > 1 else "training images"
+        why = "for a network with batch normalisation, as one value has no variance"
+        raise InputError(f"{name}: expected at least 2 {why}; got 1")
+    return steps - 1 if num_images % batch_size == 1 else steps
+
+
+def _at_step(network: Network, batch: Batch) -> Network:
+    """The network with what its layers draw for these samples."""
+    return network.at_step(batch.seed, batch.sample_index, batch.epoch)
+
+
 def _end_epoch(
     network: Network,
     objective: Objective,
@@ -613,7 +399,7 @@ def _end_epoch(
     numbers = {"epoch": float(epoch + 1), "learning_rate": rate}
     numbers |= {name: value / num_images for name, value in state.sums.items()}
     if validation is not None:
-        means = evaluate(network.replace_params(state.params), objective, *validation, seed=seed)
+        means = evaluate(network.replace_params(state.params, check=False), objective, *validation, seed=seed)
         numbers |= {f"validation_{name}": value for name, value in means.items()}
     history = {name: [*state.history.get(name, []), value] for name, value in numbers.items()}
     return state._replace(sums={}, history=history)

@@ -28,6 +28,9 @@ settings.load_profile("ci")
 # Kernels of Numba that leave an array's bounds raise an IndexError on the emulated device.
 os.environ.setdefault("NUMBA_BOUNDSCHECK", "1")
 
+# Every test trains its own networks, and none touches those of the user.
+os.environ["MALADE_STORE"] = "off"
+
 # No test opens a window.
 os.environ.setdefault("MPLBACKEND", "Agg")
 

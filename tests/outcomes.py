@@ -46,7 +46,7 @@ DEFENCES = {
 }
 CHAINS = ("cnn+malade", "madry+malade")
 ATTACKS = {
-    "noise": MadeAttack(0.2, tuple(DEFENCES), "noise", {}, num_gradients=0, title="uniform noise"),
+    "noise": MadeAttack(0.2, tuple(DEFENCES), "uniform_noise", {}, num_gradients=0, title="uniform noise"),
     "fgsm": MadeAttack(0.7, tuple(DEFENCES), "fgsm", {"mode": "exact"}, num_gradients=1, title="FGSM"),
     "pgd": MadeAttack(1.0, ("cnn", "madry"), "pgd", {"num_steps": 40}, title="PGD-40"),
     "transfer": MadeAttack(

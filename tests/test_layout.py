@@ -26,15 +26,16 @@ TOP_LEVEL = {
 # From the bottom up. A module imports from lower layers, or from its own layer without a cycle. The name ""
 # stands for the package itself (its __init__), which gathers the public names.
 LAYERS = (
-    ("checks", "arrays"),
+    ("checks", "arrays", "classes", "pickling"),
     ("ops", "storage", "statistics"),
     ("diagnostics",),
     ("layers",),
     ("network", "density"),
     ("sampling", "mcmc", "minimiser", "datasets", "checkpoint", "bundle"),
+    ("draws",),
     ("defence",),
     ("attacks",),
-    ("training", "evaluation", "audit", "certify"),
+    ("objectives", "training", "evaluation", "audit", "certify"),
     ("interop",),
     ("",),
     ("experiment", "report", "figures", "theorem"),
@@ -43,7 +44,20 @@ LAYERS = (
 )
 
 # Sequencing, written once for all backends: arrays come from `model.ops` and are never named.
-DRIVERS = {"layers", "network", "sampling", "mcmc", "defence", "attacks", "training", "evaluation", "audit", "certify"}
+DRIVERS = {
+    "layers",
+    "network",
+    "sampling",
+    "draws",
+    "mcmc",
+    "defence",
+    "attacks",
+    "objectives",
+    "training",
+    "evaluation",
+    "audit",
+    "certify",
+}
 
 GPU_PACKAGES = {"cupy", "cupyx", "cupy_backends", "numba", "numba_cuda", "cuda", "malade_gpu"}
 

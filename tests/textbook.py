@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,99 @@ def tiles_of(
             ranges.append(range(first, min(first + tile, end)))
         along.append(ranges)
     return [[(rows, columns) for columns in along[1]] for rows in along[0]]
+
+
+# Activations and their derivatives, of one number, with the functions of the standard library.
+
+
+def leaky_relu(x: float, slope: float) -> float:
+    return x if x > 0 else slope * x
+
+
+def elu(x: float, alpha: float) -> float:
+    return x if x > 0 else alpha * math.expm1(x)
+
+
+def exponential(x: float) -> float:
+    """exp(x), and infinity instead of an exception."""
+    return math.exp(x) if x < 700 else math.inf
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + exponential(-x))
+
+
+def silu(x: float) -> float:
+    return x * sigmoid(x)
+
+
+def normal_share(x: float) -> float:
+    """How much of the standard normal distribution is below x."""
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def gelu(x: float, approximate: str) -> float:
+    if approximate == "none":
+        return x * normal_share(x)
+    u = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    # (1 + tanh u) / 2, which for very negative u is all cancellation, is exp(u) / (exp(u) + exp(-u)).
+    return x * (1 + math.tanh(u)) / 2 if u > -1 else x * exponential(2 * u) / (1 + exponential(2 * u))
+
+
+def softplus(x: float, beta: float, threshold: float) -> float:
+    if beta * x > threshold:
+        return x
+    return (beta * x if beta * x > 700 else math.log1p(math.exp(beta * x))) / beta
+
+
+def hardtanh(x: float, low: float, high: float) -> float:
+    return min(max(x, low), high)
+
+
+def leaky_relu_slope(x: float, slope: float) -> float:
+    return 1.0 if x > 0 else slope
+
+
+def elu_slope(x: float, alpha: float) -> float:
+    return 1.0 if x > 0 else alpha * math.exp(x)
+
+
+def sigmoid_slope(x: float) -> float:
+    return sigmoid(x) * sigmoid(-x)
+
+
+def silu_slope(x: float) -> float:
+    return sigmoid(x) + x * sigmoid_slope(x)
+
+
+def gelu_slope(x: float, approximate: str) -> float:
+    if approximate == "none":
+        return normal_share(x) + x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    u, du = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3), math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+    return sigmoid(2 * u) + x * sigmoid_slope(2 * u) * 2 * du
+
+
+def softplus_slope(x: float, beta: float, threshold: float) -> float:
+    return 1.0 if beta * x > threshold else sigmoid(beta * x)
+
+
+def hardtanh_slope(x: float, low: float, high: float) -> float:
+    return 1.0 if low < x < high else 0.0
+
+
+ACTIVATIONS = {f.__name__: f for f in (leaky_relu, elu, sigmoid, silu, gelu, softplus, hardtanh)}
+DERIVATIVES = {
+    f.__name__.removesuffix("_slope"): f
+    for f in (
+        leaky_relu_slope,
+        elu_slope,
+        sigmoid_slope,
+        silu_slope,
+        gelu_slope,
+        softplus_slope,
+        hardtanh_slope,
+    )
+}
 
 
 def full_weight(weight: Any, groups: int, dilation: Pair) -> Any:

@@ -22,10 +22,11 @@ def add(i: Any, out: Any, x: Any, y: Any) -> None:
 
 @element
 def argmax(i: Any, out: Any, x: Any, size: Any) -> None:
-    """Position of the first largest of a row's ``size`` numbers; NaN is larger than everything, as for NumPy."""
-    best = 0
-    for k in range(1, size):
-        largest, value = x[i * size + best], x[i * size + k]
-        if not math.isnan(largest) and (value > largest or math.isnan(value)):
+    """Position of the first largest of a row's ``size`` numbers; -1 if one of them is NaN."""
+    best, known = 0, True
+    for k in range(size):
+        value = x[i * size + k]
+        known = known and not math.isnan(value)
+        if value > x[i * size + best]:
             best = k
-    out[i] = best
+    out[i] = best if known else -1

@@ -57,9 +57,9 @@ def arange(n: int) -> Array:
     return device().xp.arange(n, dtype="int64")
 
 
-def concatenate(arrays: Sequence[Array]) -> Array:
+def concatenate(arrays: Sequence[Array], *, axis: int = 0) -> Array:
     """As `malade_ref.ops.concatenate`."""
-    return device().xp.concatenate(list(arrays))
+    return device().xp.concatenate(list(arrays), axis=axis)
 
 
 def stack(arrays: Sequence[Array]) -> Array:

@@ -2,14 +2,19 @@
 
 All share one semantics. Success is against the true label; an image that is wrong to begin with counts as a success
 at distance 0 and is returned as it is; every result lies in its ball (of attacks that have one) and in [0, 1] exactly;
-an attack that looks for the nearest wrong image and finds none returns the clean one; samples never mix, so
-``f(x)[i]`` is ``f(x[i:i+1], sample_index=[i])``. An attacker has random numbers of its own and never sees the
-defender's.
+an attack that looks for the nearest wrong image and finds none returns the clean one. An attacker has random numbers of
+its own and never sees the defender's. What an attack is, its `card` says.
+
+Samples never mix: what comes of an image depends on the image and its number alone, but for rounding, since sums are
+added in another order in a batch of another size. So the logits of ``x[i:i+1]`` are those of image i in its batch up to
+rounding, and an attack in many steps may turn off elsewhere. What is called a success holds for the image alone and in
+any batch: what rounding could undo is no success.
 """
 
 from .apgd import apgd
 from .auto import auto_attack
 from .boundary import boundary
+from .cards import Cost, card
 from .expectation import bpda, bpda_eot, eot
 from .fab import fab
 from .gradient import Ascent, Ball, ascent, fgm, fgsm, pgd
@@ -26,6 +31,7 @@ __all__ = [
     "Ascent",
     "AttackResult",
     "Ball",
+    "Cost",
     "Model",
     "Oracle",
     "Verdict",
@@ -35,6 +41,7 @@ __all__ = [
     "boundary",
     "bpda",
     "bpda_eot",
+    "card",
     "cw",
     "drift_pgd",
     "ead",

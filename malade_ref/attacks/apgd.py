@@ -22,15 +22,24 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ..arrays import Array
-from ..checks import InputError, check_choice, check_count, check_number
-from .gradient import Ball, Record, best_of_runs, starts
-from .oracle import AttackResult, Model, Oracle, Verdict, select
+from ..checks import InputError, check_choice, check_number, check_work
+from .cards import Cost, card, setting
+from .gradient import Ball, Record, best_of_runs, climb_cost, starts
+from .oracle import Asking, AttackResult, Model, Oracle, Verdict, select
 
 MOMENTUM = 0.75
 
 
+def _cost(s: Any) -> Cost:
+    s.num_restarts *= max(1, s.num_targets)
+    cost = climb_cost(s)
+    return cost._replace(queries=cost.queries + s.draws * (s.num_targets > 0))
+
+
+@card(title="Auto-PGD", norm=setting("norm"), cost=_cost)
 def apgd(
     model: Model,
     x: Array,
@@ -57,8 +66,6 @@ def apgd(
 
     Parameters
     ----------
-    model, x, y, eps, num_steps, norm, num_restarts, transfer_start
-        As in `pgd`; the attack that a transfer start is found by is this one, without targets.
     loss : {"ce", "dlr"}
         What is raised: the cross entropy, or the ratio, which no scale of the logits can saturate.
     num_targets : int
@@ -66,8 +73,6 @@ def apgd(
         image; at most all. For the ratio only, of at least four classes; without targets it needs three.
     rho : float
         Share of rising steps below which the step size is halved, in [0, 1].
-    mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index, record
-        As in `pgd`. With ``num_draws`` above 1 this is APGD with EOT.
 
     Returns
     -------
@@ -78,41 +83,24 @@ def apgd(
         num_draws + 2 num_judge_draws), with targets num_draws more. A transfer start adds num_steps, and num_steps + 2,
         for the ratio num_steps + 3.
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
-
     Notes
     -----
+    The others are those of `pgd`. The attack that a transfer start is found by is this one, without targets; with
+    ``num_draws`` above 1 this is APGD with EOT.
+
     Deviations from Croce and Hein's code: starts are uniform in the ball, not on its surface; samples that have fallen
     go on, for the best iterate by success and then loss, rather than the last wrong one, is returned; under EOT the
     best point and the last one are judged on draws that the search did not see, all of them, while their code looks at
     the last draw's logits.
-
-    References
-    ----------
-    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-       attacks", ICML 2020, Algorithm 1.
     """
-    oracle = Oracle(
-        model,
-        x,
-        y,
-        mode=mode,
-        expectation=expectation,
-        num_draws=num_draws,
-        common_draws=common_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-    )
+    asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
+    oracle = asking.oracle(model, x, y)
     ball = Ball(model.ops, x, eps=eps, norm=norm)
     check_choice("loss", loss, ("ce", "dlr"))
     check_number("rho", rho, minimum=0, maximum=1)
-    check_count("num_steps", num_steps)
-    check_count("num_targets", num_targets, minimum=0)
-    check_count("num_restarts", num_restarts)
+    check_work("num_steps", num_steps)
+    check_work("num_targets", num_targets, minimum=0)
+    check_work("num_restarts", num_restarts)
     if num_targets and loss != "dlr":
         raise InputError(f"num_targets: expected 0 for the cross entropy, got {num_targets}; set loss to dlr")
     targets: list[Array | None] = [None]
@@ -158,14 +146,7 @@ def checkpoints(num_steps: int) -> dict[int, int]:
 
 
 def _iterates(
-    oracle: Oracle,
-    ball: Ball,
-    x_t: Array,
-    *,
-    loss: str,
-    targets: Array | None,
-    num_steps: int,
-    rho: float,
+    oracle: Oracle, ball: Ball, x_t: Array, *, loss: str, targets: Array | None, num_steps: int, rho: float
 ) -> Iterator[Verdict]:
     ops = oracle.ops
     lengths = checkpoints(num_steps)

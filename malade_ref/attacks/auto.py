@@ -19,17 +19,47 @@ from types import ModuleType
 from typing import Any
 
 from ..arrays import Array
-from ..checks import InputError, check_choice, check_count
+from ..checks import InputError, check_choice, check_work
 from .apgd import apgd
+from .cards import Cost, Target, card, card_of, setting
 from .fab import fab
 from .gradient import Ball
-from .oracle import AttackResult, Model, Oracle
+from .oracle import Asking, AttackResult, Model
 from .square import square
 
 # For each version how few classes its ratio of logits can do with.
 VERSIONS = {"standard": 4, "rand": 3}
 
 
+Members = list[tuple[Callable[..., AttackResult], dict[str, Any]]]
+
+
+def _members(
+    version: str, shared: dict[str, Any], *, mode: str, num_steps: int, num_targets: int, num_square_steps: int
+) -> Members:
+    """The attacks of a version, in order, each with its settings."""
+    ascent = {**shared, "mode": mode, "num_steps": num_steps}
+    if version == "rand":
+        return [(apgd, ascent), (apgd, {**ascent, "loss": "dlr"})]
+    return [
+        (apgd, ascent),
+        (apgd, {**ascent, "loss": "dlr", "num_targets": num_targets}),
+        (fab, {**ascent, "num_targets": num_targets}),
+        (square, {**shared, "num_steps": num_square_steps}),
+    ]
+
+
+def _cost(s: Any) -> Cost:
+    """As if every image were left to every member."""
+    shared = {"num_restarts": s.num_restarts, "num_draws": s.draws}
+    own = {"mode": s.mode, "num_steps": s.num_steps, "num_targets": s.num_targets}
+    target = Target(s.stochastic, s.num_classes, s.num_pixels)
+    all_of_them = _members(s.version, shared, **own, num_square_steps=s.num_square_steps)
+    costs = [card_of(attack.__name__).costs(settings, target) for attack, settings in all_of_them]
+    return Cost(sum(cost.gradients for cost in costs), sum(cost.queries for cost in costs))
+
+
+@card(title="AutoAttack", norm=setting("norm"), cost=_cost)
 def auto_attack(
     model: Model,
     x: Array,
@@ -52,8 +82,6 @@ def auto_attack(
 
     Parameters
     ----------
-    model, x, y, eps, norm
-        As in `pgd`.
     version : {"standard", "rand"}
         Which members, see `malade_ref.attacks.auto`; ``"rand"`` is for models that draw noise.
     num_steps : int
@@ -64,8 +92,6 @@ def auto_attack(
         Proposals of Square.
     num_restarts : int
         Of each member.
-    mode, num_draws, num_judge_draws, seed, sample_index
-        As in `pgd`; 20 draws are those of the published ``"rand"``.
 
     Returns
     -------
@@ -76,10 +102,13 @@ def auto_attack(
     Raises
     ------
     InputError
-        If images, labels or a setting are not as expected, or there are too few classes for the ratio of logits.
+        If images or labels do not fit the model, a setting is out of range, or there are too few classes for the ratio
+        of logits.
 
     Notes
     -----
+    The others are those of `pgd`; 20 draws are those of the published ``"rand"``.
+
     An image of a deterministic model is done once it is wrong: no further member could change that. So its success is
     that of the strongest of all members on it. Its loss is that of the first find, which need not be the largest:
     images to be carried over to another model are better found by a member alone.
@@ -93,20 +122,15 @@ def auto_attack(
     Other deviations from it: of an image that no member got wrong, the one with the largest cross entropy is returned,
     not the clean one; the members' own (see `apgd`, `fab`, `square`). The published ``"standard"`` takes one draw of a
     stochastic model; set ``num_draws=1`` for that.
-
-    References
-    ----------
-    .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-       attacks", ICML 2020.
     """
     noise: dict[str, Any] = {"num_draws": num_draws, "num_judge_draws": num_judge_draws, "seed": seed}
-    oracle = Oracle(model, x, y, mode=mode, sample_index=sample_index, **noise)
+    oracle = Asking(mode=mode, sample_index=sample_index, **noise).oracle(model, x, y)
     ball = Ball(model.ops, x, eps=eps, norm=norm)
     check_choice("version", version, tuple(VERSIONS))
-    check_count("num_steps", num_steps)
-    check_count("num_targets", num_targets)
-    check_count("num_square_steps", num_square_steps)
-    check_count("num_restarts", num_restarts)
+    check_work("num_steps", num_steps)
+    check_work("num_targets", num_targets)
+    check_work("num_square_steps", num_square_steps)
+    check_work("num_restarts", num_restarts)
     if model.num_classes < VERSIONS[version]:
         raise InputError(
             f"model: version {version} needs at least {VERSIONS[version]} classes for its ratio of logits, "
@@ -114,27 +138,18 @@ def auto_attack(
         )
 
     shared = {"eps": eps, "norm": norm, "num_restarts": num_restarts, **noise}
-    ascent = {**shared, "mode": mode, "num_steps": num_steps}
-    members: list[tuple[Callable[..., AttackResult], dict[str, Any]]] = [(apgd, ascent)]
-    if version == "standard":
-        members += [
-            (apgd, {**ascent, "loss": "dlr", "num_targets": num_targets}),
-            (fab, {**ascent, "num_targets": num_targets}),
-            (square, {**shared, "num_steps": num_square_steps}),
-        ]
-    else:
-        members.append((apgd, {**ascent, "loss": "dlr"}))
-
+    own: dict[str, Any] = {"mode": mode, "num_steps": num_steps, "num_targets": num_targets}
     ops = model.ops
     clean, always_wrong = oracle.judge(x)
     best = oracle.result(clean._replace(x=ops.concatenate([x])), ball.distance(x))  # a copy, as all results are
-    for attack, settings in members:
+    for attack, settings in _members(version, shared, **own, num_square_steps=num_square_steps):
         done = always_wrong if model.stochastic else best.success
         left = [row for row, wrong in enumerate(ops.to_host(done).tolist()) if not wrong]
         if not left:
             break
         rows = ops.asarray(left)
         found = attack(model, x[rows], y[rows], sample_index=oracle.sample_index[rows], **settings)
+        found = found._replace(distance=Ball(ops, x[rows], eps=eps, norm=norm).distance(found.x_adv))  # see `fab`
         best = _with_rows(ops, best, left, _stronger(ops, found, AttackResult(*(field[rows] for field in best))))
     return best
 

@@ -17,9 +17,13 @@ References
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from ..arrays import Array
-from ..checks import check_count, check_number
-from .oracle import PROPOSAL, START, AttackResult, Model, Oracle, Verdict, select
+from ..checks import check_number, check_work
+from .cards import Cost, card
+from .oracle import PROPOSAL, START, Asking, AttackResult, Model, Oracle, Verdict, select
 
 FACTOR = 1.5
 LEAST, MOST = 1e-8, 1.0  # of step sizes
@@ -27,12 +31,18 @@ LEAST, MOST = 1e-8, 1.0  # of step sizes
 FURTHER = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
+def _cost(s: Any) -> Cost:
+    checks = s.num_steps // max(1, s.window // s.num_checks)
+    return Cost(0, (s.num_starts + s.num_line_steps + s.num_steps + checks) * s.draws)
+
+
+@card(title="boundary attack", gradient="none", norm="l2", nearest=True, cost=_cost)
 def boundary(
     model: Model,
     x: Array,
     y: Array,
     *,
-    eps: float = 28.0,
+    eps: float | None = None,
     num_steps: int = 5000,
     spherical_step: float = 0.01,
     source_step: float = 0.01,
@@ -49,10 +59,8 @@ def boundary(
 
     Parameters
     ----------
-    model, x, y
-        As in `pgd`.
-    eps : float
-        What is further away than this, in pixel units, is no find; the root of the number of pixels excludes nothing.
+    eps : float, optional
+        As of `fab`.
     num_steps : int
         Steps.
     spherical_step, source_step : float
@@ -65,8 +73,6 @@ def boundary(
         Random images tried as starts: uniform noise and, more and more of it, salt and pepper, in turns.
     num_line_steps : int
         Bisections of the line from the start to the clean image.
-    num_draws, num_judge_draws, seed, sample_index
-        As in `pgd`.
 
     Returns
     -------
@@ -77,13 +83,10 @@ def boundary(
         num_checks) checks; for a deterministic model F = 2 and draws count 1, for a stochastic one F = 7.
         ``num_gradients`` = 0.
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
-
     Notes
     -----
+    The others are those of `pgd`. A decision is what the model says by more than rounding can do.
+
     Deviations from Brendel et al. (and from Foolbox, whose step towards the clean image makes up for clipping; so does
     this one): success rates are of windows that do not overlap, all of whose proposals count for b, with a check on the
     sphere at every few; the start is first drawn to the boundary by bisection; there are starts of salt and pepper.
@@ -91,24 +94,17 @@ def boundary(
     A stochastic model is wrong if it is by the mean logits of num_draws draws, the same throughout: else a lucky draw
     would carry the search across the boundary, with no way back. Of the find and a few images behind it, the nearest
     one that the judging draws confirm is returned.
-
-    References
-    ----------
-    .. [1] Brendel, Rauber, Bethge, "Decision-based adversarial attacks: reliable attacks against black-box machine
-       learning models", ICLR 2018.
     """
-    oracle = Oracle(
-        model, x, y, num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index
-    )
-    ops = model.ops
-    check_number("eps", eps, minimum=0)
+    asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
+    oracle, ops = asking.oracle(model, x, y), model.ops
+    limit = math.inf if eps is None else check_number("eps", eps, minimum=0)
     check_number("spherical_step", spherical_step, above=0, maximum=MOST)
     check_number("source_step", source_step, above=0, maximum=MOST)
-    check_count("num_steps", num_steps)
-    check_count("window", window)
-    check_count("num_checks", num_checks)
-    check_count("num_starts", num_starts)
-    check_count("num_line_steps", num_line_steps, minimum=0)
+    check_work("num_steps", num_steps)
+    check_work("window", window)
+    check_work("num_checks", num_checks)
+    check_work("num_starts", num_starts)
+    check_work("num_line_steps", num_line_steps, minimum=0)
 
     clean, _ = oracle.judge(x)
     x_t = _starts(oracle, clean, num_starts, num_line_steps)
@@ -132,18 +128,19 @@ def boundary(
             of_b = _factor(oracle, hits / window, 0.1, 0.25)
             a, b = _within(oracle, a * of_both), _within(oracle, b * of_both * of_b)
             hits, hits_on_sphere, checks = zero, zero, 0
-    best = clean
+    best, beyond = clean, zero
     for further in FURTHER if model.stochastic else FURTHER[:1]:
         judged, _ = oracle.judge(ops.interpolate(x, x_t, zero + (1 + further)))
-        found = judged.success & (judged.loss == judged.loss) & (ops.distance_l2(judged.x, x) <= eps)
-        best = select(ops, found & ~best.success, judged, best)
-    return oracle.result(best, ops.distance_l2(best.x, x))
+        distance = ops.distance_l2(judged.x, x)
+        found = judged.success & (judged.loss == judged.loss)
+        best = select(ops, found & (distance <= limit) & ~best.success, judged, best)
+        beyond = ops.select(found & (distance > limit) & (beyond == 0), distance, beyond)
+    return oracle.result(best, ops.select(best.success, ops.distance_l2(best.x, x), beyond))
 
 
 def _wrong(oracle: Oracle, x: Array) -> Array:
-    """Whether images are wrong, on the first draws of the search; what is not a number says nothing."""
-    verdict = oracle.query(x, again=True)
-    return verdict.success & (verdict.loss == verdict.loss)
+    """Whether images are wrong by more than rounding, on the first draws of the search."""
+    return oracle.query(x, loss="margin", again=True).success
 
 
 def _starts(oracle: Oracle, clean: Verdict, num_starts: int, num_line_steps: int) -> Array:

@@ -21,12 +21,14 @@ from __future__ import annotations
 
 from ..arrays import Array
 from ..checks import check_choice
-from .gradient import Record, pgd
-from .oracle import AttackResult, Model
+from .cards import card, setting
+from .gradient import Climb, Record, climb, climb_cost, pgd_iterates
+from .oracle import Asking, AttackResult, Model
 
 BPDA_MODES = ("bpda", "bpda-denoiser")
 
 
+@card(title="BPDA", norm=setting("norm"), cost=climb_cost)
 def bpda(
     model: Model,
     x: Array,
@@ -50,48 +52,20 @@ def bpda(
 
     Parameters
     ----------
-    model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start
-        As in `pgd`.
     mode : {"bpda", "bpda-denoiser"}
         What stands for the purification on the way back: the identity, or one application of the denoiser.
-    common_draws, num_judge_draws, seed, sample_index, record
-        As in `pgd`.
 
-    Returns
-    -------
-    AttackResult
-        As of `pgd`.
-
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
-
-    References
-    ----------
-    .. [1] Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018.
+    Notes
+    -----
+    The others, what is returned and what is complained of are those of `pgd`.
     """
-    return pgd(
-        model,
-        x,
-        y,
-        eps=eps,
-        step_size=step_size,
-        num_steps=num_steps,
-        norm=norm,
-        num_restarts=num_restarts,
-        random_start=random_start,
-        transfer_start=transfer_start,
-        mode=check_choice("mode", mode, BPDA_MODES),
-        num_draws=1,
-        common_draws=common_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-        record=record,
-    )
+    check_choice("mode", mode, BPDA_MODES)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
+    asking = Asking(mode, "loss", 1, common_draws, num_judge_draws, seed, sample_index)
+    return climb(model, x, y, settings, asking, pgd_iterates, record=record)
 
 
+@card(title="exact gradient", gradient="exact", norm=setting("norm"), cost=climb_cost)
 def eot(
     model: Model,
     x: Array,
@@ -116,55 +90,23 @@ def eot(
 
     Parameters
     ----------
-    model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start
-        As in `pgd`.
     num_draws : int
         Draws of the model's noise at each evaluation. A gradient is worth following when its spread over draws, divided
         by the square root of their number, is below its mean; the audit of a report measures that.
-    expectation, common_draws, num_judge_draws, seed, sample_index, record
-        As in `pgd`.
-
-    Returns
-    -------
-    AttackResult
-        As of `pgd`.
-
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
 
     Notes
     -----
+    The others, what is returned and what is complained of are those of `pgd`.
+
     By default the mean is over losses. Athalye et al. average the log-likelihoods, which is the same for the cross
     entropy. The loss of the mean logits is an alternative of later attacks; by these logits success is judged here.
-
-    References
-    ----------
-    .. [1] Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", ICML 2018.
     """
-    return pgd(
-        model,
-        x,
-        y,
-        eps=eps,
-        step_size=step_size,
-        num_steps=num_steps,
-        norm=norm,
-        num_restarts=num_restarts,
-        random_start=random_start,
-        transfer_start=transfer_start,
-        mode="exact",
-        expectation=expectation,
-        num_draws=num_draws,
-        common_draws=common_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-        record=record,
-    )
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
+    asking = Asking("exact", expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
+    return climb(model, x, y, settings, asking, pgd_iterates, record=record)
 
 
+@card(title="BPDA", norm=setting("norm"), cost=climb_cost)
 def bpda_eot(
     model: Model,
     x: Array,
@@ -190,51 +132,15 @@ def bpda_eot(
 
     Parameters
     ----------
-    model, x, y, eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start
-        As in `pgd`.
-    mode
-        As in `bpda`.
     num_draws : int
         Draws of the model's noise at each evaluation.
-    expectation, common_draws, num_judge_draws, seed, sample_index, record
-        As in `pgd`.
-
-    Returns
-    -------
-    AttackResult
-        As of `pgd`.
-
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
 
     Notes
     -----
-    The paper's strongest attack on MALADE; Srinivasan et al. run it with 1000 steps and 30 draws.
-
-    References
-    ----------
-    .. [1] Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", ICML 2018.
-    .. [2] Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", ICML 2018.
+    The others, what is returned and what is complained of are those of `bpda`. The paper's strongest attack on MALADE;
+    Srinivasan et al. run it with 1000 steps and 30 draws.
     """
-    return pgd(
-        model,
-        x,
-        y,
-        eps=eps,
-        step_size=step_size,
-        num_steps=num_steps,
-        norm=norm,
-        num_restarts=num_restarts,
-        random_start=random_start,
-        transfer_start=transfer_start,
-        mode=check_choice("mode", mode, BPDA_MODES),
-        expectation=expectation,
-        num_draws=num_draws,
-        common_draws=common_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-        record=record,
-    )
+    check_choice("mode", mode, BPDA_MODES)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
+    asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
+    return climb(model, x, y, settings, asking, pgd_iterates, record=record)

@@ -16,22 +16,34 @@ References
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from ..arrays import Array
-from ..checks import InputError, check_count, check_number
+from ..checks import InputError, check_number, check_work
+from .cards import Cost, card, setting
 from .gradient import Ball, starts
-from .oracle import AttackResult, Model, Oracle, Verdict, stronger
+from .nearest import Nearest
+from .oracle import Asking, AttackResult, Model, Oracle
 
 SHORTEST = 1e-8  # moves count as no shorter, so that the ratio of two is a number
 PAST_PLANE = 1.001  # length of the clean image's move onto the plane at the nearest find, 1 being onto it
 PAST_ROOT = 0.1  # share of the way from the estimated boundary to the nearest find
 
 
+def _cost(s: Any) -> Cost:
+    steps = s.num_restarts * max(1, s.num_targets) * s.num_steps
+    gradients = steps + s.num_targets if s.num_targets else (steps + 1) * (s.num_classes - 1)
+    return Cost(gradients * s.draws, (gradients + steps + s.num_final_steps + 4) * s.draws)
+
+
+@card(title="FAB", norm=setting("norm"), nearest=True, cost=_cost)
 def fab(
     model: Model,
     x: Array,
     y: Array,
     *,
-    eps: float = 0.3,
+    eps: float | None = None,
     num_steps: int = 100,
     num_targets: int = 0,
     alpha_max: float = 0.1,
@@ -50,11 +62,9 @@ def fab(
 
     Parameters
     ----------
-    model, x, y, norm, num_restarts
-        As in `pgd`.
-    eps : float
-        What is further away than this, in pixel units, is no find. 1 (linf) or the root of the number of pixels (l2)
-        excludes nothing.
+    eps : float, optional
+        Distance up to which finds count, in pixel units; without one all do. Where something was found only beyond it,
+        the clean image is returned, without success, and the distance of the find.
     num_steps : int
         Steps of each run.
     num_targets : int
@@ -68,55 +78,38 @@ def fab(
         Where wrong iterates start again, as a share of their way from the clean image, in [0, 1].
     num_final_steps : int
         Evaluations of the final search on a line.
-    mode, num_draws, num_judge_draws, seed, sample_index
-        As in `pgd`.
 
     Returns
     -------
     AttackResult
-        Where nothing wrong was found within eps the clean image is returned, at distance 0 and without success. With
+        Where nothing wrong was found the clean image is returned, at distance 0 and without success. With
         P = num_restarts max(1, num_targets) runs of num_steps, and c = k - 1 other classes without targets,
         ``num_gradients`` = (P num_steps + 1) c num_draws, with targets (P num_steps + num_targets) num_draws; and
         ``num_queries`` that and (P num_steps + num_final_steps + 4) num_draws and 2 num_judge_draws (num_draws and
         num_judge_draws count 1 for a deterministic model).
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
-
     Notes
     -----
-    The first run starts from the clean image, restarts at random within half the distance of the nearest find so far,
-    or of eps. Deviations from Croce and Hein's code: those starts are uniform in the ball, not on its surface; the
-    final search begins with the clean image's move onto the last plane, and then (as in their paper) assumes a linear
-    margin on the line to the nearest find, trying points a tenth beyond its zero.
+    The others are those of `pgd`. The first run starts from the clean image, restarts at random within half the
+    distance of the nearest find so far, or of eps (without one, of all of [0, 1]). Deviations from Croce and Hein's
+    code: those starts are uniform in the ball, not on its surface; the final search begins with the clean image's move
+    onto the last plane, and then (as in their paper) assumes a linear margin on the line to the nearest find, trying
+    points a tenth beyond its zero.
 
-    A stochastic model is wrong if it is by the mean logits of an evaluation's draws; see `cw`.
-
-    References
-    ----------
-    .. [1] Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
+    What only rounding makes wrong is no find (their code: finds on the boundary, right or wrong by the size of the
+    batch). A stochastic model is wrong if it is by the mean logits of an evaluation's draws; see `cw`.
     """
-    oracle = Oracle(
-        model,
-        x,
-        y,
-        mode=mode,
-        num_draws=num_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-    )
-    ops = model.ops
-    ball = Ball(ops, x, eps=eps, norm=norm)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    oracle, ops = asking.oracle(model, x, y), model.ops
+    reach = 1.0 if norm == "linf" else math.sqrt(math.prod(x.shape[1:]))  # nothing in [0, 1] is further away
+    ball = Ball(ops, x, eps=reach if eps is None else eps, norm=norm)
     check_number("alpha_max", alpha_max, minimum=0, maximum=1)
     check_number("overshoot", overshoot, minimum=1)
     check_number("backward", backward, minimum=0, maximum=1)
-    check_count("num_steps", num_steps)
-    check_count("num_targets", num_targets, minimum=0)
-    check_count("num_final_steps", num_final_steps, minimum=0)
-    check_count("num_restarts", num_restarts)
+    check_work("num_steps", num_steps)
+    check_work("num_targets", num_targets, minimum=0)
+    check_work("num_final_steps", num_final_steps, minimum=0)
+    check_work("num_restarts", num_restarts)
 
     if model.num_classes < 2:
         raise InputError(f"model: expected at least 2 classes, got {model.num_classes}")
@@ -126,14 +119,14 @@ def fab(
     runs = [[column] for column in columns[:num_targets]] or [columns]
     clean, _ = oracle.judge(x)
     zero = ops.zeros(oracle.y.shape, "float64")
-    best = Verdict(x, clean.success, zero)
+    finds = Nearest(oracle, clean, math.inf if eps is None else ball.eps)
     plane_step = ops.plane_step_linf if norm == "linf" else ops.plane_step_l2
 
     for restart, start in enumerate(starts(oracle, ball, num_restarts=num_restarts, random_start=True)):
         for classes in runs:
             x_t = x
             if restart:
-                nearest = ops.select(best.success, -best.loss, zero + ball.eps)
+                nearest = ops.select(finds.best.success, -finds.best.loss, zero + ball.eps)
                 x_t = ops.interpolate(x, start, nearest / (2 * max(ball.eps, SHORTEST)))
             for _ in range(num_steps):
                 lead, slope = _nearest_plane(oracle, ball, x_t, classes)
@@ -142,16 +135,16 @@ def fab(
                 share = length / (length + clean_length)
                 share = ops.select(share < alpha_max, share, zero + alpha_max)
                 x_t = ops.fab_step(x_t, x, step, clean_step, share, overshoot=overshoot)
-                verdict = oracle.query(x_t)
-                best = stronger(ops, _find(ball, x_t, verdict), best)
-                x_t = ops.interpolate(x_t, x, ops.select(verdict.success, zero + 1 - backward, zero))
-    lead, slope = _nearest_plane(oracle, ball, best.x, [column for classes in runs for column in classes])
-    clean_step = plane_step(x, best.x, slope, lead)
+                wrong = oracle.query(x_t, loss="margin").success
+                finds.note(x_t, wrong, ball.distance(x_t))
+                x_t = ops.interpolate(x_t, x, ops.select(wrong, zero + 1 - backward, zero))
+    near = finds.best.x
+    lead, slope = _nearest_plane(oracle, ball, near, [column for classes in runs for column in classes])
+    clean_step = plane_step(x, near, slope, lead)
     x_t = ops.fab_step(x, x, clean_step, clean_step, zero, overshoot=PAST_PLANE)
-    best = stronger(ops, _find(ball, x_t, oracle.query(x_t)), best)
-    best = _final_search(oracle, ball, best, num_final_steps)
-    judged, _ = oracle.judge(best.x)
-    return oracle.result(judged, ball.distance(best.x))
+    finds.note(x_t, oracle.query(x_t, loss="margin").success, ball.distance(x_t))
+    _final_search(oracle, ball, finds, num_final_steps)
+    return finds.result(ball.distance)
 
 
 def _nearest_plane(oracle: Oracle, ball: Ball, x_t: Array, classes: list[Array]) -> tuple[Array, Array]:
@@ -171,15 +164,9 @@ def _nearest_plane(oracle: Oracle, ball: Ball, x_t: Array, classes: list[Array])
     return lead, slope
 
 
-def _find(ball: Ball, x_t: Array, verdict: Verdict) -> Verdict:
-    """What counts in the search: whether it is wrong and near enough, and minus its distance."""
-    distance = ball.distance(x_t)
-    return Verdict(x_t, verdict.success & (distance <= ball.eps), -distance)
-
-
-def _final_search(oracle: Oracle, ball: Ball, best: Verdict, num_steps: int) -> Verdict:
-    """Nearer finds on the line from the clean image to the nearest one."""
-    ops, x, far = oracle.ops, ball.centre, best.x
+def _final_search(oracle: Oracle, ball: Ball, finds: Nearest, num_steps: int) -> None:
+    """Look for nearer finds on the line from the clean image to the nearest one."""
+    ops, x, far = oracle.ops, ball.centre, finds.best.x
     lead_low, lead_high = (oracle.query(point, loss="margin").loss for point in (x, far))
     zero = ops.zeros(oracle.y.shape, "float64")
     low, high = zero, zero + 1
@@ -192,7 +179,6 @@ def _final_search(oracle: Oracle, ball: Ball, best: Verdict, num_steps: int) -> 
         share = root + PAST_ROOT * (high - root)
         x_t = ops.interpolate(x, far, share)
         verdict = oracle.query(x_t, loss="margin")
-        best = stronger(ops, _find(ball, x_t, verdict), best)
+        finds.note(x_t, verdict.success, ball.distance(x_t))
         low, lead_low = ops.select(verdict.success, low, share), ops.select(verdict.success, lead_low, verdict.loss)
         high, lead_high = ops.select(verdict.success, share, high), ops.select(verdict.success, verdict.loss, lead_high)
-    return best

@@ -28,14 +28,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..arrays import Array
-from ..checks import check_choice, check_count, check_number
-from .oracle import START, AttackResult, Model, Oracle, Verdict, costlier, select, stronger
+from ..checks import check_choice, check_number, check_work
+from .cards import Cost, card, setting
+from .oracle import START, Asking, AttackResult, Model, Oracle, Verdict, costlier, select, stronger
 
 NORMS = ("linf", "l2")
 
+# The iterates of a search, from an oracle and a starting point, each with what the model makes of it.
+Search = Callable[[Oracle, Array], Iterator[Verdict]]
 # Gets the number of an evaluation, counted on through the restarts, and the loss there, an array of shape (n,).
 Record = Callable[[int, Array], None]
 
@@ -114,8 +117,8 @@ class Ball:
 
         Parameters
         ----------
-        x, previous, gradient : array of the centre's shape and dtype
-            Position, the one before, and gradient of the loss.
+        previous : array of the centre's shape and dtype
+            The position before.
         step_size : array of shape (n,)
             Length of each image's step in this norm, in pixel units.
         momentum : float
@@ -125,6 +128,10 @@ class Ball:
         -------
         array of the centre's shape and dtype
             New position.
+
+        Notes
+        -----
+        The others are those of `step`.
         """
         step = self.ops.apgd_step_linf if self.norm == "linf" else self.ops.apgd_step_l2
         return step(x, previous, gradient, self.centre, step_size, eps=self.eps, momentum=momentum)
@@ -142,6 +149,81 @@ class Ball:
         return self.ops.distance_l1(slope, 0 * slope) if self.norm == "linf" else self.ops.distance_l2(slope, 0 * slope)
 
 
+class Climb(NamedTuple):
+    """Settings of an iterative attack in a ball; the fields are those of `pgd`."""
+
+    eps: float
+    step_size: float
+    num_steps: int
+    norm: str
+    num_restarts: int = 1
+    random_start: bool = True
+    transfer_start: bool = False
+
+
+def climb_cost(s: Any) -> Cost:
+    """What `pgd`, and whatever repeats its loop, asks of a model.
+
+    Parameters
+    ----------
+    s : namespace
+        See `malade_ref.attacks.cards.Card`.
+
+    Returns
+    -------
+    Cost
+        For each image.
+    """
+    runs, steps, more = s.num_restarts, s.num_steps, getattr(s, "transfer_start", False) and s.stochastic
+    extra = steps if more else 0  # evaluations of the bare classifier, counted like those of the whole model
+    return Cost(runs * steps * s.draws + extra, runs * (steps + 1) * s.draws + extra + bool(more))
+
+
+def climb(
+    model: Model,
+    x: Array,
+    y: Array,
+    settings: Climb,
+    asking: Asking,
+    iterates: Callable[..., Iterator[Verdict]],
+    *,
+    record: Record | None = None,
+) -> AttackResult:
+    """Climb from each start, and keep the best iterate: what iterative attacks in a ball have in common.
+
+    Parameters
+    ----------
+    settings : Climb
+        The ball, the steps, and where they start.
+    asking : Asking
+        How the model is asked.
+    iterates : callable
+        From (oracle, ball, start, settings) to the iterates of one run, as `pgd_iterates`.
+
+    Notes
+    -----
+    The others, and what is returned, are those of `pgd`.
+    """
+    oracle = asking.oracle(model, x, y)
+    ball = Ball(model.ops, x, eps=settings.eps, norm=settings.norm)
+    check_number("step_size", settings.step_size, minimum=0)
+    check_work("num_steps", settings.num_steps)
+    check_work("num_restarts", settings.num_restarts)
+
+    def search(oracle: Oracle, start: Array) -> Iterator[Verdict]:
+        return iterates(oracle, ball, start, settings)
+
+    begin = starts(
+        oracle,
+        ball,
+        num_restarts=settings.num_restarts,
+        random_start=settings.random_start,
+        transfer=search if settings.transfer_start else None,
+    )
+    return best_of_runs(oracle, ball, (search(oracle, start) for start in begin), record=record)
+
+
+@card(title="PGD", norm=setting("norm"), cost=climb_cost)
 def pgd(
     model: Model,
     x: Array,
@@ -224,7 +306,7 @@ def pgd(
     Raises
     ------
     InputError
-        If images, labels or a setting are not as expected.
+        If images or labels do not fit the model, or a setting is out of range.
 
     Notes
     -----
@@ -253,32 +335,43 @@ def pgd(
     >>> bool((abs(result.x_adv - x) <= 0.1).all())
     True
     """
-    oracle = Oracle(
-        model,
-        x,
-        y,
-        mode=mode,
-        expectation=expectation,
-        num_draws=num_draws,
-        common_draws=common_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-    )
-    ball = Ball(model.ops, x, eps=eps, norm=norm)
-    check_number("step_size", step_size, minimum=0)
-    check_count("num_steps", num_steps)
-    check_count("num_restarts", num_restarts)
-
-    def search(oracle: Oracle, start: Array) -> Iterator[Verdict]:
-        return _iterates(oracle, ball, start, step_size=step_size, num_steps=num_steps)
-
-    begin = starts(
-        oracle, ball, num_restarts=num_restarts, random_start=random_start, transfer=search if transfer_start else None
-    )
-    return best_of_runs(oracle, ball, (search(oracle, start) for start in begin), record=record)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
+    asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
+    return climb(model, x, y, settings, asking, pgd_iterates, record=record)
 
 
+def pgd_iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Iterator[Verdict]:
+    """Climb along the gradient from one start.
+
+    Parameters
+    ----------
+    oracle : Oracle
+        What is asked.
+    ball : Ball
+        Where the iterates stay.
+    x_t : array of shape (n, c, h, w)
+        The start.
+    settings : Climb
+        The steps.
+
+    Yields
+    ------
+    Verdict
+        x_0..x_T, each with what the model makes of it.
+    """
+    for _ in range(settings.num_steps):
+        verdict, gradient = oracle.gradient(x_t)
+        yield verdict
+        x_t = ball.step(x_t, gradient, step_size=settings.step_size)
+    yield oracle.query(x_t)
+
+
+def _one_step_cost(s: Any) -> Cost:
+    """The same of one step."""
+    return Cost(s.draws, 2 * s.draws)
+
+
+@card(title="FGSM", norm="linf", one_step=True, cost=_one_step_cost)
 def fgsm(
     model: Model,
     x: Array,
@@ -293,47 +386,28 @@ def fgsm(
 ) -> AttackResult:
     """Fast gradient sign method: one step of length eps from the clean image, in the maximum norm.
 
-    Parameters
-    ----------
-    model, x, y, eps, mode, num_draws, num_judge_draws, seed, sample_index
-        As in `pgd`.
-
     Returns
     -------
     AttackResult
-        As `pgd` with one step; distances in the maximum norm.
-
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
+        As of `pgd` with one step; distances in the maximum norm.
 
     Notes
     -----
     Deviation from Goodfellow et al.: where the step neither succeeds nor raises the loss (the model is no plane) the
     clean image is returned.
 
+    The others are those of `pgd`.
+
     References
     ----------
     .. [1] Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
     """
-    return pgd(
-        model,
-        x,
-        y,
-        eps=eps,
-        step_size=eps,
-        num_steps=1,
-        norm="linf",
-        random_start=False,
-        mode=mode,
-        num_draws=num_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-    )
+    settings = Climb(eps, eps, 1, "linf", random_start=False)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    return climb(model, x, y, settings, asking, pgd_iterates)
 
 
+@card(title="FGM", norm="l2", one_step=True, cost=_one_step_cost)
 def fgm(
     model: Model,
     x: Array,
@@ -348,45 +422,25 @@ def fgm(
 ) -> AttackResult:
     """Fast gradient method: one step of length eps from the clean image along the gradient, in the Euclidean norm.
 
-    Parameters
-    ----------
-    model, x, y, eps, mode, num_draws, num_judge_draws, seed, sample_index
-        As in `pgd`.
-
     Returns
     -------
     AttackResult
-        As `pgd` with one step; distances in the Euclidean norm.
-
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
+        As of `pgd` with one step; distances in the Euclidean norm.
 
     Notes
     -----
     Deviation from Miyato et al.: where the step neither succeeds nor raises the loss the clean image is returned. What
     clipping to [0, 1] takes from the step is not given back to other pixels.
 
+    The others are those of `pgd`.
+
     References
     ----------
     .. [1] Miyato, Dai, Goodfellow, "Adversarial training methods for semi-supervised text classification", ICLR 2017.
     """
-    return pgd(
-        model,
-        x,
-        y,
-        eps=eps,
-        step_size=eps,
-        num_steps=1,
-        norm="l2",
-        random_start=False,
-        mode=mode,
-        num_draws=num_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-    )
+    settings = Climb(eps, eps, 1, "l2", random_start=False)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    return climb(model, x, y, settings, asking, pgd_iterates)
 
 
 class Ascent(NamedTuple):
@@ -404,6 +458,7 @@ class Ascent(NamedTuple):
     losses: list[Array]
 
 
+@card(title="ascent", norm=setting("norm"), training_only=True, cost=lambda s: Cost(*[s.num_steps * s.draws] * 2))
 def ascent(
     model: Model,
     x: Array,
@@ -424,30 +479,24 @@ def ascent(
     Every image is moved, wrong to begin with or not, nothing is evaluated but gradients, and the last iterate is
     returned. With ``num_steps=1`` and a random start this is the fast variant (FGSM-RS).
 
-    Parameters
-    ----------
-    model, x, y, eps, step_size, num_steps, norm, random_start, mode, num_draws, seed, sample_index
-        As in `pgd`.
-
     Returns
     -------
     Ascent
         The last iterates.
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
+    Notes
+    -----
+    The others are those of `pgd`.
 
     References
     ----------
     .. [1] Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, eq. (2.1).
     .. [2] Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020.
     """
-    oracle = Oracle(model, x, y, mode=mode, num_draws=num_draws, seed=seed, sample_index=sample_index)
+    oracle = Asking(mode=mode, num_draws=num_draws, seed=seed, sample_index=sample_index).oracle(model, x, y)
     ball = Ball(model.ops, x, eps=eps, norm=norm)
     check_number("step_size", step_size, minimum=0)
-    check_count("num_steps", num_steps)
+    check_work("num_steps", num_steps)
     x_t = x
     if random_start:
         x_t = ball.start(key=model.ops.derive_key(seed, START), sample_index=oracle.sample_index)
@@ -459,15 +508,6 @@ def ascent(
     return Ascent(x_t, losses)
 
 
-def _iterates(oracle: Oracle, ball: Ball, x_t: Array, *, step_size: float, num_steps: int) -> Iterator[Verdict]:
-    """x_0..x_T, each with what the model makes of it."""
-    for _ in range(num_steps):
-        verdict, gradient = oracle.gradient(x_t)
-        yield verdict
-        x_t = ball.step(x_t, gradient, step_size=step_size)
-    yield oracle.query(x_t)
-
-
 # What iterative attacks in a ball share.
 
 
@@ -477,7 +517,7 @@ def starts(
     *,
     num_restarts: int,
     random_start: bool,
-    transfer: Callable[[Oracle, Array], Iterator[Verdict]] | None = None,
+    transfer: Search | None = None,
     loss: str = "ce",
 ) -> Iterator[Array]:
     """Give the starting points of the restarts.
@@ -488,13 +528,9 @@ def starts(
         Whose seed and sample numbers are taken.
     ball : Ball
         Where to start.
-    num_restarts : int
-        How many.
-    random_start : bool
-        Whether at random points, or at the clean images.
     transfer : callable, optional
-        The iterates of a search, from an oracle and a starting point. The first restart then starts at the best of
-        those that it has on the bare classifier, if there is one; what that costs is added to the oracle's counts.
+        The iterates of a search. The first restart then starts at the best of those that it has on the bare classifier,
+        if there is one; what that costs is added to the oracle's counts.
     loss : str
         What that search's losses are.
 
@@ -502,6 +538,10 @@ def starts(
     ------
     array of shape (n, c, h, w)
         Starting points of all images.
+
+    Notes
+    -----
+    The others are those of `pgd`.
     """
     classifier = getattr(oracle.model, "classifier", None)
     for restart in range(num_restarts):
@@ -516,12 +556,7 @@ def starts(
 
 
 def best_of_runs(
-    oracle: Oracle,
-    ball: Ball,
-    runs: Iterable[Iterator[Verdict]],
-    *,
-    loss: str = "ce",
-    record: Record | None = None,
+    oracle: Oracle, ball: Ball, runs: Iterable[Iterator[Verdict]], *, loss: str = "ce", record: Record | None = None
 ) -> AttackResult:
     """Keep the best iterate of each run, sample by sample, and the best run.
 
@@ -535,13 +570,10 @@ def best_of_runs(
         For each run its iterates.
     loss : str
         What the verdicts' losses are. What was found by another loss than the cross entropy is judged anew.
-    record : callable, optional
-        As in `pgd`.
 
-    Returns
-    -------
-    AttackResult
-        The best.
+    Notes
+    -----
+    The others, and what is returned, are those of `pgd`.
     """
     ops, stochastic = oracle.ops, oracle.model.stochastic
     keep = costlier if stochastic else stronger

@@ -14,13 +14,16 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from ..arrays import Array
-from ..checks import check_count, check_number
-from .gradient import Ball, Record, best_of_runs, starts
-from .oracle import AttackResult, Model, Oracle, Verdict
+from ..checks import check_number
+from .cards import card, setting
+from .gradient import Ball, Climb, Record, climb, climb_cost
+from .oracle import Asking, AttackResult, Model, Oracle, Verdict
 
 
+@card(title="MIM", norm=setting("norm"), cost=climb_cost)
 def mim(
     model: Model,
     x: Array,
@@ -44,65 +47,31 @@ def mim(
 
     Parameters
     ----------
-    model, x, y, eps, step_size, num_steps, norm, num_restarts
-        As in `pgd`.
     decay : float
         Share mu of the momentum that is kept, >= 0.
     random_start : bool
         Whether to start at a random point of the ball, or at the clean image. Without it restarts differ for a
         stochastic model only.
-    mode, num_draws, num_judge_draws, seed, sample_index, record
-        As in `pgd`.
-
-    Returns
-    -------
-    AttackResult
-        As of `pgd`, at the same cost.
-
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
 
     Notes
     -----
+    The others, what is returned and what it costs are those of `pgd`.
+
     Deviations from Dong et al.: the best iterate is returned, not the last one; the step is a setting (theirs is
     eps / num_steps); every iterate is projected, which changes nothing with their step. The equation in Srinivasan et
     al. lacks the recursion, the projection and the step; what is meant is this.
-
-    References
-    ----------
-    .. [1] Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018, Algorithm 1.
     """
-    oracle = Oracle(
-        model,
-        x,
-        y,
-        mode=mode,
-        num_draws=num_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-    )
-    ball = Ball(model.ops, x, eps=eps, norm=norm)
-    check_number("step_size", step_size, minimum=0)
     check_number("decay", decay, minimum=0)
-    check_count("num_steps", num_steps)
-    check_count("num_restarts", num_restarts)
-    runs = (
-        _iterates(oracle, ball, start, step_size=step_size, num_steps=num_steps, decay=decay)
-        for start in starts(oracle, ball, num_restarts=num_restarts, random_start=random_start)
-    )
-    return best_of_runs(oracle, ball, runs, record=record)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    return climb(model, x, y, settings, asking, partial(_iterates, decay=decay), record=record)
 
 
-def _iterates(
-    oracle: Oracle, ball: Ball, x_t: Array, *, step_size: float, num_steps: int, decay: float
-) -> Iterator[Verdict]:
+def _iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb, *, decay: float) -> Iterator[Verdict]:
     momentum = oracle.ops.zeros(x_t.shape, str(x_t.dtype))
-    for _ in range(num_steps):
+    for _ in range(settings.num_steps):
         verdict, gradient = oracle.gradient(x_t)
         yield verdict
         momentum = oracle.ops.momentum_step(momentum, gradient, decay=decay)
-        x_t = ball.step(x_t, momentum, step_size=step_size)
+        x_t = ball.step(x_t, momentum, step_size=settings.step_size)
     yield oracle.query(x_t)

@@ -12,16 +12,24 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..arrays import Array
-from ..checks import check_count, check_number
+from ..checks import check_number, check_work
+from .cards import Cost, card, setting
 from .gradient import Ball, best_of_runs, starts
-from .oracle import START, AttackResult, Model, Oracle, Verdict, costlier, select, stronger
+from .nearest import Nearest
+from .oracle import START, Asking, AttackResult, Model, Oracle, Verdict, costlier, select, stronger
 
 # Numbers of pixels that are tried once there is a best one: down to 70% of it, evenly, in an order without a period.
 DEPTH, GOLDEN = 0.3, 0.6180339887498949
 
 
+def _noise_cost(s: Any) -> Cost:
+    return Cost(0, s.num_trials * s.draws)
+
+
+@card(title="uniform noise", gradient="none", norm=setting("norm"), noise=True, cost=_noise_cost)
 def uniform_noise(
     model: Model,
     x: Array,
@@ -39,12 +47,8 @@ def uniform_noise(
 
     Parameters
     ----------
-    model, x, y, eps, norm
-        As in `pgd`.
     num_trials : int
         How many points; the first k are the same for every larger number.
-    num_draws, num_judge_draws, seed, sample_index
-        As in `pgd`.
 
     Returns
     -------
@@ -52,26 +56,31 @@ def uniform_noise(
         ``num_gradients`` = 0, ``num_queries`` = 1 + num_trials for a deterministic model, and num_trials num_draws +
         3 num_judge_draws for a stochastic one.
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
+    Notes
+    -----
+    The others are those of `pgd`.
     """
-    oracle = Oracle(
-        model, x, y, num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index
-    )
+    asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
+    oracle = asking.oracle(model, x, y)
     ball = Ball(model.ops, x, eps=eps, norm=norm)
-    check_count("num_trials", num_trials)
+    check_work("num_trials", num_trials)
     points = starts(oracle, ball, num_restarts=num_trials, random_start=True)
     return best_of_runs(oracle, ball, [map(oracle.query, points)])
 
 
+def _pepper_cost(s: Any) -> Cost:
+    pixels = int(s.num_pixels * getattr(s, "eps", 1.0))
+    trials = s.num_trials * pixels.bit_length() + s.num_steps if s.smallest else s.num_trials
+    return Cost(0, trials * s.draws)
+
+
+@card(title="salt and pepper", gradient="none", norm="l0", nearest=setting("smallest"), cost=_pepper_cost)
 def salt_and_pepper(
     model: Model,
     x: Array,
     y: Array,
     *,
-    eps: float = 0.3,
+    eps: float | None = None,
     smallest: bool = False,
     num_trials: int = 10,
     num_steps: int = 100,
@@ -84,18 +93,15 @@ def salt_and_pepper(
 
     Parameters
     ----------
-    model, x, y
-        As in `pgd`.
-    eps : float
-        Share of the pixels that are replaced, in [0, 1], rounded down to whole pixels.
+    eps : float, optional
+        Share of the pixels that are replaced, in [0, 1], rounded down to whole pixels; 0.3 by default, and with
+        ``smallest`` all of them.
     smallest : bool
         Whether to look for the smallest share that makes the model wrong, up to eps. Otherwise all of it is replaced.
     num_trials : int
         How many random orders of the pixels, each with its own salt and pepper.
     num_steps : int
         With ``smallest``, how many further orders are tried, each once, with 70% to 100% of the best share so far.
-    num_draws, num_judge_draws, seed, sample_index
-        As in `pgd`.
 
     Returns
     -------
@@ -106,32 +112,23 @@ def salt_and_pepper(
         model), where B is the number of binary digits of the number of pixels that eps allows; where nothing wrong was
         found the clean image is returned, at distance 0.
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
-
     Notes
     -----
+    The others are those of `pgd`. No more than eps is ever looked at, so nothing is found beyond it.
+
     Deviations from Foolbox, which draws new noise for each of a thousand shares from 0 upwards: in one trial more
     pixels are the fewer and others, so the smallest number is found by bisection (of the several that there may be,
     one), and only then new noise is drawn for each share; and exactly so many pixels are replaced, not so many in the
     mean. Pixels that were black or white may stay as they are.
 
     With ``smallest``, a stochastic model faces the same draws of noise throughout; see `cw` on finds at its boundary.
-
-    References
-    ----------
-    .. [1] Rauber, Brendel, Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine learning models",
-       2017, SaltAndPepperNoiseAttack.
     """
-    oracle = Oracle(
-        model, x, y, num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index
-    )
+    asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
+    oracle = asking.oracle(model, x, y)
     ops = model.ops
-    check_number("eps", eps, minimum=0, maximum=1)
-    check_count("num_trials", num_trials)
-    check_count("num_steps", num_steps, minimum=0)
+    eps = check_number("eps", (1.0 if smallest else 0.3) if eps is None else eps, minimum=0, maximum=1)
+    check_work("num_trials", num_trials)
+    check_work("num_steps", num_steps, minimum=0)
     pixels = model.input_shape[1] * model.input_shape[2]
     most = max(count for count in range(pixels + 1) if count / pixels <= eps)
 
@@ -141,10 +138,8 @@ def salt_and_pepper(
 
     clean, always_wrong = oracle.judge(x)
     if smallest:
-        judged, _ = oracle.judge(_smallest(oracle, noisy, clean, most, num_trials, num_steps))
-        best = select(ops, clean.success, clean, judged)
-    else:
-        best = select(ops, always_wrong, clean, _largest(oracle, noisy, clean, most, num_trials))
+        return _smallest(oracle, noisy, clean, most, num_trials, num_steps)
+    best = select(ops, always_wrong, clean, _largest(oracle, noisy, clean, most, num_trials))
     return oracle.result(best, ops.changed_share(best.x, x))
 
 
@@ -165,21 +160,20 @@ def _largest(oracle: Oracle, noisy: Callable[[Array, int], Array], clean: Verdic
 
 def _smallest(
     oracle: Oracle, noisy: Callable[[Array, int], Array], clean: Verdict, most: int, trials: int, steps: int
-) -> Array:
+) -> AttackResult:
     """Wrong images with the fewest pixels changed, or the clean ones."""
     ops, x = oracle.ops, clean.x
     zero = ops.zeros(oracle.y.shape, "float64")
-    best = Verdict(x, clean.success, zero)  # its loss is minus the share of changed pixels
+    finds = Nearest(oracle, clean, 1.0)
     fewest = ops.select(clean.success, zero, zero + (most + 1))  # replaced in the best, some of which may not change
 
     def wrong_with(count: Array, trial: int) -> Array:
-        nonlocal best, fewest
-        verdict = oracle.query(noisy(count.astype("int64"), trial), again=True)
-        wrong = verdict.success & (verdict.loss == verdict.loss)  # what is not a number says nothing
-        found = Verdict(verdict.x, wrong, -ops.changed_share(verdict.x, x))
-        fewest = ops.select(ops.better(wrong, found.loss, best.success, best.loss), count, fewest)
-        best = stronger(ops, found, best)
-        return wrong
+        nonlocal fewest
+        verdict, best = oracle.query(noisy(count.astype("int64"), trial), loss="margin", again=True), finds.best
+        share = ops.changed_share(verdict.x, x)
+        fewest = ops.select(ops.better(verdict.success, -share, best.success, best.loss), count, fewest)
+        finds.note(verdict.x, verdict.success, share)
+        return verdict.success
 
     for trial in range(trials):
         low, high = zero, fewest
@@ -190,4 +184,4 @@ def _smallest(
     for step in range(1, steps + 1):
         # Whether an image falls depends on the order more than on the number: so many orders, and numbers well below.
         wrong_with(fewest * (1 - DEPTH * (step * GOLDEN % 1)) // 1, trials + step)
-    return best.x
+    return finds.result(lambda x_adv: ops.changed_share(x_adv, x))

@@ -6,6 +6,8 @@ For a model whose logits z(x, w) depend on its own noise w, an attack works with
     loss     (1/D) sum_d J(z(x, w_d), y),        J the cross entropy (expectation over transformation, EOT),
     success  argmax_k (1/D) sum_d z_k(x, w_d) != y.
 
+Logits that are NaN name no class: such an image is not classified rightly, and counts as a success.
+
 The search may work with another loss, that of the mean logits, J((1/D) sum_d z(x, w_d), y).
 
 Two streams of noise are kept apart. The *search* takes new draws at every evaluation, or the same ones throughout: then
@@ -24,18 +26,23 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
 from ..arrays import Array
-from ..checks import InputError, check_choice, check_count, check_integer, check_ndim, check_shape
+from ..checks import InputError, check_choice, check_integer, check_ndim, check_shape, check_work
 from ..defence import EXPECTATIONS, MODES
+from ..draws import mean
 from ..layers import Shape
 from ..network import LossGradient, loss_ops
 from ..sampling import Stream
 
 SEARCH, JUDGE, START, PROPOSAL = "attack-search", "attack-judge", "attack-start", "attack-proposal"
+
+# What the order of a sum can do to logits, which depends on the size of the batch: some units in the last place of the
+# largest of them, with room.
+ROUNDING = {"float32": 64 * 2.0**-23, "float64": 64 * 2.0**-52}
 
 
 class AttackResult(NamedTuple):
@@ -46,11 +53,14 @@ class AttackResult(NamedTuple):
     x_adv : array of shape (n, c, h, w), the images' dtype
         Adversarial images, in the ball and in [0, 1].
     success : array of shape (n,), bool
-        Whether the model is wrong about x_adv; for a stochastic model, by the mean logits of the judging draws.
+        Whether the model is wrong about x_adv; for a stochastic model, by the mean logits of the judging draws. What
+        rounding could undo is no success: it holds for the image alone and in any batch.
     loss : array of shape (n,)
         Cross entropy at x_adv, in nats; for a stochastic model, the mean over the judging draws.
     distance : array of shape (n,), float64
-        Distance of x_adv from the clean image in the attack's norm, in pixel units.
+        Distance of x_adv from the clean image in the attack's norm, in pixel units. Where an attack that looks for the
+        nearest wrong image found one only beyond the ``eps`` it was given, x_adv is the clean image, without success,
+        and this is the distance of the find: above ``eps``. Where it found none at all it is 0.
     num_queries : array of shape (n,), int64
         Evaluations of the whole model spent, each draw counted, those for gradients included.
     num_gradients : array of shape (n,), int64
@@ -105,7 +115,8 @@ class Verdict(NamedTuple):
     x : array of shape (n, c, h, w)
         Images.
     success : array of shape (n,), bool
-        Whether the mean logits are wrong.
+        Whether the mean logits are wrong by more than rounding can do. A tie is decided by the number of the class, but
+        where the margin was asked for it counts as right.
     loss : array of shape (n,)
         The loss that was asked for, in expectation over draws; of what is reported the mean cross entropy, in nats.
         Attacks that look for the nearest wrong image put minus the distance here while they search, so that `stronger`
@@ -115,6 +126,28 @@ class Verdict(NamedTuple):
     x: Array
     success: Array
     loss: Array
+
+
+class Asking(NamedTuple):
+    """How an attack asks a model, passed on to every question; the fields are those of `Oracle`."""
+
+    mode: str = "exact"
+    expectation: str = "loss"
+    num_draws: int = 1
+    common_draws: bool = False
+    num_judge_draws: int = 10
+    seed: int = 0
+    sample_index: Array | None = None
+
+    def oracle(self, model: Model, x: Array, y: Array) -> Oracle:
+        """As `Oracle`, with these keywords.
+
+        Returns
+        -------
+        Oracle
+            To ask.
+        """
+        return Oracle(model, x, y, **self._asdict())
 
 
 class Oracle:
@@ -146,7 +179,7 @@ class Oracle:
     Raises
     ------
     InputError
-        If images, labels or a setting are not as expected.
+        If images or labels do not fit the model, or a setting is out of range.
     """
 
     def __init__(
@@ -174,8 +207,8 @@ class Oracle:
         check_integer("sample_index", self.sample_index)
         check_choice("mode", mode, MODES)
         check_choice("expectation", expectation, EXPECTATIONS)
-        check_count("num_draws", num_draws)
-        check_count("num_judge_draws", num_judge_draws)
+        check_work("num_draws", num_draws)
+        check_work("num_judge_draws", num_judge_draws)
         ops.derive_key(seed, START)  # complains about a seed out of range
         self.model = model
         self.ops = ops
@@ -191,7 +224,7 @@ class Oracle:
         self._next_draw = 0
 
     def gradient(self, x: Array, *, loss: str = "ce", targets: Array | None = None) -> tuple[Verdict, Array]:
-        """Judge images on the next draws of the search, with the gradient of their loss.
+        """Ask for logits and the gradient of a loss, on the next draws of the search.
 
         Parameters
         ----------
@@ -217,23 +250,19 @@ class Oracle:
             mode=self.mode,
             expectation=self.expectation,
             num_draws=self.num_draws,
-            first_draw=self._search_draws(),
+            first_draw=self._search_draws().start,
             sample_index=self.sample_index,
             stream=Stream(self.seed, SEARCH),
         )
         self.num_queries += self.num_draws
         self.num_gradients += self.num_draws
-        return Verdict(x, self.ops.argmax(result.logits) != self.y, result.loss), result.gradient
+        return Verdict(x, self._wrong(result.logits, ties=loss != "margin"), result.loss), result.gradient
 
     def query(self, x: Array, *, loss: str = "ce", targets: Array | None = None, again: bool = False) -> Verdict:
-        """Judge images on the next draws of the search.
+        """Ask for logits, on the next draws of the search.
 
         Parameters
         ----------
-        x : array of shape (n, c, h, w)
-            Images.
-        loss, targets
-            As of `gradient`.
         again : bool
             Whether to take the draws of the last evaluation again: what two images make of the same noise can be
             compared, and what a search makes of one draw throughout is a function of the image.
@@ -242,30 +271,30 @@ class Oracle:
         -------
         Verdict
             Of these draws.
+
+        Notes
+        -----
+        The others are those of `gradient`.
         """
-        first = self.last_draws().start if again else self._search_draws()
-        return self._ask(x, SEARCH, first, self.num_draws, loss, targets, self.expectation)[0]
+        draws = self.last_draws() if again else self._search_draws()
+        loss_of, _ = loss_ops(self.ops, loss)
+        mean_loss, logits = mean((loss_of(z, self.y, targets), z) for z in self._logits(x, SEARCH, draws))
+        of_all = mean_loss if self.expectation == "loss" else loss_of(logits, self.y, targets)
+        return Verdict(x, self._wrong(logits, ties=loss != "margin"), of_all)
 
     def other_classes(self, x: Array) -> Array:
-        """Rank the classes but the true one, on the next draws of the search.
-
-        Parameters
-        ----------
-        x : array of shape (n, c, h, w)
-            Images.
+        """Rank the classes but the true one, on the next draws of the search, as `gradient`.
 
         Returns
         -------
         array of shape (n, k - 1), int64
             Classes by falling mean logits.
         """
-        first = self._search_draws()
-        logits = [self._logits(x, SEARCH, first + number) for number in range(self.num_draws)]
-        self.num_queries += self.num_draws
-        return self.ops.other_classes(sum(logits[1:], logits[0]), self.y)
+        (logits,) = mean((z,) for z in self._logits(x, SEARCH, self._search_draws()))
+        return self.ops.other_classes(logits, self.y)
 
     def judge(self, x: Array) -> tuple[Verdict, Array]:
-        """Judge images on the judging draws, the same at every call.
+        """Give the verdict on images, by the judging draws, the same at every call.
 
         Parameters
         ----------
@@ -279,49 +308,39 @@ class Oracle:
         always : array of shape (n,), bool
             Whether the model is wrong on every single draw.
         """
-        return self._ask(x, JUDGE, 0, self.num_judge_draws)
-
-    def _ask(
-        self,
-        x: Array,
-        stream_name: str,
-        first_draw: int,
-        num_draws: int,
-        loss_name: str = "ce",
-        targets: Array | None = None,
-        expectation: str = "loss",
-    ) -> tuple[Verdict, Array]:
         ops, y = self.ops, self.y
-        loss_of, _ = loss_ops(ops, loss_name)
-        logits = [self._logits(x, stream_name, first_draw + number) for number in range(num_draws)]
-        loss = loss_of(logits[0], y, targets)
-        always = ops.argmax(logits[0]) != y
-        for of_draw in logits[1:]:
-            loss = loss + loss_of(of_draw, y, targets)
-            always = always & (ops.argmax(of_draw) != y)
-        mean_logits = sum(logits[1:], logits[0]) / num_draws
-        self.num_queries += num_draws
-        loss = loss / num_draws if expectation == "loss" else loss_of(mean_logits, y, targets)
-        return Verdict(x, ops.argmax(mean_logits) != y, loss), always
+        draws = self._logits(x, JUDGE, range(self.num_judge_draws))
+        loss, logits, right = mean((ops.softmax_cross_entropy(z, y), z, (ops.argmax(z) == y) * 1) for z in draws)
+        return Verdict(x, self._wrong(logits), loss), right == 0
 
-    def _logits(self, x: Array, stream_name: str, draw: int) -> Array:
-        if not self.model.stochastic:
-            return self.model.logits(x)
-        stream = Stream(self.seed, stream_name)
-        return self.model.logits(x, first_draw=draw, sample_index=self.sample_index, stream=stream)
+    def _wrong(self, logits: Array, *, ties: bool = True) -> Array:
+        """Whether logits are wrong by more than rounding can do, (n,).
+
+        A tie, as of a model that says the same of all images, is decided by the number of the class, if ties count.
+        """
+        ops, margin = self.ops, self.ops.margin_loss(logits, self.y)
+        clear = margin > ROUNDING[self.model.dtype] * abs(logits).max(axis=1)
+        return clear | ((margin == 0) & (ops.argmax(logits) != self.y)) if ties else clear
+
+    def _logits(self, x: Array, stream: str, draws: range) -> Iterator[Array]:
+        """Logits, draw by draw."""
+        self.num_queries += len(draws)
+        noise = {"sample_index": self.sample_index, "stream": Stream(self.seed, stream)}
+        for draw in draws:
+            yield self.model.logits(x, **({"first_draw": draw, **noise} if self.model.stochastic else {}))
 
     def last_draws(self) -> range:
-        """Numbers of the draws of the search's last evaluation, in the stream `SEARCH`."""
-        return range(max(0, self._next_draw - self.num_draws), self._next_draw)
+        """Numbers of the draws of the search's last evaluation, in the stream `SEARCH`; before it, of the first."""
+        first = max(0, self._next_draw - self.num_draws)
+        return range(first, first + self.num_draws)
 
-    def _search_draws(self) -> int:
-        """Number of the first of the next draws; none is used twice, unless they are common to all evaluations."""
-        first = 0 if self.common_draws else self._next_draw
-        self._next_draw = first + self.num_draws
-        return first
+    def _search_draws(self) -> range:
+        """Numbers of the next draws; none is used twice, unless they are common to all evaluations."""
+        self._next_draw = self.num_draws if self.common_draws else self._next_draw + self.num_draws
+        return self.last_draws()
 
     def result(self, verdict: Verdict, distance: Array) -> AttackResult:
-        """Put together what an attack returns.
+        """Put together what an attack returns, with the evaluations counted so far.
 
         Parameters
         ----------
@@ -333,7 +352,7 @@ class Oracle:
         Returns
         -------
         AttackResult
-            With the evaluations counted so far.
+            With these.
         """
         none = self.ops.zeros((len(self.y),), "int64")
         return AttackResult(
@@ -362,36 +381,10 @@ def select(ops: ModuleType, condition: Array, new: Verdict, old: Verdict) -> Ver
 
 
 def stronger(ops: ModuleType, new: Verdict, old: Verdict) -> Verdict:
-    """Return the better of two attacks on each sample: success first, then the larger loss; the old one in a tie.
-
-    Parameters
-    ----------
-    ops : module
-        The backend.
-    new, old : Verdict
-        The alternatives.
-
-    Returns
-    -------
-    Verdict
-        The better ones.
-    """
+    """The better of two verdicts, as `select`: success first, then the larger loss; the old one in a tie."""
     return select(ops, ops.better(new.success, new.loss, old.success, old.loss), new, old)
 
 
 def costlier(ops: ModuleType, new: Verdict, old: Verdict) -> Verdict:
-    """Return the one with the larger loss on each sample, whether or not it succeeds; the old one in a tie.
-
-    Parameters
-    ----------
-    ops : module
-        The backend.
-    new, old : Verdict
-        The alternatives.
-
-    Returns
-    -------
-    Verdict
-        The costlier ones.
-    """
+    """The one with the larger loss, as `select`, whether or not it succeeds; the old one in a tie."""
     return select(ops, ops.better(old.success, new.loss, old.success, old.loss), new, old)

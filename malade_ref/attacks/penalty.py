@@ -17,13 +17,16 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..arrays import Array
-from ..checks import check_choice, check_count, check_number
-from .oracle import AttackResult, Model, Oracle, Verdict, stronger
+from ..checks import check_choice, check_number, check_work
+from .cards import Cost, card, setting
+from .nearest import Nearest
+from .oracle import Asking, AttackResult, Model, Oracle
 
 RULES = ("en", "l1")
 LARGEST_WEIGHT = 1e10
@@ -50,6 +53,21 @@ class Candidate(NamedTuple):
     distance: Array
 
 
+class Weights(NamedTuple):
+    """How weights are searched for; the fields are those of `cw`."""
+
+    confidence: float
+    num_steps: int
+    num_search_steps: int
+    initial_weight: float
+
+
+def _cost(s: Any) -> Cost:
+    gradients = s.num_search_steps * s.num_steps * s.draws
+    return Cost(gradients, gradients)
+
+
+@card(title="Carlini-Wagner", norm="l2", nearest=True, cost=_cost)
 def cw(
     model: Model,
     x: Array,
@@ -71,8 +89,6 @@ def cw(
 
     Parameters
     ----------
-    model, x, y
-        As in `pgd`.
     confidence : float
         Margin kappa by which another logit must lead, >= 0.
     step_size : float
@@ -87,8 +103,6 @@ def cw(
         Whether an image stays where it is, for the rest of a weight's steps, once a tenth of them has not brought its
         objective down by 0.01%. It makes results comparable with implementations that do so; it saves no time, for
         other images go on.
-    mode, num_draws, num_judge_draws, seed, sample_index
-        As in `pgd`.
 
     Returns
     -------
@@ -97,36 +111,21 @@ def cw(
         success. ``num_gradients`` = num_search_steps num_steps num_draws; ``num_queries`` that and 2 num_judge_draws
         (num_draws and num_judge_draws count 1 for a deterministic model).
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
-
     Notes
     -----
+    The others are those of `pgd`.
+
     The penalty is on squared distances, as in Carlini and Wagner; Srinivasan et al. write the distance itself. As in
     the authors' code pixels at 0 and 1 start 5e-7 inside, Adam starts anew with each weight, and with ten weights or
     more the last one is the smallest known to do. The start is the clean image. Distances are to the clean image
     itself, not to its image under the change of variables.
 
     A stochastic model is wrong if it is by the mean logits of an evaluation's draws; with few draws the nearest image
-    is wrong by luck, and fails the judging draws. A confidence above 0 makes up for that.
-
-    References
-    ----------
-    .. [1] Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017.
+    is wrong by luck, and fails the judging draws. A confidence above 0 makes up for that. With a confidence of 0 a find
+    has a margin above what rounding can do, still.
     """
-    oracle = Oracle(
-        model,
-        x,
-        y,
-        mode=mode,
-        num_draws=num_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-    )
-    ops = model.ops
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    oracle, ops = asking.oracle(model, x, y), model.ops
     check_number("step_size", step_size, minimum=0)
     start = ops.to_tanh_space(x)
 
@@ -137,10 +136,10 @@ def cw(
         for step in range(1, num_steps + 1):
             x_t = ops.from_tanh_space(w)
             verdict, gradient = oracle.gradient(x_t, loss="margin")
-            short = verdict.loss < confidence
+            wrong = verdict.success & (verdict.loss >= confidence)
             distance = ops.distance_l2(x_t, x)
-            yield Candidate(x_t, verdict.success & (verdict.loss >= confidence), distance)
-            pull = ops.select(short, weight, 0 * weight)
+            yield Candidate(x_t, wrong, distance)
+            pull = ops.select(wrong, 0 * weight, weight)
             if abort_early and step % max(1, num_steps // ABORT_CHECKS) == 0:
                 objective = distance * distance + pull * (confidence - verdict.loss)
                 stopped, before = stopped | (objective > LITTLE * before), objective
@@ -149,19 +148,16 @@ def cw(
             )
             w = ops.select(stopped, w, new_w)
 
-    best = _search(
-        oracle,
-        x,
-        iterates,
-        confidence=confidence,
-        num_steps=num_steps,
-        num_search_steps=num_search_steps,
-        initial_weight=initial_weight,
-    )
-    judged, _ = oracle.judge(best)
-    return oracle.result(judged, ops.distance_l2(best, x))
+    weights = Weights(confidence, num_steps, num_search_steps, initial_weight)
+    return _search(oracle, x, iterates, weights).result(lambda x_adv: ops.distance_l2(x_adv, x))
 
 
+def _ead_cost(s: Any) -> Cost:
+    cost = _cost(s)
+    return cost._replace(queries=2 * cost.queries)
+
+
+@card(title="EAD", norm=setting("rule", en="elastic net"), nearest=True, cost=_ead_cost)
 def ead(
     model: Model,
     x: Array,
@@ -185,20 +181,12 @@ def ead(
 
     Parameters
     ----------
-    model, x, y
-        As in `pgd`.
     beta : float
         Weight of the absolute differences, and threshold of the shrinkage, >= 0.
     rule : {"en", "l1"}
         Which of the wrong iterates is the nearest: by ``beta L1 + L2^2``, or by L1.
-    confidence : float
-        Margin kappa by which another logit must lead, >= 0.
     step_size : float
         Length of the first step of each weight, >= 0; the k-th of T is sqrt(1 - k / T) of it, k = 0..T-1.
-    num_steps, num_search_steps, initial_weight, abort_early
-        As in `cw`.
-    mode, num_draws, num_judge_draws, seed, sample_index
-        As in `pgd`.
 
     Returns
     -------
@@ -208,36 +196,19 @@ def ead(
         gradients are taken elsewhere than the iterates are judged, and 2 num_judge_draws (num_draws and num_judge_draws
         count 1 for a deterministic model).
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
-
     Notes
     -----
+    The others are those of `cw`.
+
     As in the authors' code, the threshold of the shrinkage is beta, not step_size beta. The momentum of the k-th step
     is k / (k + 3), with k from 1; iterate and point with momentum start at the clean image with each weight. The
     penalty is on squared distances, as in Chen et al.; Srinivasan et al. write the distance itself.
 
     Deviation, as in ART: with the rule l1 a step from a wrong image (with the confidence asked for) is the shrinkage
     alone. The squared distance would pull the larger differences back, which is no way to a small sum.
-
-    References
-    ----------
-    .. [1] Chen et al., "EAD: elastic-net attacks to deep neural networks via adversarial examples", AAAI 2018.
-    .. [2] Beck and Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sciences, 2009.
     """
-    oracle = Oracle(
-        model,
-        x,
-        y,
-        mode=mode,
-        num_draws=num_draws,
-        num_judge_draws=num_judge_draws,
-        seed=seed,
-        sample_index=sample_index,
-    )
-    ops = model.ops
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    oracle, ops = asking.oracle(model, x, y), model.ops
     check_number("beta", beta, minimum=0)
     check_number("step_size", step_size, minimum=0)
     check_choice("rule", rule, RULES)
@@ -254,7 +225,7 @@ def ead(
         before = 0 * weight + float("inf")
         for k in range(1, num_steps + 1):
             verdict, gradient = oracle.gradient(y_t, loss="margin")
-            short = verdict.loss < confidence
+            short = ~(verdict.success & (verdict.loss >= confidence))
             pull = ops.select(short, weight, 0 * weight)
             step = partial(ops.ead_step, y_t, x_t, gradient, x, pull, beta=beta, momentum=k / (k + 3))
             new_x, new_y = step(step_size=step_size * (1 - (k - 1) / num_steps) ** 0.5)
@@ -270,49 +241,30 @@ def ead(
                 objective = elastic(x_t) + penalty
                 stopped, before = stopped | (objective > LITTLE * before), objective
 
-    best = _search(
-        oracle,
-        x,
-        iterates,
-        confidence=confidence,
-        num_steps=num_steps,
-        num_search_steps=num_search_steps,
-        initial_weight=initial_weight,
-    )
-    judged, _ = oracle.judge(best)
-    return oracle.result(judged, distance_of(best))
+    weights = Weights(confidence, num_steps, num_search_steps, initial_weight)
+    return _search(oracle, x, iterates, weights).result(distance_of)
 
 
-def _search(
-    oracle: Oracle,
-    x: Array,
-    iterates: Callable[[Array], Iterator[Candidate]],
-    *,
-    confidence: float,
-    num_steps: int,
-    num_search_steps: int,
-    initial_weight: float,
-) -> Array:
-    """Nearest of the wrong iterates of all weights, searched for each image; the clean image where there is none."""
-    check_number("confidence", confidence, minimum=0)
-    check_number("initial_weight", initial_weight, above=0)
-    check_count("num_steps", num_steps)
-    check_count("num_search_steps", num_search_steps)
+def _search(oracle: Oracle, x: Array, iterates: Callable[[Array], Iterator[Candidate]], weights: Weights) -> Nearest:
+    """The wrong iterates of all weights, searched for each image."""
+    check_number("confidence", weights.confidence, minimum=0)
+    check_number("initial_weight", weights.initial_weight, above=0)
+    check_work("num_steps", weights.num_steps)
+    check_work("num_search_steps", weights.num_search_steps)
     ops = oracle.ops
     clean, _ = oracle.judge(x)
+    finds = Nearest(oracle, clean, math.inf)
     zero = ops.zeros(oracle.y.shape, "float64")
-    # What is wrong to begin with is at distance 0, and nothing is nearer.
-    best = Verdict(x, clean.success, zero)
-    lower, upper, weight = zero, zero + LARGEST_WEIGHT, zero + initial_weight
-    for search_step in range(num_search_steps):
-        if search_step == num_search_steps - 1 and num_search_steps >= MANY_WEIGHTS:
+    lower, upper, weight = zero, zero + LARGEST_WEIGHT, zero + weights.initial_weight
+    for search_step in range(weights.num_search_steps):
+        if search_step == weights.num_search_steps - 1 and weights.num_search_steps >= MANY_WEIGHTS:
             weight = ops.select(upper < LARGEST_WEIGHT, upper, weight)
         fallen = zero > 0
         for candidate in iterates(weight):
-            best = stronger(ops, Verdict(candidate.x, candidate.success, -candidate.distance), best)
+            finds.note(*candidate)
             fallen = fallen | candidate.success
         upper = ops.select(fallen & (weight < upper), weight, upper)
         lower = ops.select(~fallen & (weight > lower), weight, lower)
         bounded = upper < LARGEST_WEIGHT
         weight = ops.select(bounded, (lower + upper) / 2, ops.select(fallen, weight, 10 * weight))
-    return best.x
+    return finds

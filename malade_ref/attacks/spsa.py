@@ -19,11 +19,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..arrays import Array
-from ..checks import check_count, check_number
+from ..checks import check_number, check_work
+from .cards import Cost, card, setting
 from .gradient import Ball, Record, best_of_runs, starts
-from .oracle import PROPOSAL, AttackResult, Model, Oracle, Verdict
+from .oracle import PROPOSAL, Asking, AttackResult, Model, Oracle, Verdict
 
 
+def _cost(s: Any) -> Cost:
+    return Cost(0, s.num_restarts * ((2 * s.num_directions + 1) * s.num_steps + 1) * s.draws)
+
+
+@card(title="SPSA", gradient="none", norm=setting("norm"), cost=_cost)
 def spsa(
     model: Model,
     x: Array,
@@ -47,8 +53,6 @@ def spsa(
 
     Parameters
     ----------
-    model, x, y, eps, norm, num_restarts, random_start
-        As in `pgd`.
     step_size : float
         Learning rate of Adam, in pixel units, >= 0.
     num_steps : int
@@ -57,8 +61,6 @@ def spsa(
         Pairs of images at each step.
     width : float
         How far they are from the iterate in every pixel, in pixel units, > 0.
-    num_draws, num_judge_draws, seed, sample_index, record
-        As in `pgd`. What is recorded is the margin. Both images of a pair meet the same draws.
 
     Returns
     -------
@@ -67,29 +69,21 @@ def spsa(
         1 + R (Q + 1) for a deterministic model, and num_judge_draws + R (Q num_draws + 2 num_judge_draws) for a
         stochastic one.
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
-
     Notes
     -----
+    The others are those of `pgd`. What is recorded is the margin. Both images of a pair meet the same draws.
+
     Deviations from Uesato et al.: pairs are clipped to [0, 1], for a model need not answer elsewhere; at its edges an
     estimate is then half as large, which Adam does not mind; the best iterate is returned; there is no early stop.
-
-    References
-    ----------
-    .. [1] Uesato et al., "Adversarial risk and the dangers of evaluating against weak attacks", ICML 2018, Algorithm 1.
     """
-    oracle = Oracle(
-        model, x, y, num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index
-    )
+    asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
+    oracle = asking.oracle(model, x, y)
     ball = Ball(model.ops, x, eps=eps, norm=norm)
     check_number("step_size", step_size, minimum=0)
     check_number("width", width, above=0)
-    check_count("num_steps", num_steps)
-    check_count("num_directions", num_directions)
-    check_count("num_restarts", num_restarts)
+    check_work("num_steps", num_steps)
+    check_work("num_directions", num_directions)
+    check_work("num_restarts", num_restarts)
     runs = (
         _iterates(oracle, ball, start, run, step_size, num_steps, num_directions, width)
         for run, start in enumerate(starts(oracle, ball, num_restarts=num_restarts, random_start=random_start))

@@ -20,15 +20,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from ..arrays import Array
-from ..checks import check_count, check_number
+from ..checks import check_number, check_work
+from .cards import Cost, card, setting
 from .gradient import Ball, Record, best_of_runs
-from .oracle import PROPOSAL, START, AttackResult, Model, Oracle, Verdict, stronger
+from .oracle import PROPOSAL, START, Asking, AttackResult, Model, Oracle, Verdict, stronger
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 proposals
 
 
+def _cost(s: Any) -> Cost:
+    steps = 2 * s.num_steps if s.stochastic else s.num_steps
+    return Cost(0, s.num_restarts * (steps + 1) * s.draws)
+
+
+@card(title="Square", gradient="none", norm=setting("norm"), cost=_cost)
 def square(
     model: Model,
     x: Array,
@@ -49,14 +57,10 @@ def square(
 
     Parameters
     ----------
-    model, x, y, eps, norm
-        As in `pgd`.
     num_steps : int
         Proposals of a run; 5000 in AutoAttack.
     initial_share : float
         Share p_0 of the pixels in the first squares, in (0, 1].
-    num_restarts, num_draws, num_judge_draws, seed, sample_index, record
-        As in `pgd`. What is recorded is the margin.
 
     Returns
     -------
@@ -64,32 +68,23 @@ def square(
         ``num_gradients`` = 0. With R = num_restarts, ``num_queries`` = 1 + R (num_steps + 2) for a deterministic model,
         and num_judge_draws + R ((2 num_steps + 1) num_draws + 2 num_judge_draws) for a stochastic one.
 
-    Raises
-    ------
-    InputError
-        If images, labels or a setting are not as expected.
-
     Notes
     -----
+    The others are those of `pgd`. What is recorded is the margin.
+
     Deviations from AutoAttack's code: squares are placed for each image on its own, and at the last row and column too;
     images that have fallen go on, to a larger margin; in L2, what is available to a square is measured in each channel,
     as in the paper, and a bump that just cancels what was there stands alone.
 
     A stochastic model sees the position again at every step, on the proposal's draws of noise: a position that was
     lucky once would hold its place for ever.
-
-    References
-    ----------
-    .. [1] Andriushchenko, Croce, Flammarion, Hein, "Square attack: a query-efficient black-box adversarial attack via
-       random search", ECCV 2020.
     """
-    oracle = Oracle(
-        model, x, y, num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index
-    )
+    asking = Asking(num_draws=num_draws, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
+    oracle = asking.oracle(model, x, y)
     ball = Ball(model.ops, x, eps=eps, norm=norm)
     check_number("initial_share", initial_share, above=0, maximum=1)
-    check_count("num_steps", num_steps)
-    check_count("num_restarts", num_restarts)
+    check_work("num_steps", num_steps)
+    check_work("num_restarts", num_restarts)
     runs = (
         _positions(oracle, ball, run, num_steps=num_steps, initial_share=initial_share) for run in range(num_restarts)
     )

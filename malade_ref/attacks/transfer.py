@@ -15,10 +15,17 @@ from typing import Any
 
 from ..arrays import Array
 from ..checks import InputError
+from .cards import Cost, card
 from .gradient import pgd
-from .oracle import AttackResult, Model, Oracle, select
+from .oracle import Asking, AttackResult, Model, select
 
 
+@card(
+    title="transfer",
+    gradient="classifier",
+    norm=lambda settings: settings.get("norm", "linf"),
+    cost=lambda _: Cost(0, 0),
+)
 def transfer(
     model: Model,
     x: Array,
@@ -35,22 +42,10 @@ def transfer(
 
     Parameters
     ----------
-    model : Model
-        What is attacked.
-    x : array of shape (n, c, h, w)
-        Clean images, pixels in [0, 1], of the models' dtype.
-    y : array of shape (n,), integer
-        True labels.
     surrogate : Model
         Whose gradients are followed, for example the classifier without its defence.
     attack : callable
         Any attack of this package; called with the surrogate.
-    num_judge_draws : int
-        For a stochastic model: draws of noise by which it is judged.
-    seed : int
-        Of the attacker's random numbers, in [0, 2^64).
-    sample_index : array of shape (n,), integer, optional
-        Numbers of the samples in their data set; 0..n-1 by default.
     **settings
         For the attack: eps, norm, ...
 
@@ -63,18 +58,19 @@ def transfer(
     Raises
     ------
     InputError
-        If images, labels or a setting are not as expected, or the models do not take the same images.
+        If images or labels do not fit the model, a setting is out of range, or the models take different images.
 
-    References
-    ----------
-    .. [1] Papernot, McDaniel, Goodfellow, "Transferability in machine learning", arXiv:1605.07277, 2016.
+    Notes
+    -----
+    The others are those of `pgd`.
     """
     if (surrogate.input_shape, surrogate.dtype) != (model.input_shape, model.dtype):
         raise InputError(
             f"surrogate: expected {model.dtype} images of shape {model.input_shape} as the model takes, "
             f"got {surrogate.dtype}, {surrogate.input_shape}"
         )
-    oracle = Oracle(model, x, y, num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
+    asking = Asking(num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
+    oracle = asking.oracle(model, x, y)
     clean, always_wrong = oracle.judge(x)
     found = attack(surrogate, x, y, seed=seed, sample_index=sample_index, **settings)
     moved, _ = oracle.judge(found.x_adv)

@@ -5,6 +5,7 @@ It is the only file in which two equal runs differ, so it is not in the manifest
     {"sessions": [{"began": ..., "ended": ..., "environment": {...}}, ...],   one for every --resume
      "timings": {"<step>": seconds, ...},
      "warnings": ["...", ...],
+     "networks": {"<name>": {"from": "training", "store" or "file", "fingerprint": ..., ...}, ...},
      "sha256": "..."}
 """
 
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import threadpoolctl
 
 from malade_ref.bundle.layout import ENVIRONMENT
+from malade_ref.bundle.schema import check_log
 from malade_ref.checks import InputError
 from malade_ref.storage import atomic_write, differences, load_json, to_json
 
@@ -58,6 +61,7 @@ def describe_environment(device: Mapping[str, Any] | None = None) -> dict[str, A
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "blas": _blas(),
+        "simd": _simd(),
         **({} if device is None else {"device": dict(device)}),
     }
 
@@ -73,10 +77,19 @@ class Log:
         Seconds that each step took, over all sessions that reached its end.
     warnings : list of str
         What the reader of the results should know.
+    networks : dict of str to dict, optional
+        Where each network is from, and its fingerprint.
     """
 
-    def __init__(self, sessions: list[dict[str, Any]], timings: dict[str, float], warnings: list[str]) -> None:
+    def __init__(
+        self,
+        sessions: list[dict[str, Any]],
+        timings: dict[str, float],
+        warnings: list[str],
+        networks: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
         self.sessions, self.timings, self.warnings = sessions, timings, warnings
+        self.networks = networks if networks is not None else {}
 
     def begin_session(self, device: Mapping[str, Any] | None = None) -> None:
         """Add a session, and a warning for everything that changed since the last one.
@@ -129,7 +142,12 @@ class Log:
         InputError
             If it cannot be written.
         """
-        log = {"sessions": self.sessions, "timings": self.timings, "warnings": self.warnings}
+        log = {
+            "sessions": self.sessions,
+            "timings": self.timings,
+            "warnings": self.warnings,
+            "networks": self.networks,
+        }
         atomic_write(path / ENVIRONMENT, to_json(ENVIRONMENT, {**log, "sha256": _sha256(log)}) + "\n")
 
 
@@ -155,11 +173,10 @@ def read_log(path: Path) -> Log:
     log = load_json(file)
     if log.pop("sha256", None) != _sha256(log):
         raise InputError(f"{file}: its content does not match its SHA-256; restore it from a copy")
-    try:
-        sessions = [{key: session[key] for key in ("began", "ended", "environment")} for session in log["sessions"]]
-        return Log(sessions, dict(log["timings"]), [str(warning) for warning in log["warnings"]])
-    except (LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: is not the log of a bundle; restore it from a copy") from error
+    check_log(str(file), log)
+    sessions = [{key: session.get(key) for key in ("began", "ended", "environment")} for session in log["sessions"]]
+    networks = {str(name): dict(origin) for name, origin in log.get("networks", {}).items()}
+    return Log(sessions, dict(log["timings"]), list(log["warnings"]), networks)
 
 
 def _sha256(log: dict[str, Any]) -> str:
@@ -207,6 +224,15 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _simd() -> list[str]:
+    """The processor's extensions that NumPy uses: sums are taken in another order with others."""
+    try:
+        found = np.show_config(mode="dicts")["SIMD Extensions"]
+        return [*found.get("baseline", []), *found.get("found", [])]
+    except (KeyError, TypeError, AttributeError):
+        return []
 
 
 def _blas() -> list[dict[str, Any]]:

@@ -25,7 +25,9 @@ on from the same bits.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -68,6 +70,8 @@ from malade_ref.storage import (
     load_record,
     make_folder,
     open_record,
+    opened_folder,
+    protect,
     save_record,
     sweep,
     to_json,
@@ -103,6 +107,7 @@ class Bundle:
     """
 
     def __init__(self, path: Path, config: dict[str, Any], log: Log, lock: Lock | None = None) -> None:
+        protect(path)
         self.path, self.config, self.log = path, config, log
         self._lock = lock
         self._config_sha256 = config_sha256(config)
@@ -193,6 +198,7 @@ class Bundle:
             return cls._begin(path, experiment_text, config, device)
         if state == "finished":
             return cls(path, _unchanged_config(path, config), read_log(path))
+        protect(path)
         lock = Lock(path / WORK / LOCK)
         try:
             bundle = cls(path, _unchanged_config(path, config), read_log(path), lock)
@@ -238,6 +244,7 @@ class Bundle:
     ) -> Self:
         text = to_json("configuration", config)
         make_folder(path)
+        protect(path)
         lock = Lock(path / WORK / LOCK)
         try:
             if state_of(path) != "begun":
@@ -623,13 +630,15 @@ class Bundle:
         """Remove the work folder of a bundle that has its manifest, the lock last, and let go of it."""
         work = self.path / WORK
         try:
-            for item in work.iterdir():
-                if item.is_dir():
-                    shutil.rmtree(item)
-                elif item.name != LOCK:
-                    item.unlink()
-            (work / LOCK).unlink()
-            work.rmdir()
+            with opened_folder(work) as folder:
+                for name in os.listdir(folder):
+                    if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                        shutil.rmtree(name, dir_fd=folder)
+                    elif name != LOCK:
+                        os.unlink(name, dir_fd=folder)
+                os.unlink(LOCK, dir_fd=folder)
+            with opened_folder(self.path) as folder:
+                os.rmdir(WORK, dir_fd=folder)
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:  # else another process has just come to do the same
                 raise cannot_write(work, error) from error

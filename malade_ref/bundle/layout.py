@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from malade_ref.checks import InputError
-from malade_ref.storage import cannot_read, is_temporary
+from malade_ref.storage import cannot_read, is_link, is_temporary
 
 EXPERIMENT = "experiment.toml"
 CONFIG = "config.json"
@@ -16,6 +16,7 @@ OUTCOMES = "outcomes.h5"
 RESULTS = "results.json"
 REPORT = "report.md"
 FIGURES = "figures"
+MODELS = "models"
 MANIFEST = "MANIFEST.json"
 WORK = ".work"
 LOCK = "lock"
@@ -40,13 +41,15 @@ def state_of(path: Path) -> State:
     Raises
     ------
     InputError
-        If it is no folder or cannot be read.
+        If it is no folder, cannot be read, or its work folder is a link.
     """
     names = _names(path)
     if not names:
         return "empty"
     if WORK not in names:
         return "finished" if {MANIFEST, CONFIG} <= names else "foreign"
+    if os.path.islink(path / WORK):
+        raise is_link(path / WORK)
     work = _names(path / WORK)
     if work and LOCK not in work:
         return "foreign"
@@ -54,6 +57,23 @@ def state_of(path: Path) -> State:
         return "unfinished"
     rest = {name for name in names - {WORK, EXPERIMENT, ENVIRONMENT} if not is_temporary(name)}
     return "foreign" if rest else "begun"
+
+
+def is_record(path: Path) -> bool:
+    """Whether a folder is a finished bundle of which only the results were kept, without manifest and networks.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+
+    Returns
+    -------
+    bool
+        Whether it has settings and results, and neither a manifest, nor networks, nor a work folder.
+    """
+    names = _names(path)
+    return {CONFIG, RESULTS} <= names and not {MANIFEST, WORK, MODELS} & names
 
 
 def _names(folder: Path) -> set[str]:

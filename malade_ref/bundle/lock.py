@@ -8,7 +8,23 @@ import weakref
 from pathlib import Path
 
 from malade_ref.checks import InputError
-from malade_ref.storage import cannot_write, make_folder
+from malade_ref.storage import cannot_write, make_folder, opened_folder
+
+
+class LockedError(InputError):
+    """Another process holds the lock.
+
+    Parameters
+    ----------
+    message : str
+        One line.
+    owner : str
+        The number of that process, or "unknown".
+    """
+
+    def __init__(self, message: str, owner: str) -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 class Lock:
@@ -25,7 +41,7 @@ class Lock:
     Raises
     ------
     InputError
-        If another process holds the lock, or the file cannot be created.
+        If another process holds the lock (`LockedError`), or the file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +49,8 @@ class Lock:
         while self._descriptor is None:
             make_folder(path.parent)
             try:
-                self._descriptor = _locked(path)
+                with opened_folder(path.parent) as folder:
+                    self._descriptor = _locked(path, folder)
                 os.ftruncate(self._descriptor, 0)
                 os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
             except FileNotFoundError:
@@ -67,17 +84,17 @@ def _release_all() -> None:
 os.register_at_fork(after_in_child=_release_all)
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, folder: int) -> int:
     """Open and lock a file."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    descriptor = os.open(path.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
-        raise InputError(
-            f"{path.parent.parent}: another process ({owner or 'unknown'}) is working here; "
-            "wait for it, or choose another --out"
+        raise LockedError(
+            f"{path.parent.parent}: another process ({owner}) is working here; wait for it, or choose another --out",
+            owner,
         ) from error
     except OSError:
         os.close(descriptor)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from malade_ref.bundle.environment import read_log
-from malade_ref.bundle.layout import CONFIG, ENVIRONMENT, MANIFEST, OUTCOMES, WORK
+from malade_ref.bundle.layout import CONFIG, ENVIRONMENT, MANIFEST, OUTCOMES, WORK, is_record
 from malade_ref.checks import InputError
 from malade_ref.storage import (
     atomic_write,
@@ -100,7 +100,8 @@ def verify(path: str | Path) -> list[str]:
     Returns
     -------
     list of str
-        The problems, one line each; empty if the bundle is finished and whole.
+        The problems, one line each; empty if the bundle is finished and whole. Of a record, which was kept without its
+        manifest, outcomes and log are looked at.
 
     Raises
     ------
@@ -111,9 +112,10 @@ def verify(path: str | Path) -> list[str]:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give the folder of a malade run")
     problems = []
+    whole = (_changed_files, _damaged_outcomes, _damaged_log)
     if (path / WORK).exists():
         problems.append(f"{WORK}: the run is not finished; malade run --resume finishes it")
-    for check in (_changed_files, _damaged_outcomes, _damaged_log):
+    for check in whole[1:] if is_record(path) else whole:
         try:
             problems += check(path)
         except InputError as error:  # a file that cannot be read is one more

@@ -1,23 +1,27 @@
 """The command line: ``malade``.
 
-Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, said in one line; 130 interrupted, what was done is
-kept.
-Progress goes to standard error, everything else to standard output.
+Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, said in one line; 129, 130, 143 hung up, interrupted,
+terminated, and what was done is kept.
+Progress goes to standard error, everything else to standard output. What cannot be said ends no work; only a command
+whose result is what it says, and says it to a full disk or a closed stream, ends with exit code 2.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from malade_ref import __version__
+from malade_ref.bundle.layout import WORK
 from malade_ref.checks import InputError
-from malade_ref.cli import certify, data, info, report, run, single, theorem
-from malade_ref.cli.console import say
+from malade_ref.cli import certify, data, info, models, report, run, single, stopping, theorem
+from malade_ref.cli.console import lost, say, write
 
-DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, CHECK_FAILED, BAD_INPUT = 0, 1, 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,6 +29,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            write(message, error=file is not None and file is sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,13 +46,15 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(
         prog="malade",
         description="A laboratory for MALADE: defending classifiers by Langevin relaxation, and what that is worth.",
-        epilog="Exit codes: 0 done, 1 a check failed, 2 bad usage or input, 130 interrupted (what was done is kept).",
+        epilog="Exit codes: 0 done, 1 a check failed, 2 bad usage or input, 130 interrupted, 143 terminated "
+        "(what was done is kept).",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"malade {__version__}")
-    top.set_defaults(command=_no_command)
+    # Of a command: where its result is to be found, if not in what it says.
+    top.set_defaults(command=_no_command, out=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (run, theorem, report, data, single, certify, info):
+    for module in (run, theorem, report, data, models, single, certify, info):
         module.add_commands(commands)
     return top
 
@@ -67,10 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = argparse.Namespace()
     try:
         arguments = parser().parse_args(argv)
         arguments.argv = argv
         code: int = arguments.command(arguments)
+        _check_heard(arguments)
         return code
     except InputError as error:
         say(f"malade: error: {' '.join(str(error).split())}", error=True)
@@ -79,6 +91,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"malade: error: out of memory: {' '.join(str(error).split()) or 'no details'}", error=True)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        hint = str(interrupt) or "nothing was kept"
-        say(f"malade: interrupted; {hint}", error=True)
-        return INTERRUPTED
+        number = stopping.deaf()
+        say(f"malade: {stopping.WORDS[number]}; {str(interrupt) or _kept(arguments)}", error=True)
+        return 128 + number
+
+
+def _check_heard(arguments: Any) -> None:
+    """Raise if a command's result was what it said, and that was lost."""
+    reason = lost()
+    if reason and arguments.out is None:
+        raise InputError(f"standard output: cannot be written ({reason}); the answer is lost, ask again")
+
+
+def process() -> int:
+    """Run the command of this process, which signals may end.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    stopping.listen()
+    try:
+        return main()
+    except KeyboardInterrupt:  # between two lines of `main`
+        return 128 + stopping.deaf()
+    except SystemExit as end:  # of --help and --version
+        return BAD_INPUT if lost() else int(end.code or 0)
+
+
+def _kept(arguments: Any) -> str:
+    """What an interrupted command has left, by looking: the interrupt may have come before it looked itself."""
+    out = getattr(arguments, "out", None)
+    if out is None:
+        return "nothing was kept"
+    unfinished = Path(f"{out}.partial").exists() or os.path.lexists(Path(out, WORK))
+    if unfinished and "resume" in arguments:
+        return f"what was done is kept; go on with: {stopping.go_on(arguments)}"
+    return f"{out} is as it was" if os.path.lexists(out) else "nothing was kept"

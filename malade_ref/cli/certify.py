@@ -7,8 +7,6 @@ and ends with the same bits.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,10 @@ from malade_ref.checkpoint import load, load_state, save_state
 from malade_ref.checks import InputError, check_count, check_number
 from malade_ref.cli.backends import backend_ops
 from malade_ref.cli.console import Meter, say
-from malade_ref.cli.files import check_new, read_images, write_arrays
-from malade_ref.cli.single import add_input, check_kind, needed_labels
+from malade_ref.cli.files import Images, check_new, fingerprint_of_model, read_settings, write_arrays
+from malade_ref.cli.kept import check_question, interruptible, partial_of, words_of
+from malade_ref.cli.single import FIRST_USE, add_input, check_answers, check_kind, needed_labels, opened, options_of
 from malade_ref.network import Network
-from malade_ref.storage import differences, file_sha256, from_json, to_json
 
 COUNTS = ("selection", "counts")
 
@@ -77,24 +75,25 @@ def add_commands(commands: Any) -> None:
         "--out",
         required=True,
         metavar="FILE",
-        help=".npz or .h5: predicted (-1: abstained), radius, abstained, selection, counts (by class), y, sigma, alpha",
+        help=".npz or .h5: predicted (-1: abstained), radius, abstained, selection, counts (by class), y, sigma, "
+        "alpha, index, and names of files and classes if there are any",
     )
     command.add_argument("--resume", action="store_true", help="go on with an interrupted computation")
     command.set_defaults(command=_certify)
 
 
 def _certify(arguments: argparse.Namespace) -> int:
-    out = Path(arguments.out)
+    out = check_new(arguments.out, resume=arguments.resume)
     if out.suffix == ".npy":
         raise InputError(f"--out {out}: there are several results; choose .npz or .h5")
-    partial = out.with_name(f"{out.name}.partial")
-    if arguments.resume and out.exists():
-        partial.unlink(missing_ok=True)
-        say(f"{out}: finished already, nothing was left to do")
-        return 0
-    check_new(arguments.out)
+    partial = partial_of(out)
     if partial.exists() and not arguments.resume:
         raise InputError(f"{partial}: an interrupted computation; pass --resume to go on with it, or delete it")
+    with interruptible(arguments, partial):
+        return _certified(arguments, out, partial)
+
+
+def _certified(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
     batch_size = check_count("--batch-size", arguments.batch_size)
     classifier, denoiser = _networks(arguments)
     sigma = _sigma(arguments, denoiser)
@@ -106,18 +105,19 @@ def _certify(arguments: argparse.Namespace) -> int:
         "sigma": sigma,
         "seed": check_count("--seed", arguments.seed, minimum=0),
     }
-    x, labels = read_images(
-        arguments.input,
-        shape=classifier.input_shape,
-        num_classes=classifier.num_classes,
-        labels=arguments.labels,
-        data_dir=arguments.data_dir,
-    )
-    y = needed_labels(labels, arguments.input, needed=True, count=len(x))
-    meta = {**settings, **_fingerprints(arguments, x, y)}
-    done = _kept(partial, meta) if arguments.resume and partial.exists() else []
+    images = opened(arguments.input, **options_of(classifier, arguments))
+    x, y = images.x, needed_labels(images.y, arguments.input, needed=True, count=len(images))
+    meta = {**settings, **_fingerprints(arguments, images)}
+    if out.exists():
+        check_question(out, read_settings(out), meta, "was made")
+        partial.unlink(missing_ok=True)
+        say(f"{out}: finished already, nothing was left to do")
+        return 0
+    done = _kept(partial, meta) if partial.exists() else []
 
-    say(f"certifying {len(x):,} images of {arguments.input} at sigma {sigma:.4g}, into {out}")
+    tried = classifier.ops.asarray(x[:FIRST_USE])
+    check_answers("--model", classifier.ops.to_host(classifier.logits(tried)))
+    say(f"certifying {len(x):,} images of {images.source} at sigma {sigma:.4g}, into {out}")
     first = sum(len(counts) for _, counts in done)
     if first:
         say(f"{first} of them were done already")
@@ -144,15 +144,14 @@ def _certify(arguments: argparse.Namespace) -> int:
             )
             done.append((found.selection, found.counts))
             save_state(partial, dict(zip(COUNTS, _joined(done), strict=True)), meta)
-    except KeyboardInterrupt:
-        words = shlex.join(["malade", *(word for word in arguments.argv if word != "--resume"), "--resume"])
-        raise KeyboardInterrupt(f"what was done is kept; go on with: {words}") from None
     finally:
         meter.close()
-    certificates = certificates_of(*_joined(done), y, **{name: settings[name] for name in ("sigma", "alpha", "bound")})
+    rule = {name: settings[name] for name in ("sigma", "alpha", "bound", "num_estimation")}
+    certificates = certificates_of(*_joined(done), y, **rule)
     names = ("predicted", "radius", "abstained", *COUNTS)
-    facts = {"y": y, "sigma": np.array([sigma]), "alpha": np.array([settings["alpha"]])}
-    write_arrays(out, {**{name: getattr(certificates, name) for name in names}, **facts})
+    arrays = {name: getattr(certificates, name) for name in names}
+    facts = {"y": y, "sigma": np.array([sigma]), "alpha": np.array([settings["alpha"]]), "index": images.index}
+    write_arrays(out, {**arrays, **facts}, words_of(images, meta))
     partial.unlink(missing_ok=True)
     _summarise(certificates, settings)
     say(f"certificates: {out}")
@@ -178,22 +177,16 @@ def _sigma(arguments: argparse.Namespace, denoiser: Network | None) -> float:
         raise InputError(f"--{message}") from error
 
 
-def _fingerprints(arguments: argparse.Namespace, x: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
+def _fingerprints(arguments: argparse.Namespace, images: Images) -> dict[str, Any]:
     """What the result depends on besides the settings."""
-    return {
-        "backend": arguments.backend,
-        "model": file_sha256(Path(arguments.model)),
-        "denoiser": file_sha256(Path(arguments.denoiser)) if arguments.denoiser else None,
-        "images": hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest(),
-        "labels": hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest(),
-    }
+    models = {name: fingerprint_of_model(getattr(arguments, name)) for name in ("model", "denoiser")}
+    return {"backend": arguments.backend, **models, **images.fingerprints()}
 
 
 def _kept(partial: Path, meta: Mapping[str, Any]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Counts of an interrupted computation, which must have been this one."""
     arrays, found = load_state(partial)
-    for key, old, new in differences(dict(found), from_json("settings", to_json("settings", dict(meta)))):
-        raise InputError(f"{partial}: was begun with {key} = {old}, now it is {new}; give the same, or delete the file")
+    check_question(partial, found, meta, "was begun")
     if set(arrays) != set(COUNTS):
         raise InputError(f"{partial}: holds no counts of malade certify; delete it")
     return [(arrays["selection"], arrays["counts"])]

@@ -8,6 +8,7 @@ from typing import Any
 from malade_ref.checks import InputError
 from malade_ref.cli.console import Meter, say
 from malade_ref.datasets import get_dataset, import_dataset, list_datasets
+from malade_ref.datasets.splits import open_dataset
 
 
 def add_commands(commands: Any) -> None:
@@ -30,7 +31,9 @@ def add_commands(commands: Any) -> None:
         "import",
         help="bring in other data",
         description="Import a folder of IDX files, an .npz or .h5 with images (uint8) and labels, or a folder or .zip "
-        "of train/<class>/*.png|jpg.",
+        "of train/<class>/*.png|jpg. Images in folders within a class are of that class; what is hidden or left by "
+        "other programs (names that begin with . @ or __, Thumbs.db and so on), and what is no .png or .jpg, is left "
+        "out, counted and named.",
         allow_abbrev=False,
     )
     bring.add_argument("path", metavar="PATH", help="file or folder")
@@ -62,6 +65,7 @@ def _get(arguments: argparse.Namespace) -> int:
         raise KeyboardInterrupt("what has arrived is kept; the same command goes on with it") from None
     finally:
         meter.close()
+    arguments.out = str(folder)
     say(f"{arguments.dataset}: complete and checked, in {folder}")
     return 0
 
@@ -73,5 +77,8 @@ def _import(arguments: argparse.Namespace) -> int:
         record = import_dataset(arguments.path, arguments.dataset, arguments.data_dir, meter)
     finally:
         meter.close()
+    arguments.out = str(record)
     say(f"{arguments.dataset}: imported into {record}")
+    if note := open_dataset(record).note:
+        say(note)
     return 0

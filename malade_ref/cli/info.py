@@ -35,6 +35,7 @@ def _info(arguments: argparse.Namespace) -> int:
     say(f"processor  {found['processor']}, {found['cpus']} cores, {num_threads()} threads used (MALADE_NUM_THREADS)")
     for library in found["blas"]:
         say(f"BLAS       {library['internal_api']} {library['version'] or ''}, {library['architecture'] or 'unknown'}")
+    say(f"SIMD       {', '.join(found['simd']) or 'unknown'}")
     for name in BACKENDS:
         say(f"backend    {name}: {_device(name)}")
     for entry in list_datasets(arguments.data_dir):

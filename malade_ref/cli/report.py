@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import Any
 
 from malade_ref import report, theorem
 from malade_ref.bundle import Bundle, verify
+from malade_ref.bundle.layout import CONFIG, is_record
+from malade_ref.bundle.schema import check_config
 from malade_ref.checks import InputError
 from malade_ref.cli.console import say
+from malade_ref.experiment.models import check_networks
+from malade_ref.report.markdown import spoken
 from malade_ref.storage.files import open_regular
 
 
@@ -41,9 +46,16 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.verify:
         return _verify(arguments.bundle)
     bundle = Bundle.open(arguments.bundle)
+    if is_record(bundle.path):
+        raise InputError(
+            f"{bundle.path}: is a record, kept without manifest and networks, and stays as it is; "
+            f"malade report --verify {bundle.path} checks it"
+        )
     if not bundle.finished:
         raise InputError(f"{bundle.path}: is not finished; malade run --resume --out {bundle.path} goes on with it")
-    files = theorem.write_report(bundle) if theorem.is_theorem(bundle) else report.write_report(bundle)
+    arguments.out = str(bundle.path)
+    with report.fitting(bundle):
+        files = theorem.write_report(bundle) if _is_theorem(bundle) else report.write_report(bundle)
     say(f"wrote {len(files)} files; report: {bundle.path / 'report.md'}")
     for line in headlines(bundle):
         say(line)
@@ -51,17 +63,41 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _verify(path: str) -> int:
+    if Path(path).is_dir() and not (Path(path) / CONFIG).exists():
+        Bundle.open(path)  # which complains
     problems = verify(path)
     if not problems:
-        bundle = Bundle.open(path)
-        problems = theorem.check_report(bundle) if theorem.is_theorem(bundle) else report.check_report(bundle)
+        try:
+            bundle = Bundle.open(path)
+            with report.fitting(bundle):
+                if _is_theorem(bundle):
+                    problems = theorem.check_report(bundle)
+                else:
+                    problems = check_networks(bundle) + report.check_report(bundle)
+        except InputError as error:
+            problems = [str(error)]
     for problem in problems:
         say(problem)
     if problems:
         say(f"{path}: {len(problems)} mismatch{'es' if len(problems) > 1 else ''}")
         return 1
+    if is_record(Path(path)):
+        say(
+            f"{path}: a record, kept without manifest, networks and what stages kept: its outcomes are whole, and all "
+            "that follows from them in results.json does; models, settings, search, audit and report.md could not be "
+            "checked"
+        )
+        return 0
     say(f"{path}: whole; every file is as the run left it, and every number follows from the outcomes")
     return 0
+
+
+def _is_theorem(bundle: Bundle) -> bool:
+    """Whether a bundle is of the laboratory, whose settings are then looked at."""
+    if not theorem.is_theorem(bundle):
+        return False
+    check_config(str(bundle.path / CONFIG), bundle.config)
+    return True
 
 
 def headlines(bundle: Bundle) -> list[str]:
@@ -81,4 +117,4 @@ def headlines(bundle: Bundle) -> list[str]:
         text = file.read().decode(errors="replace")
     verdict = text.partition("\n## ")[0]
     beginnings = re.findall(r"^(?:\*\*.+?\*\* ?)+", verdict, flags=re.MULTILINE)
-    return [headline for beginning in beginnings for headline in re.findall(r"\*\*(.+?)\*\*", beginning)]
+    return [spoken(headline) for beginning in beginnings for headline in re.findall(r"\*\*(.+?)\*\*", beginning)]

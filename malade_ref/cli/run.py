@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from malade_ref.checks import InputError, OutOfMemoryError
 from malade_ref.cli.backends import add_backend, ready_backend, split_changes
 from malade_ref.cli.console import Meter, duration, say
 from malade_ref.cli.report import headlines
+from malade_ref.cli.stopping import go_on
 from malade_ref.experiment import Step, built_in_experiments, read_experiment, run_experiment
+from malade_ref.storage import cannot_write, make_folder
 from malade_ref.training import Progress
 
 RUNS = Path("runs")
@@ -67,28 +71,55 @@ def _run(arguments: argparse.Namespace) -> int:
         raise InputError("expected an experiment, such as: malade run demo; malade run --list shows what there is")
     changes, settings = split_changes(arguments.changes)
     reading = read_experiment(arguments.experiment, changes)
-    name = reading.experiment.name
-    out = Path(arguments.out) if arguments.out else default_folder(name, resume=arguments.resume)
-    with ready_backend(arguments.backend, settings) as ops:
+    with run_folder(arguments, reading.experiment.name) as out, ready_backend(arguments.backend, settings) as ops:
         where = "two cores" if arguments.backend == "ref" else ops.describe_device()["name"]
         watcher = _Watcher(reading.experiment.title, where, estimates=arguments.backend == "ref")
         try:
             bundle = run_experiment(
                 reading, out, data_dir=arguments.data_dir, resume=arguments.resume, ops=ops, watcher=watcher
             )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"what was done is kept; go on with: {_command(arguments, out)}") from None
         except (MemoryError, OutOfMemoryError) as error:
             reason = str(error) if isinstance(error, OutOfMemoryError) else f"{where}: out of memory: {error}"
             mend = "free memory there" + (" or set a larger device_memory" if "memory" in settings else "")
-            raise InputError(
-                f"{reason}; what was done is kept; {mend}, then go on with: {_command(arguments, out)}"
-            ) from None
+            raise InputError(f"{reason}; what was done is kept; {mend}, then go on with: {go_on(arguments)}") from None
     watcher.close()
     say(f"results: {bundle.path / 'report.md'}")
     for line in headlines(bundle):
         say(line)
     return 0
+
+
+@contextmanager
+def run_folder(arguments: argparse.Namespace, name: str) -> Iterator[Path]:
+    """Have a folder to run into, one that no other process has.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        ``out``, which is set to the folder if there is none, and ``resume``.
+    name : str
+        Of the experiment.
+
+    Yields
+    ------
+    Path
+        That of ``out``, or else `default_folder`; if nothing came to be in it, it is gone afterwards.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made.
+    """
+    if arguments.out:
+        yield Path(arguments.out)
+        return
+    out = default_folder(name, resume=arguments.resume)
+    arguments.out = str(out)
+    try:
+        yield out
+    finally:
+        with suppress(OSError):
+            os.rmdir(out)
 
 
 def default_folder(name: str, *, resume: bool) -> Path:
@@ -104,27 +135,35 @@ def default_folder(name: str, *, resume: bool) -> Path:
     Returns
     -------
     Path
-        ``runs/<name>-<number>``.
+        ``runs/<name>-<number>``: the unfinished one, or a new folder, made here so that no other process takes it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made.
     """
-    numbers = [0]
+    numbers = []
     for path in RUNS.glob(f"{name}-*"):
         match = re.fullmatch(r"([0-9]{1,9})", path.name.removeprefix(f"{name}-"))
         if match:
             numbers.append(int(match[1]))
-    newest = RUNS / f"{name}-{max(numbers)}"
-    if resume and max(numbers) and state_of(newest) in ("begun", "unfinished"):
-        return newest
-    return RUNS / f"{name}-{max(numbers) + 1}"
-
-
-def _command(arguments: argparse.Namespace, out: Path) -> str:
-    """The command line that goes on with a run."""
-    words = ["malade", "run", arguments.experiment, "--out", str(out), "--resume"]
-    words += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
-    words += ["--backend", arguments.backend] if arguments.backend != "ref" else []
-    for change in arguments.changes:
-        words += ["--set", change]
-    return shlex.join(words)
+    if resume:
+        states = ((number, state_of(RUNS / f"{name}-{number}")) for number in sorted(numbers, reverse=True))
+        newest = next(((number, state) for number, state in states if state != "empty"), (0, "empty"))
+        if newest[1] in ("begun", "unfinished"):
+            return RUNS / f"{name}-{newest[0]}"
+    make_folder(RUNS)
+    number = max(numbers, default=0)
+    while True:
+        number += 1
+        out = RUNS / f"{name}-{number}"
+        try:
+            os.mkdir(out)
+        except FileExistsError:
+            continue  # another run has just taken it
+        except OSError as error:
+            raise cannot_write(out, error) from error
+        return out
 
 
 class _StepMeter(Meter):
@@ -145,6 +184,7 @@ class _Watcher:
         self._title, self._where, self._estimates = title, where, estimates
         self._began = time.monotonic()
         self._number = self._there_already = 0
+        self._told = False  # whether the present step had something to say
         # Seconds expected of all steps that remain; expected of and spent on those that were worked on.
         self._expected_left = self._expected = self._spent = 0.0
         self._steps: list[Step] = []
@@ -162,6 +202,7 @@ class _Watcher:
 
     def begin(self, step: Step) -> Progress:
         self._number += 1
+        self._told = False
         self._step_began = time.monotonic()
         self._meter = _StepMeter(f"[{self._number}/{len(self._steps)}] {step.title}", self)
         return self._meter
@@ -171,7 +212,7 @@ class _Watcher:
         self._meter.close()
         self._expected_left -= step.seconds
         if not self._meter.worked:
-            self._there_already += 1
+            self._there_already += not self._told
             return
         if self._there_already:
             say(f"{self._there_already} steps were done already")
@@ -181,6 +222,10 @@ class _Watcher:
         self._spent += spent
         if spent >= 1:
             say(f"{self._meter.title}: {duration(spent)}")
+
+    def tell(self, line: str) -> None:
+        say(line)
+        self._told = True
 
     def left(self) -> float:
         """Seconds that the run will still take: those expected, corrected by how it went so far."""

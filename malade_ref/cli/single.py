@@ -1,11 +1,16 @@
-"""The single steps on files: ``malade train``, ``attack``, ``purify`` and ``predict``."""
+"""The single steps on files: ``malade train``, ``attack``, ``purify`` and ``predict``.
+
+What takes long is kept block by block (a training: now and then) beside the result, so that ``--resume`` goes on with
+an interrupted computation and ends with the same bits. Images are answered in the order of their source.
+"""
 
 from __future__ import annotations
 
 import argparse
-import shlex
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +20,27 @@ from numpy.typing import NDArray
 from malade_ref.arrays import Array
 from malade_ref.checkpoint import load, save
 from malade_ref.checks import InputError, check_count, check_number
+from malade_ref.classes import class_names_of, with_class_names
 from malade_ref.cli.backends import add_backend, backend_ops
 from malade_ref.cli.console import Meter, duration, say
-from malade_ref.cli.files import HELP, check_free, check_new, read_images, write_arrays
+from malade_ref.cli.files import HELP, Images, check_free, check_new, fingerprint_of_model, read_images
+from malade_ref.cli.kept import Kept, check_question, in_blocks, interruptible, partial_of
 from malade_ref.defence import MALADE
 from malade_ref.experiment.config import BUILDERS, PRESETS, Method, Model, available_attacks, check_method
+from malade_ref.experiment.models import objective_of
 from malade_ref.experiment.reading import parse_change
-from malade_ref.experiment.stages import objective_of, run_attack
+from malade_ref.experiment.stages import run_attack
 from malade_ref.network import Network
 from malade_ref.sampling import ChainSettings, run_chain
 from malade_ref.statistics import wilson
-from malade_ref.training import OPTIMIZERS, SCHEDULES, fit
+from malade_ref.training import OPTIMIZERS, SCHEDULES, fit, training_settings
 
-# Images that are worked on between two looks at the clock.
+# Images that are worked on, and kept, together. Attacks take long: on a CPU their blocks are small, in two slices.
 BLOCK = 100
+# Images on which a model is tried before long work.
+FIRST_USE = 8
+BLOCK_OF_ATTACK = {"ref": 16, "gpu": 256}
+KEPT_ARRAYS = "index, and names of files and classes if there are any"
 
 
 def add_commands(commands: Any) -> None:
@@ -53,20 +65,32 @@ def add_commands(commands: Any) -> None:
         help="another setting of the attack, such as num_steps=100; may be given several times",
     )
     attack.add_argument("--seed", type=int, default=0, help="of the attacker's noise")
-    attack.add_argument("--out", required=True, metavar="FILE", help=".npz or .h5: x (adversarial), y, success, ...")
+    attack.add_argument(
+        "--out", required=True, metavar="FILE", help=f".npz or .h5: x (adversarial), y, success, ..., {KEPT_ARRAYS}"
+    )
+    _add_blocks(attack, "16 with --backend ref, 256 with gpu")
     _add_model(attack)
     attack.set_defaults(command=_attack)
 
     purify = commands.add_parser("purify", help="send images through a Langevin chain", allow_abbrev=False)
     add_input(purify)
     _add_chain(purify, required=True)
-    purify.add_argument("--out", required=True, metavar="FILE", help=".npy, .npz or .h5: x (purified), and y")
+    purify.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help=f".npy: x (purified); .npz or .h5: x, distance (L2), y, {KEPT_ARRAYS}",
+    )
+    _add_blocks(purify, str(BLOCK))
     purify.set_defaults(command=_purify)
 
     predict = commands.add_parser("predict", help="classify images", allow_abbrev=False)
     add_input(predict)
     predict.add_argument("--num-draws", type=int, default=1, help="draws of the chain whose mean logits decide")
-    predict.add_argument("--out", metavar="FILE", help=".npy, .npz or .h5: predictions (and logits)")
+    predict.add_argument(
+        "--out", metavar="FILE", help=f".npy: predictions; .npz or .h5: predictions, logits, y, {KEPT_ARRAYS}"
+    )
+    _add_blocks(predict, str(BLOCK))
     _add_model(predict)
     predict.set_defaults(command=_predict)
 
@@ -123,6 +147,18 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     _add_chain(command, required=False)
 
 
+def _add_blocks(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help=f"images that are worked on, and kept, together; by default {default}",
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted computation of the same settings"
+    )
+
+
 def _add_chain(command: argparse.ArgumentParser, *, required: bool) -> None:
     chain = command.add_argument_group("the chain" + ("" if required else " in front of the classifier, if any"))
     chain.add_argument("--denoiser", metavar="MODEL", required=required)
@@ -137,16 +173,16 @@ def _add_chain(command: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    out = Path(arguments.out)
-    partial = out.with_name(f"{out.name}.partial")
-    if arguments.resume and out.exists():
-        load(out)
-        partial.unlink(missing_ok=True)
-        say(f"{out}: finished already, nothing was left to do")
-        return 0
-    check_free(arguments.out)
+    out = check_free(arguments.out, resume=arguments.resume)
+    partial = partial_of(out)
     if partial.exists() and not arguments.resume:
         raise InputError(f"{partial}: an interrupted training; pass --resume to go on with it, or delete it")
+    with interruptible(arguments, partial):
+        return _trained(arguments, out, partial)
+
+
+def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
+    finished = load(out) if out.exists() else None
     model = _model_table(arguments)
     ops = backend_ops(arguments.backend)
     networks = {name: load(name, ops=ops) for name in (model.init, model.classifier) if name is not None}
@@ -154,41 +190,62 @@ def _train(arguments: argparse.Namespace) -> int:
     check_kind(start, model.kind, "--init")
     if model.classifier is not None:
         check_kind(networks[model.classifier], "classifier", "--classifier")
-    classes = start.num_classes if model.kind == "classifier" else 1 << 31
-    protected = networks[model.classifier].num_classes if model.classifier else classes
-    options = {"shape": start.input_shape, "num_classes": min(classes, protected), "data_dir": arguments.data_dir}
-    x, y = read_images(arguments.input, labels=arguments.labels, **options)
-    y = needed_labels(
-        y, arguments.input, needed=model.kind == "classifier" or model.classifier is not None, count=len(x)
-    )
+    labelled = model.kind == "classifier" or model.classifier is not None
+    # Whose classes the labels are: those of the classifier that is asked; a new one takes those of the data.
+    judge_file = model.classifier or (model.init if model.kind == "classifier" else None)
+    judge = networks[judge_file] if judge_file else start
+    options: dict[str, Any] = {
+        "shape": start.input_shape,
+        "num_classes": judge.num_classes if labelled else 1 << 31,
+        "data_dir": arguments.data_dir,
+        "class_names": class_names_of(judge, str(judge_file)) if labelled and judge_file else None,
+        "own_labels": not (labelled and judge_file),
+        "model": str(judge_file),
+    }
+    images = opened(arguments.input, labels=arguments.labels, split="train", training=True, **options)
+    x, y = images
+    y = needed_labels(y, arguments.input, needed=labelled, count=len(x))
+    if model.kind == "classifier" and images.class_names is not None:
+        start = with_class_names(start, images.class_names)
     validation = None
     if arguments.validation:
-        images = read_images(arguments.validation, **options)
-        needed = model.kind == "classifier" or model.classifier is not None
-        y_validation = needed_labels(images.y, arguments.validation, needed=needed, count=len(images.x))
-        validation = ops.asarray(images.x), ops.asarray(y_validation)
+        options |= {"class_names": images.class_names, "model": images.source} if labelled else {}
+        looked_at = opened(arguments.validation, split="validation", **options)
+        y_validation = needed_labels(looked_at.y, arguments.validation, needed=labelled, count=len(looked_at))
+        validation = ops.asarray(looked_at.x), ops.asarray(y_validation)
+    objective, data = objective_of(model, networks), (ops.asarray(x), ops.asarray(y))
+    settings: dict[str, Any] = {
+        "epochs": model.epochs,
+        "batch_size": model.batch_size,
+        "learning_rate": model.learning_rate,
+        "schedule": model.schedule,
+        "optimizer": model.optimizer,
+        "seed": arguments.seed,
+    }
+    if finished is not None:
+        made = finished.metadata.get("training")
+        if not isinstance(made, dict):
+            raise InputError(f"{out}: does not say how it was trained; choose another --out, or delete it")
+        made = {**made, "class_names": finished.metadata.get("class_names")}
+        made.pop("steps", None)
+        asked = training_settings(start, objective, *data, **settings)
+        check_question(out, made, {**asked, "class_names": start.metadata.get("class_names")}, "was trained")
+        partial.unlink(missing_ok=True)
+        say(f"{out}: finished already, nothing was left to do")
+        return 0
     say(f"training a {model.kind} ({start.num_parameters:,} parameters) on {len(x):,} images, into {out}")
     began, meter = time.monotonic(), Meter(f"train {out.name}")
     try:
         fitted = fit(
             start,
-            objective_of(model, networks),
-            ops.asarray(x),
-            ops.asarray(y),
-            epochs=model.epochs,
-            batch_size=model.batch_size,
-            learning_rate=model.learning_rate,
-            schedule=model.schedule,
-            optimizer=model.optimizer,
+            objective,
+            *data,
             validation=validation,
-            seed=arguments.seed,
             checkpoint=partial,
             checkpoint_every=arguments.checkpoint_every,
             progress=meter,
+            **settings,
         )
-    except KeyboardInterrupt:
-        words = shlex.join(["malade", *(word for word in arguments.argv if word != "--resume"), "--resume"])
-        raise KeyboardInterrupt(f"what was done is kept; go on with: {words}") from None
     finally:
         meter.close()
     save(fitted.network, out)
@@ -274,22 +331,34 @@ def _method(name: str, changes: list[str], *, training: bool = False) -> Method:
 def _attack(arguments: argparse.Namespace) -> int:
     changes = arguments.changes + ([f"eps={arguments.eps!r}"] if arguments.eps is not None else [])
     method = _method(arguments.method, changes)
-    out = check_new(arguments.out)
+    out = _checked_out(arguments)
     if out.suffix == ".npy":
         raise InputError(f"--out {out}: an attack has several results; choose .npz or .h5")
-    model = _model(arguments)
-    x, labels = read_images(arguments.input, **_options(model, arguments))
-    y = needed_labels(labels, arguments.input, needed=True, count=len(x))
+    with interruptible(arguments, partial_of(out)):
+        model = _model(arguments)
+        size = _batch_size(arguments, BLOCK_OF_ATTACK[arguments.backend])
+        _share_out(model, size)
+        images = opened(arguments.input, **options_of(model, arguments))
+        y = needed_labels(images.y, arguments.input, needed=True, count=len(images))
+        settings = _settings(arguments, images, "model", "denoiser")
+        settings |= {"method": method.method, "settings": method.resolved(), "seed": arguments.seed}
+        kept = Kept(out, {**settings, "batch_size": size}, len(images), size)
+        if _finished(kept):
+            return 0
+        calls = _Calls(method.resolved().get("num_steps", 0))
 
-    def work(part: slice, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        asarray = model.ops.asarray
-        return run_attack(
-            method, model, asarray(x[part]), asarray(y[part]), sample_index=asarray(index), seed=arguments.seed
-        )
+        def work(x: NDArray[np.float32], part: slice, meter: Meter) -> dict[str, NDArray[Any]]:
+            asarray, index = model.ops.asarray, np.arange(part.start, part.stop)
+            with calls.told(model, meter, part, len(images)):
+                return run_attack(
+                    method, model, asarray(x), asarray(y[part]), sample_index=asarray(index), seed=arguments.seed
+                )
 
-    say(f"{arguments.method} on {len(x):,} images of {arguments.input}, into {out}")
-    found = _in_blocks(arguments.method, len(x), work)
-    write_arrays(out, {"x": found.pop("x_adv"), "y": y, **found})
+        check_answers("--model", model.ops.to_host(model.logits(model.ops.asarray(images.x[:FIRST_USE]))))
+        say(f"{arguments.method} on {len(images):,} images of {images.source}, into {out}")
+        in_blocks(arguments.method, images, work, size=size, kept=kept)
+        names = ("success", "loss", "distance", "num_queries", "num_gradients")
+        found = kept.finish(images, y, {"x_adv": "x", **{name: name for name in names}})
     rate = wilson(int(found["success"].sum()), len(y))
     say(f"the attack succeeds on {100 * rate.value:.1f}% [{100 * rate.low:.1f}, {100 * rate.high:.1f}]")
     say(f"mean distance {found['distance'].mean():.4g}; adversarial images: {out}")
@@ -297,60 +366,231 @@ def _attack(arguments: argparse.Namespace) -> int:
 
 
 def _purify(arguments: argparse.Namespace) -> int:
-    out = check_new(arguments.out)
-    ops = backend_ops(arguments.backend)
-    denoiser = load(arguments.denoiser, ops=ops)
-    check_kind(denoiser, "denoiser", "--denoiser")
-    settings = ChainSettings(
-        check_count("--chain-steps", arguments.chain_steps, minimum=0),
-        check_number("--a", arguments.a, above=0),
-        check_number("--delta", arguments.delta, minimum=0),
-        not arguments.no_clip,
-    )
-    key = ops.derive_key(check_count("--chain-seed", arguments.chain_seed, minimum=0), "defence")
-    x, y = read_images(
-        arguments.input, labels=arguments.labels, shape=denoiser.input_shape, data_dir=arguments.data_dir
-    )
+    out = _checked_out(arguments)
+    with interruptible(arguments, partial_of(out)):
+        ops = backend_ops(arguments.backend)
+        denoiser = load(arguments.denoiser, ops=ops)
+        check_kind(denoiser, "denoiser", "--denoiser")
+        chain = ChainSettings(
+            check_count("--chain-steps", arguments.chain_steps, minimum=0),
+            check_number("--a", arguments.a, above=0),
+            check_number("--delta", arguments.delta, minimum=0),
+            not arguments.no_clip,
+        )
+        key = ops.derive_key(check_count("--chain-seed", arguments.chain_seed, minimum=0), "defence")
+        size = _batch_size(arguments, BLOCK)
+        images = opened(
+            arguments.input,
+            labels=arguments.labels,
+            shape=denoiser.input_shape,
+            data_dir=arguments.data_dir,
+            split="test",
+            own_labels=True,
+        )
+        kept = Kept(out, {**_settings(arguments, images, "denoiser"), "batch_size": size}, len(images), size)
+        if _finished(kept):
+            return 0
 
-    def work(part: slice, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        start, numbers = ops.asarray(x[part]), ops.asarray(index)
+        def work(x: NDArray[np.float32], part: slice, meter: Meter) -> dict[str, NDArray[Any]]:
+            start, numbers = ops.asarray(x), ops.asarray(np.arange(part.start, part.stop))
 
-        def of_slice(inner: slice) -> Array:
-            return run_chain(start[inner], denoiser, settings, key=key, sample_index=numbers[inner])[-1]
+            def of_slice(inner: slice) -> Array:
+                return run_chain(start[inner], denoiser, chain, key=key, sample_index=numbers[inner])[-1]
 
-        return {"x": ops.to_host(ops.concatenate(ops.map_slices(of_slice, len(index))))}
+            purified = ops.to_host(ops.concatenate(ops.map_slices(of_slice, len(x))))
+            check_answers("--denoiser", purified, first=part.start)
+            return {"x": purified, "distance": np.sqrt(((purified - x) ** 2).sum(axis=(1, 2, 3)))}
 
-    say(f"purifying {len(x):,} images of {arguments.input}, into {out}")
-    found = _in_blocks("purify", len(x), work)
-    write_arrays(out, {**found, **({} if y is None else {"y": y})})
-    say(f"mean distance (L2) {np.sqrt(((found['x'] - x) ** 2).sum(axis=(1, 2, 3))).mean():.4g}; purified images: {out}")
+        say(f"purifying {len(images):,} images of {images.source}, into {out}")
+        in_blocks("purify", images, work, size=size, kept=kept)
+        found = kept.finish(images, images.y, {"x": "x", "distance": "distance"})
+    say(f"mean distance (L2) {found['distance'].mean():.4g}; purified images: {out}")
     return 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    out = check_new(arguments.out) if arguments.out else None
-    model = _model(arguments)
-    num_draws = check_count("--num-draws", arguments.num_draws)
-    x, y = read_images(arguments.input, **_options(model, arguments))
+    out = _checked_out(arguments) if arguments.out else None
+    if out is None and arguments.resume:
+        raise InputError("--resume: nothing is kept without --out; add it or leave --resume out")
+    with interruptible(arguments, partial_of(out or Path("nowhere"))):
+        model = _model(arguments)
+        num_draws = check_count("--num-draws", arguments.num_draws)
+        size = _batch_size(arguments, BLOCK)
+        images = opened(arguments.input, **options_of(model, arguments))
+        kept = None
+        if out is not None:
+            settings = {**_settings(arguments, images, "model", "denoiser"), "num_draws": num_draws}
+            kept = Kept(out, {**settings, "batch_size": size}, len(images), size)
+            if _finished(kept):
+                return 0
 
-    def work(part: slice, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        to_host, asarray = model.ops.to_host, model.ops.asarray
-        draws = {"num_draws": num_draws, "sample_index": asarray(index)} if model.stochastic else {}
-        logits = model.logits(asarray(x[part]), **draws)
-        return {"logits": to_host(logits), "predictions": to_host(model.ops.argmax(logits))}
+        def work(x: NDArray[np.float32], part: slice, meter: Meter) -> dict[str, NDArray[Any]]:
+            to_host, asarray = model.ops.to_host, model.ops.asarray
+            index = asarray(np.arange(part.start, part.stop))
+            draws = {"num_draws": num_draws, "sample_index": index} if model.stochastic else {}
+            logits = model.logits(asarray(x), **draws)
+            check_answers("--model", to_host(logits), first=part.start)
+            return {"predictions": to_host(model.ops.argmax(logits)), "logits": to_host(logits)}
 
-    found = _in_blocks("predict", len(x), work)
-    logits, predictions = found["logits"], found["predictions"]
-    if out is not None:
-        write_arrays(out, {"predictions": predictions, "logits": logits})
-        say(f"predictions: {out}")
+        found = in_blocks("predict", images, work, size=size, kept=kept)
+        if kept is not None:
+            found = kept.finish(images, images.y, {"predictions": "predictions", "logits": "logits"})
+            say(f"predictions: {out}")
+    predictions, y = found["predictions"], images.y
     if y is not None:
         rate = wilson(int((predictions == y).sum()), len(y))
         interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-        say(f"accuracy {100 * rate.value:.2f}% {interval} on {len(y):,} images of {arguments.input}")
+        say(f"accuracy {100 * rate.value:.2f}% {interval} on {len(y):,} images of {images.source}")
     elif out is None:
         say(" ".join(map(str, predictions.tolist())))
     return 0
+
+
+def check_answers(option: str, answers: NDArray[Any], *, first: int = 0) -> None:
+    """Refuse a network whose answers for images are NaN: they are no verdict.
+
+    Parameters
+    ----------
+    option : str
+        What the network was given as.
+    answers : ndarray of shape (n, ...)
+        Logits, or images.
+    first : int
+        Number of the first image.
+
+    Raises
+    ------
+    InputError
+        If one of them is NaN.
+    """
+    broken = np.isnan(answers).reshape(len(answers), -1).any(axis=1)
+    if broken.any():
+        raise InputError(
+            f"{option}: the network answers NaN for image {first + int(broken.argmax())}, as numbers overflow in it; "
+            "take another network"
+        )
+
+
+def opened(source: str, **options: Any) -> Images:
+    """Open images, and say how the source was read.
+
+    Parameters
+    ----------
+    source : str
+        Where they are.
+    **options
+        Of `read_images`.
+
+    Returns
+    -------
+    Images
+        As `read_images` gives them.
+    """
+    images = read_images(source, **options)
+    for note in images.notes:
+        say(note)
+    return images
+
+
+def _checked_out(arguments: argparse.Namespace) -> Path:
+    """Where the result goes; nothing that lies there is in the way, unless it is gone on with."""
+    out = check_new(arguments.out, resume=arguments.resume)
+    partial = partial_of(out)
+    if partial.exists() and not arguments.resume:
+        raise InputError(f"{partial}: an interrupted computation; pass --resume to go on with it, or delete it")
+    return out
+
+
+def _finished(kept: Kept) -> bool:
+    """Say so if there is nothing left to do."""
+    finished = kept.finished()
+    if finished:
+        say(f"{kept.out}: finished already, nothing was left to do")
+    return finished
+
+
+def _batch_size(arguments: argparse.Namespace, default: int) -> int:
+    return default if arguments.batch_size is None else check_count("--batch-size", arguments.batch_size)
+
+
+def _settings(arguments: argparse.Namespace, images: Images, *models: str) -> dict[str, Any]:
+    """What a result depends on, besides the settings of the one command."""
+    chain = {}
+    if arguments.denoiser is not None:
+        names = ("chain_steps", "a", "delta", "no_clip", "chain_seed")
+        chain = {name: getattr(arguments, name) for name in names}
+    return {
+        "backend": arguments.backend,
+        **{model: fingerprint_of_model(getattr(arguments, model)) for model in models},
+        **chain,
+        **images.fingerprints(),
+    }
+
+
+def _share_out(model: Any, size: int) -> None:
+    """Let two cores have a part of a small block each; the cut is part of the result's bits, and so fixed."""
+    if model.ops.__name__ != "malade_ref.ops":
+        return  # a device has its own ways
+    for network in (model.classifier, model.denoiser) if isinstance(model, MALADE) else (model,):
+        network.slice_size = min(network.slice_size, -(-size // 2))
+
+
+class _Calls:
+    """Counts what an attack asks its model, to tell progress within a block.
+
+    Parameters
+    ----------
+    expected : int
+        Calls that a block is thought to take; after the first block, those that it took.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+
+    @contextmanager
+    def told(self, model: Any, meter: Meter, part: slice, count: int) -> Iterator[None]:
+        """Tell a meter of every call while a block is worked on.
+
+        Parameters
+        ----------
+        model : Network or MALADE
+            What is attacked; its methods are replaced meanwhile.
+        meter : Meter
+            Told.
+        part : slice
+            The block's images.
+        count : int
+            Images altogether.
+
+        Yields
+        ------
+        None
+            Nothing.
+        """
+        done, lock = 0, threading.Lock()
+
+        def counted(method: Any) -> Any:
+            def call(*args: Any, **settings: Any) -> Any:
+                nonlocal done
+                result = method(*args, **settings)
+                with lock:
+                    done += 1
+                    share = min(0.95, done / self.expected) if self.expected else 0.0
+                    images = part.start + share * (part.stop - part.start)
+                    meter(images / count, f"image {part.start} of {count}, {done} calls of the model")
+                return result
+
+            return call
+
+        names = ("loss_and_gradient", "logits", "predict")
+        for name in names:
+            setattr(model, name, counted(getattr(model, name)))
+        try:
+            yield
+        finally:
+            for name in names:
+                delattr(model, name)
+        self.expected = done
 
 
 def _model(arguments: argparse.Namespace) -> Any:
@@ -402,30 +642,28 @@ def check_kind(network: Network, kind: str, where: str) -> None:
         raise InputError(f"{where}: expected a {kind}, got a network {network.input_shape} -> {network.output_shape}")
 
 
-def _options(model: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+def options_of(model: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """How images are read that a classifier is asked about.
+
+    Parameters
+    ----------
+    model : Network or MALADE
+        The classifier.
+    arguments : argparse.Namespace
+        Its ``model``, ``labels`` and ``data_dir``.
+
+    Returns
+    -------
+    dict
+        Options of `read_images`.
+    """
+    classifier = model.classifier if isinstance(model, MALADE) else model
     return {
         "shape": model.input_shape,
         "num_classes": model.num_classes,
         "labels": arguments.labels,
         "data_dir": arguments.data_dir,
+        "split": "test",
+        "class_names": class_names_of(classifier, arguments.model),
+        "model": arguments.model,
     }
-
-
-def _in_blocks(
-    title: str, count: int, work: Callable[[slice, NDArray[np.int64]], dict[str, NDArray[Any]]]
-) -> dict[str, NDArray[Any]]:
-    """Do something to images, some at a time; every image keeps its number, and so its noise."""
-    meter = Meter(title)
-    try:
-        parts = []
-        for part in _blocks(count):
-            meter(part.start / count, f"image {part.start} of {count}")
-            parts.append(work(part, np.arange(part.start, part.stop)))
-    finally:
-        meter.close()
-    return {name: np.concatenate([found[name] for found in parts]) for name in parts[0]}
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    for first in range(0, count, BLOCK):
-        yield slice(first, min(first + BLOCK, count))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from malade_ref.checks import check_count
 from malade_ref.cli.backends import add_backend, backend_ops
 from malade_ref.cli.console import Meter, duration, say
-from malade_ref.cli.run import default_folder
+from malade_ref.cli.run import run_folder
 from malade_ref.theorem import Scale, Settings, headlines, read_claims, results_of, run_theorem
 from malade_ref.theorem.claims import Progress
 from malade_ref.theorem.parts import Part
@@ -71,18 +70,12 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 
     Raises
     ------
-    KeyboardInterrupt
-        With the command that goes on.
+    InputError
+        As `run_theorem`.
     """
-    out = Path(arguments.out) if arguments.out else default_folder(KIND, resume=arguments.resume)
     watcher = _Watcher(settings.scale)
-    try:
+    with run_folder(arguments, KIND) as out:
         bundle = run_theorem(settings, out, resume=arguments.resume, watcher=watcher)
-    except KeyboardInterrupt:
-        words = ["malade", "theorem", "--out", str(out), "--resume", "--seed", str(settings.seed)]
-        words += ["--quick"] if arguments.quick else []
-        words += ["--backend", arguments.backend] if arguments.backend != "ref" else []
-        raise KeyboardInterrupt(f"what was done is kept; go on with: {shlex.join(words)}") from None
     watcher.close()
     say(f"results: {bundle.path / 'report.md'}")
     for line in headlines(results_of(read_claims(bundle))):

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 from malade_ref.datasets.incoming import Progress
 from malade_ref.storage.files import cannot_write, one_line, open_regular
 
@@ -93,8 +93,8 @@ def payload_sha256(path: str | Path, num_bytes: int) -> str | None:
     """
     digest, done = hashlib.sha256(), 0
     with open_regular(path) as raw:
-        file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
         try:
+            file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
             while done <= num_bytes and (block := file.read(min(_BLOCK_BYTES, num_bytes + 1 - done))):
                 digest.update(block)
                 done += len(block)
@@ -129,7 +129,7 @@ def _download(url: str, file: io.FileIO, part: Path, *, sha256: str, num_bytes: 
         try:
             _transfer(url, file, part, limit=num_bytes + _BLOCK_BYTES, progress=progress)
         except urllib.error.HTTPError as error:
-            return f"{error.code} {error.reason}"
+            return f"{error.code} {printable(error.reason, 100)}"
         except (OSError, http.client.HTTPException) as error:
             failure = _reason(error)
             continue
@@ -179,4 +179,4 @@ def _transfer(url: str, file: io.FileIO, part: Path, *, limit: int, progress: Pr
 
 def _reason(error: Exception) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    return one_line(cause) if isinstance(cause, BaseException) else str(cause)
+    return printable(one_line(cause) if isinstance(cause, BaseException) else cause, 200)

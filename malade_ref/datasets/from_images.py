@@ -1,5 +1,10 @@
 """Data sets in folders or zips of images, ``train/<class>/*.png|jpg``: the one part here that needs Pillow.
 
+Images in folders within a class are of that class. What other programs leave (names that begin with ``.``, ``@`` or
+``__``, and a few more, see `_OTHERS`) is left out with all that is in it, and so is whatever is no image; the data
+set's note counts and names it. What an image is, its own header says, not its name: PNGs with more than 8 bits a
+channel are refused, JPEGs are counted as not exact whatever they are called.
+
 Archives may be hostile: nothing is extracted, names of members are only read, and an image's size is known
 before its pixels are decoded.
 """
@@ -8,8 +13,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,11 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 from malade_ref.datasets.idx import MAX_SIDE
 from malade_ref.datasets.incoming import (
     BLOCK_BYTES,
     MAX_CLASSES,
+    MAX_IMAGES,
     Incoming,
     check_member,
     complete_splits,
@@ -31,12 +39,24 @@ from malade_ref.datasets.incoming import (
 )
 from malade_ref.datasets.splits import SPLITS, Pixels
 from malade_ref.ops.random import derive_key, permutation
-from malade_ref.storage.files import one_line, open_regular
+from malade_ref.storage.files import cannot_read, one_line, open_regular
 
 MAX_IMAGE_FILE = 1 << 26
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _SPLIT_FOLDERS = {"train": 0, "validation": 1, "val": 1, "test": 2}
+_MAX_DEPTH = 32  # of folders within folders
+# Names that other programs give to what they leave in people's folders, besides those that begin with . @ or __
+_OTHERS = {"#recycle", "$recycle.bin", "desktop.ini", "lost+found", "system volume information", "thumbs.db"}
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_KINDS = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"RIFF": "a WebP",
+    b"\0\0\x01\0": "an icon",
+}
 
 
 def incoming_images(path: Path, stack: ExitStack) -> Incoming:
@@ -63,9 +83,13 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
         If there are no such images, or they do not fit together.
     """
     _pillow(path)
-    files, skipped = _files_in_folder(path) if path.is_dir() else _files_in_zip(path, stack)
+    left_out = _LeftOut()
+    files = _files_in_folder(path, left_out) if path.is_dir() else _files_in_zip(path, stack, left_out)
     if not files:
-        raise InputError(f"{path}: holds no train/<class>/*.png or *.jpg; arrange the images like this")
+        seen = f"; {left_out}" if left_out.counts else ""
+        raise InputError(f"{path}: holds no train/<class>/*.png or *.jpg{seen}; arrange the images like this")
+    if len(files) > MAX_IMAGES:
+        raise InputError(f"{path}: holds {len(files)} images, at most {MAX_IMAGES} can be read; import a part of them")
     names = sorted({file.class_name for file in files})
     if len(names) > MAX_CLASSES or not all(name.isprintable() and len(name) <= 100 for name in names):
         raise InputError(f"{path}: expected at most {MAX_CLASSES} classes with short printable names; rename them")
@@ -77,13 +101,13 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
     files.sort(key=lambda file: (file.split, file.class_name, file.name))
     files = [files[i] for i in permutation(len(files), key=derive_key(0, "datasets/order"))]
 
-    shape = _common_shape(path, files)
+    shape, lossy, turned = _common_shape(path, files)
     label = {name: i for i, name in enumerate(names)}
     labels = np.array([label[file.class_name] for file in files], dtype=np.int64)
     splits = complete_splits(np.array([file.split for file in files], dtype=np.int64), shuffle=True)
-    lossy = sum(not file.name.lower().endswith(".png") for file in files)
     notes = [f"{lossy} of {len(files)} images were JPEG files, whose pixels are not exact."] if lossy else []
-    notes += [f"{skipped} files that were no .png or .jpg were left out."] if skipped else []
+    notes += [f"{turned} of {len(files)} images were turned as their EXIF data say."] if turned else []
+    notes += [f"{left_out}."] if left_out.counts else []
     rows_at_once = max(1, BLOCK_BYTES // math.prod(shape))
     blocks = (
         np.stack([_decode(path, file, shape) for file in files[first : first + rows_at_once]])
@@ -92,57 +116,243 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
     return Incoming(shape, labels, splits, tuple(names), blocks, " ".join(notes))
 
 
+class ImageFiles(NamedTuple):
+    """Image files of one split, in order.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Path of each below the folder or in the archive, such as ``test/cat/1.png``.
+    classes : tuple of str
+        Class of each.
+    shape : tuple of three int
+        (c, h, w) of an image.
+    decode : callable
+        From a slice of the files to their pixels, an ndarray of shape (m, c, h, w), uint8.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    decode: Callable[[slice], Pixels]
+
+
+def splits_in_order(path: Path, stack: ExitStack) -> tuple[dict[str, Callable[[], ImageFiles]], str]:
+    """Image files as they lie there: by split, sorted by class folder and file name, character by character.
+
+    Parameters
+    ----------
+    path : Path
+        A folder or zip of ``SPLIT/<class>/*.png|jpg``, or of ``<class>/*.png|jpg`` without splits.
+    stack : ExitStack
+        Closes it.
+
+    Returns
+    -------
+    splits : dict of str to callable
+        For each split that has images, how to look at them; ``"all"`` if there are no folders of splits.
+    left_out : str
+        What was left out, for a note; empty if nothing was.
+
+    Raises
+    ------
+    InputError
+        If there are no such images; the callables, if the images do not fit together.
+    """
+    _pillow(path)
+    left_out = _LeftOut()
+    files = _files_in_folder(path, left_out) if path.is_dir() else _files_in_zip(path, stack, left_out)
+    without = not files
+    if without:
+        left_out = _LeftOut()
+        files = _files_without_splits(path, stack, left_out)
+    if not files:
+        seen = f"; {left_out}" if left_out.counts else ""
+        raise InputError(f"{path}: holds no train/<class>/*.png or *.jpg{seen}; arrange the images like this")
+
+    def of_split(chosen: list[_ImageFile]) -> ImageFiles:
+        shape, _, _ = _common_shape(path, chosen)
+        return ImageFiles(
+            tuple(file.path for file in chosen),
+            tuple(file.class_name for file in chosen),
+            shape,
+            lambda part: np.stack([_decode(path, file, shape) for file in chosen[part]]),
+        )
+
+    by_split: dict[str, list[_ImageFile]] = {}
+    for file in sorted(files, key=lambda file: (file.split, file.class_name, file.name)):
+        by_split.setdefault("all" if without else SPLITS[file.split], []).append(file)
+    return {split: partial(of_split, chosen) for split, chosen in by_split.items()}, str(
+        left_out
+    ) if left_out.counts else ""
+
+
 class _ImageFile(NamedTuple):
     """An image that has not been read yet."""
 
     split: int
     class_name: str
     name: str
+    path: str
     read: Callable[[], bytes]
 
 
-def _files_in_folder(path: Path) -> tuple[list[_ImageFile], int]:
-    """Images in the folders of the splits and classes, and the number of other files there."""
-    found, skipped = [], 0
+class _LeftOut:
+    """What is left out: how many files for which reason, and a name for each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.names: dict[str, str] = {}
+
+    def add(self, why: str, name: str) -> None:
+        """Count a file."""
+        self.counts[why] += 1
+        self.names.setdefault(why, printable(name, 60))
+
+    def __str__(self) -> str:
+        parts = [f"{count} {why} ({self.names[why]!r})" for why, count in self.counts.items()]
+        return f"{self.counts.total()} files were left out: {', '.join(parts)}"
+
+
+_NO_IMAGE = "that were no .png or .jpg"
+_FOREIGN = "hidden or left by other programs"
+_NO_CLASS = "in no class folder"
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a file or folder is hidden, or of those that other programs leave."""
+    return name not in (".", "..") and (name.startswith((".", "@", "__")) or name.lower() in _OTHERS)
+
+
+def _files_in_folder(path: Path, left_out: _LeftOut) -> list[_ImageFile]:
+    """Images in the folders of the splits and classes."""
+    found = []
     with damage(path):
-        for file in (file for split in _SPLIT_FOLDERS for file in (path / split).glob("*/*")):
-            split, class_name, name = file.relative_to(path).parts
-            if name.startswith(".") or not file.is_file():
-                continue
-            if file.suffix.lower() not in _SUFFIXES:
-                skipped += 1
-                continue
-            found.append(_ImageFile(_SPLIT_FOLDERS[split], class_name, name, partial(_read_file, file)))
-    return found, skipped
+        for split, number in _SPLIT_FOLDERS.items():
+            for parts, why in _walk(path / split):
+                name = "/".join(parts)
+                if why or len(parts) < 2:
+                    left_out.add(why or _NO_CLASS, f"{split}/{name}")
+                elif not parts[-1].lower().endswith(_SUFFIXES):
+                    left_out.add(_NO_IMAGE, f"{split}/{name}")
+                else:
+                    read = partial(_read_file, path.joinpath(split, *parts))
+                    found.append(_ImageFile(number, parts[0], "/".join(parts[1:]), f"{split}/{name}", read))
+    return found
+
+
+def _walk(top: Path) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Files below a folder by the parts of their names, and why they are left out; links are followed, once."""
+    if not top.is_dir():
+        return
+    waiting: list[tuple[tuple[str, ...], str]] = [((), "")]
+    seen = set()
+    while waiting:
+        parts, why = waiting.pop()
+        folder = top.joinpath(*parts)
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen or len(parts) > _MAX_DEPTH:
+            yield parts, "folders in a circle of links, or too deep"
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                inner, reason = (*parts, entry.name), why or (_FOREIGN if _is_foreign(entry.name) else "")
+                if entry.is_dir():
+                    waiting.append((inner, reason))
+                else:
+                    yield inner, reason or ("" if entry.is_file() else "that were no files")
+
+
+def _files_without_splits(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[_ImageFile]:
+    """Images in the folders of classes, where there are no folders of splits."""
+    members: list[tuple[tuple[str, ...], str, Callable[[], bytes]]] = []
+    with damage(path):
+        if path.is_dir():
+            members = [(parts, why, partial(_read_file, path.joinpath(*parts))) for parts, why in _walk(path)]
+        else:
+            archive = open_zip(path, stack)
+            for info in archive.infolist():
+                text = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
+                parts = PurePosixPath(text).parts
+                if not info.is_dir() and not text.endswith("/"):
+                    why = _FOREIGN if any(map(_is_foreign, parts)) else ""
+                    members.append((parts, why, partial(_read_member, path, archive, info)))
+    images = [parts for parts, why, _ in members if not why and parts[-1].lower().endswith(_SUFFIXES)]
+    root: tuple[str, ...] = ()
+    # Around the folders of the classes an archive often has one more.
+    while not path.is_dir() and images and all(len(parts) > 2 + len(root) for parts in images):
+        tops = {parts[: len(root) + 1] for parts in images}
+        if len(tops) > 1:
+            break
+        root = tops.pop()
+    found = []
+    for parts, why, read in members:
+        below = parts[len(root) :] if parts[: len(root)] == root else ()
+        if why or len(below) < 2 or not parts[-1].lower().endswith(_SUFFIXES):
+            reason = why or (_NO_CLASS if parts[-1].lower().endswith(_SUFFIXES) else _NO_IMAGE)
+            left_out.add(reason, "/".join(parts))
+        else:
+            found.append(_ImageFile(0, below[0], "/".join(below[1:]), "/".join(below), read))
+    return found
 
 
 def _read_file(path: Path) -> bytes:
     with open_regular(path) as file:
-        content = file.read(MAX_IMAGE_FILE + 1)
+        try:
+            content = file.read(MAX_IMAGE_FILE + 1)
+        except OSError as error:
+            raise cannot_read(printable(path, 1000), error) from error
     if len(content) > MAX_IMAGE_FILE:
-        raise InputError(f"{path}: larger than {MAX_IMAGE_FILE} bytes; leave it out")
+        raise InputError(f"{printable(path, 1000)}: larger than {MAX_IMAGE_FILE} bytes; leave it out")
     return content
 
 
-def _files_in_zip(path: Path, stack: ExitStack) -> tuple[list[_ImageFile], int]:
-    """Images in an archive, below whatever folder holds the splits, and the number of other files there."""
-    found, skipped, roots = [], 0, set()
+def _files_in_zip(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[_ImageFile]:
+    """Images in an archive, below whatever folder holds the splits."""
+    found: list[_ImageFile] = []
     with damage(path):
         archive = open_zip(path, stack)
+        members = []
         for info in archive.infolist():
-            *root, split, class_name, name = ("", "", "", *PurePosixPath(info.filename).parts)
-            if split not in _SPLIT_FOLDERS or info.is_dir() or name.startswith(".") or "__MACOSX" in root:
-                continue
-            if PurePosixPath(name).suffix.lower() not in _SUFFIXES:
-                skipped += 1
-                continue
-            roots.add(tuple(root))
-            found.append(
-                _ImageFile(_SPLIT_FOLDERS[split], class_name, name, partial(_read_member, path, archive, info))
-            )
+            # Some programs of Windows write its own separators.
+            text = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
+            if not info.is_dir() and not text.endswith("/"):
+                members.append((PurePosixPath(text).parts, info))
+    root = _root_of(path, [parts for parts, _ in members if not any(map(_is_foreign, parts))])
+    for parts, info in members:
+        below = parts[len(root) :]
+        inside = parts[: len(root)] == root and below[0] in _SPLIT_FOLDERS
+        if any(map(_is_foreign, below if inside else parts)):
+            left_out.add(_FOREIGN, info.filename)
+        elif not parts[-1].lower().endswith(_SUFFIXES):
+            left_out.add(_NO_IMAGE, info.filename)
+        elif not inside or len(below) < 3:
+            left_out.add(_NO_CLASS, info.filename)
+        else:
+            read = partial(_read_member, path, archive, info)
+            found.append(_ImageFile(_SPLIT_FOLDERS[below[0]], below[1], "/".join(below[2:]), "/".join(below), read))
+    return found
+
+
+def _root_of(path: Path, members: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The folder of an archive in which the folders of the splits lie."""
+    images = [parts for parts in members if parts[-1].lower().endswith(_SUFFIXES)]
+    roots = {
+        next(parts[:i] for i, part in enumerate(parts[:-2]) if part in _SPLIT_FOLDERS)
+        for parts in images
+        if any(part in _SPLIT_FOLDERS for part in parts[:-2])
+    }
     if len(roots) > 1:
         raise InputError(f"{path}: holds several data sets; make a zip of each")
-    return found, skipped
+    root = roots.pop() if roots else ()
+    # A folder that is called as a split, and holds the splits: train/train/<class>.
+    below = [parts[len(root) :] for parts in images if parts[: len(root)] == root]
+    if len({parts[0] for parts in below}) == 1 and all(
+        len(parts) > 3 and parts[1] in _SPLIT_FOLDERS for parts in below
+    ):
+        root = (*root, below[0][0])
+    return root
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -161,36 +371,87 @@ def _pillow(path: Path) -> Any:
     return Image
 
 
-def _common_shape(path: Path, files: list[_ImageFile]) -> tuple[int, int, int]:
-    """The (c, h, w) of all images: one channel if all are grey, else three. Sizes must agree."""
+def _common_shape(path: Path, files: list[_ImageFile]) -> tuple[tuple[int, int, int], int, int]:
+    """The (c, h, w) of all images, and how many are not exact, and how many are to be turned.
+
+    One channel if all are grey, else three; sizes must agree.
+    """
     sizes: dict[tuple[int, int], _ImageFile] = {}
     colour = False
+    lossy = turned = 0
     for file in files:
         with _opened(path, file) as image:
-            sizes.setdefault(image.size, file)
-            colour = colour or image.mode in ("RGB", "P")
+            turn = _turn(image)
+            size = image.size[::-1] if turn in _QUARTERS else image.size
+            sizes.setdefault(size, file)
+            colour = colour or image.mode == "RGB" or (image.mode == "P" and not _is_grey(image))
+            lossy += image.format != "PNG"
+            turned += turn is not None
         if len(sizes) > 1:
             (size, first), (other, second) = sizes.items()
             raise InputError(
-                f"{path}: {first.name!r} has {size[0]} x {size[1]} pixels and {second.name!r} {other[0]} x {other[1]}; "
-                "bring all images to one size"
+                f"{path}: {printable(first.name, 80)!r} has {size[0]} x {size[1]} pixels and "
+                f"{printable(second.name, 80)!r} {other[0]} x {other[1]}; bring all images to one size"
             )
     ((width, height),) = sizes
-    return (3 if colour else 1), height, width
+    return ((3 if colour else 1), height, width), lossy, turned
+
+
+def _turn(image: Any) -> Any:
+    """How an image is to be turned or mirrored by its EXIF data, as Pillow calls it; None if it is not."""
+    methods = _pillow(Path()).Transpose
+    names = [
+        "FLIP_LEFT_RIGHT",
+        "ROTATE_180",
+        "FLIP_TOP_BOTTOM",
+        "TRANSPOSE",
+        "ROTATE_270",
+        "TRANSVERSE",
+        "ROTATE_90",
+    ]  # orientations 2 to 8
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    return methods[names[orientation - 2]] if orientation in range(2, 9) else None
+
+
+_ORIENTATION = 274
+_QUARTERS = (2, 4, 5, 6)  # Pillow's numbers of the methods that exchange height and width
+
+
+def _is_grey(image: Any) -> bool:
+    """Whether a palette holds nothing but grey."""
+    palette = image.getpalette() or []
+    return palette[0::3] == palette[1::3] == palette[2::3]
 
 
 def _decode(path: Path, file: _ImageFile, shape: tuple[int, int, int]) -> Pixels:
     """Pixels of an image, of the given (c, h, w)."""
     with _opened(path, file) as image:
-        pixels = np.asarray(image.convert("L" if shape[0] == 1 else "RGB"), dtype=np.uint8)
+        turn = _turn(image)
+        upright = image if turn is None else image.transpose(turn)
+        pixels = np.asarray(upright.convert("L" if shape[0] == 1 else "RGB"), dtype=np.uint8)
     return pixels.reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)
+
+
+def _check_format(label: str, content: bytes) -> None:
+    """Raise unless the first bytes are those of a JPEG, or of a PNG with one picture of at most 8 bits a channel."""
+    if content.startswith(_JPEG):
+        return
+    if not content.startswith(_PNG):
+        kind = next((kind for start, kind in _KINDS.items() if content.startswith(start)), "no PNG or JPEG")
+        raise InputError(f"{label}: not a whole image (it is {kind} file); save it as PNG, or leave it out")
+    depth = content[24] if len(content) > 24 and content[12:16] == b"IHDR" else 0
+    if depth > 8:
+        raise InputError(f"{label}: has {depth} bits a channel, of which 8 would be lost; save it with 8 bits")
+    if b"acTL" in content[: content.find(b"IDAT")]:
+        raise InputError(f"{label}: is an animation of several pictures; save each as an image")
 
 
 @contextmanager
 def _opened(path: Path, file: _ImageFile) -> Iterator[Any]:
     """An image whose size and mode have been checked; decoders' complaints become one line."""
-    label = f"{path}: {SPLITS[file.split]}/{file.class_name}/{file.name}".encode("ascii", "backslashreplace").decode()
+    label = f"{path}: {printable(file.path, 200)}"
     content = file.read()
+    _check_format(label, content)
     try:
         # The size is known before the pixels are decoded, so a bomb is refused and never goes off.
         with warnings.catch_warnings():
@@ -199,9 +460,10 @@ def _opened(path: Path, file: _ImageFile) -> Iterator[Any]:
                 if max(image.size) > MAX_SIDE:
                     raise InputError(f"{label}: has more than {MAX_SIDE} pixels a side; scale it down")
                 if image.mode not in ("1", "L", "P", "RGB") or "transparency" in image.info:
-                    raise InputError(f"{label}: is {image.mode} or transparent; save it as grey or RGB, 8 bits")
+                    what = "transparent" if "transparency" in image.info else f"of the mode {image.mode}"
+                    raise InputError(f"{label}: is {what}; save it as grey or RGB, 8 bits")
                 yield image
     except InputError:
         raise
     except Exception as error:  # a decoder of hostile bytes may raise anything
-        raise InputError(f"{label}: not a whole image ({one_line(error)}); leave it out") from error
+        raise InputError(f"{label}: not a whole image ({printable(one_line(error), 200)}); leave it out") from error

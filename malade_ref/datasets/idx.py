@@ -16,6 +16,8 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ _BLOCK_BYTES = 1 << 22
 def find_idx_files(folder: str | Path) -> dict[str, Path]:
     """Files of MNIST's names in a folder, with or without ``.gz``.
 
+    Some archives write a dot for the dash before ``idx``, or put each file into a folder of its name.
+
     Parameters
     ----------
     folder : path
@@ -59,16 +63,112 @@ def find_idx_files(folder: str | Path) -> dict[str, Path]:
     """
     found = {}
     for what, name in MNIST_FILES.items():
-        for candidate in (name, name + ".gz"):
-            if (Path(folder) / candidate).exists():
-                found[what] = Path(folder) / candidate
-                break
+        spellings = (name, name.replace("-idx", ".idx"))
+        names = [spelling + end for spelling in spellings for end in ("", ".gz")]
+        candidates = [Path(folder) / name for name in names] + [Path(folder) / name / name for name in names]
+        present = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if present is not None:
+            found[what] = present
     missing = [name for what, name in MNIST_FILES.items() if what not in found]
     if found and missing:
         raise InputError(
             f"{folder}: has {len(found)} of MNIST's 4 files; put {', '.join(missing)} there too (or as .gz)"
         )
     return found
+
+
+class IdxFile:
+    """An IDX file of bytes, open for reading from its start; a context manager.
+
+    Parameters
+    ----------
+    path : path
+        A plain or gzip-compressed file, possibly damaged or hostile.
+    ndim : int
+        Axes of the array: 3 of images, 1 of labels.
+    what : str
+        What it holds, for complaints.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the array; the file may be large enough for it.
+
+    Raises
+    ------
+    InputError
+        If the header is not that of such a file.
+    """
+
+    def __init__(self, path: str | Path, *, ndim: int, what: str) -> None:
+        self._path = path
+        with ExitStack() as stack:
+            raw = stack.enter_context(open_regular(path))
+            self._kind = "file"
+            with self._damage():
+                compressed = raw.peek(2)[:2] == _GZIP
+            self._kind = "gzip file" if compressed else "file"
+            self._stream: Any = stack.enter_context(gzip.GzipFile(fileobj=raw)) if compressed else raw
+            with self._damage():
+                self.shape = _header(self._stream, path, ndim=ndim, what=what)
+            size, file_bytes = math.prod(self.shape), os.fstat(raw.fileno()).st_size
+            if size > (file_bytes * _GZIP_RATIO if compressed else file_bytes - 4 - 4 * ndim):
+                raise InputError(
+                    f"{path}: claims {what} of shape {self.shape}, more than its {file_bytes} bytes can hold; {_FETCH}"
+                )
+            if size > MAX_BYTES:
+                raise InputError(
+                    f"{path}: claims {what} of shape {self.shape}, {size} bytes, at most {MAX_BYTES} can be read; "
+                    "split it"
+                )
+            self._left, self._size = size, size
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> IdxFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def read(self, count: int) -> NDArray[np.uint8]:
+        """Read the next rows; after the last one the file must end.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+
+        Returns
+        -------
+        ndarray of shape (count, ...), uint8
+            The rows.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged, or longer than its array.
+        """
+        shape = (count, *self.shape[1:])
+        payload = np.empty(math.prod(shape), dtype=np.uint8)
+        view, done = memoryview(payload.data), 0
+        with self._damage():
+            while done < len(view):
+                got = self._stream.readinto(view[done : done + _BLOCK_BYTES])
+                if not got:
+                    done += self._size - self._left
+                    raise InputError(f"{self._path}: ends after {done} of {self._size} bytes; {_FETCH}")
+                done += got
+            self._left -= done
+            if not self._left and self._stream.read(1):
+                raise InputError(f"{self._path}: goes on after its {self._size} bytes; {_FETCH}")
+        return payload.reshape(shape)
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{self._path}: not a whole {self._kind} ({one_line(error)}); {_FETCH}") from error
 
 
 def read_idx_images(path: str | Path) -> NDArray[np.uint8]:
@@ -89,10 +189,11 @@ def read_idx_images(path: str | Path) -> NDArray[np.uint8]:
     InputError
         If the file is not exactly one whole IDX file of images.
     """
-    return _read(path, ndim=3, what="images")[:, None]
+    with IdxFile(path, ndim=3, what="images") as file:
+        return file.read(file.shape[0])[:, None]
 
 
-def read_idx_labels(path: str | Path, *, num_classes: int = 10) -> NDArray[np.int64]:
+def read_idx_labels(path: str | Path, *, num_classes: int = 10, num_images: int | None = None) -> NDArray[np.int64]:
     """Read an IDX file of labels.
 
     Parameters
@@ -101,6 +202,8 @@ def read_idx_labels(path: str | Path, *, num_classes: int = 10) -> NDArray[np.in
         A plain or gzip-compressed file, possibly damaged or hostile.
     num_classes : int
         How many classes there are.
+    num_images : int, optional
+        How many labels there must be; looked at before they are read.
 
     Returns
     -------
@@ -112,60 +215,18 @@ def read_idx_labels(path: str | Path, *, num_classes: int = 10) -> NDArray[np.in
     InputError
         If the file is not exactly one whole IDX file of labels, or a label is out of range.
     """
-    labels = _read(path, ndim=1, what="labels")
+    with IdxFile(path, ndim=1, what="labels") as file:
+        (n,) = file.shape
+        if num_images not in (None, n):
+            raise InputError(f"{path}: has {n} labels for {num_images} images; {_FETCH}")
+        labels = file.read(n)
     wrong = np.flatnonzero(labels >= num_classes)
     if len(wrong):
         raise InputError(f"{path}: label {wrong[0]} is {labels[wrong[0]]}, expected 0..{num_classes - 1}; {_FETCH}")
     return labels.astype(np.int64)
 
 
-def read_idx_pair(images: str | Path, labels: str | Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read the images and the labels that belong together.
-
-    Parameters
-    ----------
-    images, labels : path
-        The two files.
-
-    Returns
-    -------
-    images : ndarray of shape (n, 1, h, w), uint8
-        The images.
-    labels : ndarray of shape (n,), int64
-        Their labels, in 0..9.
-
-    Raises
-    ------
-    InputError
-        If a file is damaged, or their numbers differ.
-    """
-    x, y = read_idx_images(images), read_idx_labels(labels)
-    if len(x) != len(y):
-        raise InputError(f"{labels}: has {len(y)} labels for the {len(x)} images of {images}; {_FETCH}")
-    return x, y
-
-
 _FETCH = "fetch the file again"
-
-
-def _read(path: str | Path, *, ndim: int, what: str) -> NDArray[np.uint8]:
-    """The array in an IDX file of bytes."""
-    with open_regular(path) as raw:
-        compressed = raw.peek(2)[:2] == _GZIP
-        file_bytes = os.fstat(raw.fileno()).st_size
-        stream: Any = gzip.GzipFile(fileobj=raw) if compressed else raw
-        try:
-            shape = _header(stream, path, ndim=ndim, what=what)
-            size = math.prod(shape)
-            room = file_bytes * _GZIP_RATIO if compressed else file_bytes - 4 - 4 * ndim
-            if size > min(room, MAX_BYTES):
-                raise InputError(
-                    f"{path}: claims {what} of shape {shape}, more than its {file_bytes} bytes can hold; {_FETCH}"
-                )
-            return _payload(stream, path, size).reshape(shape)
-        except (OSError, EOFError, zlib.error) as error:
-            kind = "gzip file" if compressed else "file"
-            raise InputError(f"{path}: not a whole {kind} ({one_line(error)}); {_FETCH}") from error
 
 
 def _header(stream: Any, path: str | Path, *, ndim: int, what: str) -> tuple[int, ...]:
@@ -185,20 +246,6 @@ def _header(stream: Any, path: str | Path, *, ndim: int, what: str) -> tuple[int
     if not all(0 < side <= MAX_SIDE for side in shape[1:]):
         raise InputError(f"{path}: claims images of {shape[1:]} pixels, expected 1 to {MAX_SIDE} a side; {_FETCH}")
     return shape
-
-
-def _payload(stream: Any, path: str | Path, size: int) -> NDArray[np.uint8]:
-    """Exactly ``size`` bytes, after which the file must end."""
-    payload = np.empty(size, dtype=np.uint8)
-    view, done = memoryview(payload.data), 0
-    while done < size:
-        count = stream.readinto(view[done : done + _BLOCK_BYTES])
-        if not count:
-            raise InputError(f"{path}: ends after {done} of {size} bytes; {_FETCH}")
-        done += count
-    if stream.read(1):
-        raise InputError(f"{path}: goes on after its {size} bytes; {_FETCH}")
-    return payload
 
 
 def _read_up_to(stream: Any, size: int) -> bytes:

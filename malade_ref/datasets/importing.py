@@ -11,21 +11,19 @@ paper; elsewhere a fixed random choice).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from malade_ref.checks import InputError
 from malade_ref.datasets.from_arrays import incoming_h5, incoming_npz
 from malade_ref.datasets.from_images import incoming_images
-from malade_ref.datasets.idx import find_idx_files, read_idx_pair
-from malade_ref.datasets.incoming import BLOCK_BYTES, Incoming, complete_splits, damage
-from malade_ref.datasets.splits import MEND, RECORD, SPLITS, open_dataset
-from malade_ref.storage import open_record
-from malade_ref.storage.files import open_regular
+from malade_ref.datasets.idx import IdxFile, find_idx_files, read_idx_labels
+from malade_ref.datasets.incoming import BLOCK_BYTES, MAX_IMAGES, Incoming, complete_splits
+from malade_ref.datasets.splits import RECORD, SPLITS, Pixels, open_dataset
+from malade_ref.storage import is_record, open_record
 
 
 def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
@@ -49,16 +47,24 @@ def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
         If it is none of these, or damaged.
     """
     path = Path(path)
-    if path.is_dir():
-        files = find_idx_files(path)
-        return incoming_idx(files) if files else incoming_images(path, stack)
     suffix = path.suffix.lower()
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; check the path")
+    if suffix in (".h5", ".hdf5") and path.is_file() and is_record(path):
+        return _incoming_record(path)
+    incoming = _recognised(path, suffix, stack)
+    return incoming._replace(blocks=_not_binary(path, incoming.blocks))
+
+
+def _recognised(path: Path, suffix: str, stack: ExitStack) -> Incoming:
+    """Data that another program wrote."""
+    if path.is_dir():
+        files = find_idx_files(path)
+        return incoming_idx(files, stack) if files else incoming_images(path, stack)
     if suffix == ".npz":
         return incoming_npz(path, stack)
     if suffix in (".h5", ".hdf5"):
-        return _incoming_record(path) if _is_record(path) else incoming_h5(path, stack)
+        return incoming_h5(path, stack)
     if suffix == ".zip":
         return incoming_images(path, stack)
     raise InputError(
@@ -66,13 +72,27 @@ def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
     )
 
 
-def incoming_idx(files: Mapping[str, Path]) -> Incoming:
+def _not_binary(path: Path, blocks: Iterator[Pixels]) -> Iterator[Pixels]:
+    """The same blocks; InputError after the last if they hold nothing but 0 and 1, which as bytes are black."""
+    largest = 0
+    for block in blocks:
+        largest = max(largest, int(block.max(initial=0)))
+        yield block
+    if largest == 1:
+        raise InputError(
+            f"{path}: images: the bytes are 0 and 1 only, of 0 to 255; if 1 is white, multiply them by 255"
+        )
+
+
+def incoming_idx(files: Mapping[str, Path], stack: ExitStack) -> Incoming:
     """Data in the four IDX files of MNIST or its likes.
 
     Parameters
     ----------
     files : mapping of str to Path
         From `find_idx_files`.
+    stack : ExitStack
+        Closes them when the blocks are used up.
 
     Returns
     -------
@@ -84,28 +104,36 @@ def incoming_idx(files: Mapping[str, Path]) -> Incoming:
     InputError
         If a file is damaged or they do not belong together.
     """
-    pairs = [read_idx_pair(files[f"{split} images"], files[f"{split} labels"]) for split in ("train", "test")]
-    (train, _), (test, _) = pairs
-    if train.shape[1:] != test.shape[1:]:
+    images = {}
+    labels = []
+    for split in ("train", "test"):
+        path = files[f"{split} images"]
+        images[split] = stack.enter_context(IdxFile(path, ndim=3, what="images"))
+        n = images[split].shape[0]
+        if n > MAX_IMAGES:
+            raise InputError(f"{path}: holds {n} images, at most {MAX_IMAGES} can be read; split it")
+        labels.append(read_idx_labels(files[f"{split} labels"], num_images=n))
+    train, test = images["train"].shape, images["test"].shape
+    if train[1:] != test[1:]:
         raise InputError(
-            f"{files['test images']}: has images of shape {test.shape[1:]}, the training images have "
-            f"{train.shape[1:]}; put files there that belong together"
+            f"{files['test images']}: has images of shape {test[1:]}, the training images have {train[1:]}; put files "
+            "there that belong together"
         )
-    splits = complete_splits(np.repeat([0, 2], [len(train), len(test)]), shuffle=False)
-    labels = np.concatenate([labels for _, labels in pairs])
+    shape = (1, train[1], train[2])
+    rows_at_once = max(1, BLOCK_BYTES // math.prod(shape))
+    blocks = (
+        file.read(min(rows_at_once, file.shape[0] - first))[:, None]
+        for file in images.values()
+        for first in range(0, file.shape[0], rows_at_once)
+    )
+    splits = complete_splits(np.repeat([0, 2], [train[0], test[0]]), shuffle=False)
     names = tuple(str(digit) for digit in range(10))
-    return Incoming(train.shape[1:], labels, splits, names, iter((train, test)), "")
-
-
-def _is_record(path: Path) -> bool:
-    """Whether an HDF5 file says that it is malade's own."""
-    with damage(path), open_regular(path) as raw, h5py.File(raw, "r") as file:
-        return "format" in file.attrs
+    return Incoming(shape, np.concatenate(labels), splits, names, blocks, "")
 
 
 def _incoming_record(path: Path) -> Incoming:
     """A data set's record, after checking all of it against its SHA-256."""
-    with open_record(path, kind=RECORD, mend=MEND) as record:
+    with open_record(path, kind=RECORD, mend="restore it from a copy") as record:
         record.verify()
     data = open_dataset(path)
     splits = [getattr(data, split) for split in SPLITS]

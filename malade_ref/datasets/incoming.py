@@ -11,17 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 from malade_ref.datasets.splits import RECORD, SPLITS, Labels, Pixels
 from malade_ref.ops.random import derive_key, permutation
 from malade_ref.storage import write_record
 from malade_ref.storage.files import one_line, open_regular
+from malade_ref.storage.foreign import DEFLATE_RATIO
 
 Progress = Callable[[float, str], None]  # the fraction done, in [0, 1], and a message
 
 MAX_CLASSES = 65536
-MAX_BYTES = 1 << 38  # of an array
-DEFLATE_RATIO = 1032  # compression cannot do better
+MAX_IMAGES = 1 << 22  # labels and splits are kept in memory
 BLOCK_BYTES = 1 << 23  # of images in memory at once
 
 _DAMAGE = (
@@ -157,9 +157,15 @@ def check_member(path: Path, info: zipfile.ZipInfo, max_bytes: int) -> None:
         If it claims more, or is packed in another way than deflate.
     """
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-        raise InputError(f"{path}: {info.filename!r} is encrypted or compressed oddly; pack it again")
+        raise InputError(f"{path}: {printable(info.filename, 200)!r} is encrypted or compressed oddly; pack it again")
     if info.file_size > min(max_bytes, info.compress_size * DEFLATE_RATIO):
-        raise InputError(f"{path}: {info.filename!r} claims {info.file_size} bytes, too many; leave it out")
+        limit = (
+            f"at most {max_bytes} can be read" if info.file_size > max_bytes else "more than its packed bytes can hold"
+        )
+        raise InputError(
+            f"{path}: {printable(info.filename, 80)!r} claims {info.file_size} bytes, {limit}; "
+            "leave it out or pack it anew"
+        )
 
 
 @contextmanager
@@ -186,4 +192,6 @@ def damage(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except _DAMAGE as error:
-        raise InputError(f"{path}: damaged or not of its kind ({one_line(error)}); fetch or save it again") from error
+        raise InputError(
+            f"{path}: damaged or not of its kind ({printable(one_line(error), 200)}); fetch or save it again"
+        ) from error

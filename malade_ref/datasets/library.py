@@ -1,10 +1,11 @@
 """Where data sets are kept, and how they are loaded, fetched and imported by name.
 
 A data set is looked for in these folders, in this order: the one given; the one named by the environment
-variable MALADE_DATA; ``data`` in the working directory; the user's cache (``$XDG_CACHE_HOME/malade``, else
-``~/.cache/malade``). In a folder it is a record ``<name>.h5``, or, for MNIST, the published files in ``mnist/``.
-These are converted once, into a record named by their content, beside them or, where that cannot be written,
-in the user's cache; if neither can be, they are read into memory each time.
+variable MALADE_DATA; ``data`` in the working directory; the user's cache (``$MALADE_CACHE``, else
+``$XDG_CACHE_HOME/malade``, else ``~/.cache/malade``). In a folder it is a record ``<name>.h5``, or, for MNIST, the
+published files in ``mnist/``. These are converted once, into a record in the user's cache that is named by their
+content; if it cannot be written there, they are read into memory each time. Folders that are only read from are
+left as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -38,7 +39,7 @@ from malade_ref.datasets.splits import (
     check_sizes,
     open_dataset,
 )
-from malade_ref.storage import file_sha256, make_folder
+from malade_ref.storage import file_sha256, make_folder, sweep_stale
 
 SYNTHETIC_SIZES = {"train": 50_000, "validation": 10_000, "test": 10_000}
 
@@ -80,7 +81,7 @@ def load_dataset(
     name : str
         ``"synthetic-digits"``, ``"mnist"``, or what was imported under this name.
     data_dir : path, optional
-        Where to look first; may be read-only.
+        Where to look first; nothing is written there.
     seed : int
         Of the synthetic digits; other data does not depend on it.
     sizes : mapping of str to int, optional
@@ -148,7 +149,11 @@ def list_datasets(data_dir: str | Path | None = None) -> list[DatasetEntry]:
             continue
         counts = " + ".join(f"{len(getattr(data, split)):,}" for split in SPLITS)
         size = " x ".join(map(str, data.shape))
-        about = title or f"imported, {data.num_classes} classes, {size}, {counts}"
+        about = f"imported, {data.num_classes} classes, {size}, {counts}"
+        if title and _is_published(name, data):
+            about = f"{title}; published, checked"
+        elif title:
+            about = f"not the published {name}: {data.num_classes} classes, {size}, {counts}"
         entries.append(DatasetEntry(name, True, data.location, about))
     return entries
 
@@ -251,6 +256,7 @@ def import_dataset(
     target = folder / f"{name}.h5"
     if target.exists():
         raise InputError(f"{target}: exists already; choose another name or delete it")
+    sweep_stale(folder, ".h5")
     with ExitStack() as stack:
         incoming = read_incoming(path, stack)
         _check_writable(folder)
@@ -316,6 +322,9 @@ def _named_folders(data_dir: str | Path | None) -> list[tuple[str, Path]]:
 
 def _user_cache() -> list[Path]:
     """The user's cache, if the user has one."""
+    own = os.environ.get("MALADE_CACHE", "")
+    if own:
+        return [Path(own).expanduser()]
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
         return [Path(base) / "malade"]
@@ -385,20 +394,22 @@ def _from_idx(name: str, files: Mapping[str, Path], folder: Path) -> Dataset:
     """The data set in IDX files, from the record made of them; made now if it is not there."""
     # The record is named by the content of the files, so it can never be one of other files.
     digest = hashlib.sha256("".join(file_sha256(files[what]) for what in MNIST_FILES).encode()).hexdigest()
-    places = [place / f"{name}.{digest[:16]}.h5" for place in (folder, *_user_cache())]
-    for path in places:
+    record = f"{name}.{digest[:16]}.h5"
+    location = str(files["train images"].parent)
+    for path in (place / record for place in (folder, *_user_cache())):
         if path.exists():
-            return open_dataset(path)
-    incoming = incoming_idx(files)
-    blocks = list(incoming.blocks)
-    for path in places:
-        try:
-            _check_writable(path.parent)
-            write_dataset(path, name, incoming._replace(blocks=iter(blocks)))
-            return open_dataset(path)
-        except InputError:
-            continue  # the record only saves time
-    return _in_memory(name, incoming, np.concatenate(blocks), folder)
+            with suppress(InputError):  # a damaged one is made anew
+                return replace(open_dataset(path), location=location)
+    for cache in _user_cache():
+        with suppress(InputError), ExitStack() as stack:  # the record only saves time
+            incoming = incoming_idx(files, stack)
+            _check_writable(cache)
+            sweep_stale(cache, ".h5")
+            write_dataset(cache / record, name, incoming)
+            return replace(open_dataset(cache / record), location=location)
+    with ExitStack() as stack:
+        incoming = incoming_idx(files, stack)
+        return _in_memory(name, incoming, np.concatenate(list(incoming.blocks)), location)
 
 
 def _check_writable(folder: Path) -> None:
@@ -413,7 +424,7 @@ def _may_write(folder: Path) -> bool:
     return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
-def _in_memory(name: str, incoming: Incoming, images: Any, folder: Path) -> Dataset:
+def _in_memory(name: str, incoming: Incoming, images: Any, location: str) -> Dataset:
     """The data set itself; its images come sorted by split."""
     source = ArraySource(images, incoming.labels)
     ends = np.cumsum(np.bincount(incoming.splits, minlength=len(SPLITS))).tolist()
@@ -425,8 +436,14 @@ def _in_memory(name: str, incoming: Incoming, images: Any, folder: Path) -> Data
         shape=incoming.shape,
         class_names=incoming.class_names,
         note=incoming.note,
-        location=str(folder),
+        location=location,
     )
+
+
+def _is_published(name: str, data: Dataset) -> bool:
+    """Whether every image and label is that of the publication."""
+    splits = load_sources()[name]["splits"]
+    return all(getattr(data, split).sha256() == splits[split] for split in SPLITS)
 
 
 def _described(name: str, data: Dataset) -> Dataset:
@@ -434,7 +451,7 @@ def _described(name: str, data: Dataset) -> Dataset:
     source = load_sources().get(name)
     if source is None:
         note = f"{name}: imported, not checked against a publication."
-    elif all(getattr(data, split).sha256() == source["splits"][split] for split in SPLITS):
+    elif _is_published(name, data):
         note = f"{source['title']} ({source['reference']}); checked, it is the published data."
     else:
         note = f"{name}: NOT the published data, its SHA-256 differs."

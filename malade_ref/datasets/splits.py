@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,14 +21,13 @@ from malade_ref.checks import InputError, check_count, check_integer, check_ndim
 from malade_ref.datasets.synthetic import synthetic_digits, synthetic_labels
 from malade_ref.datasets.validation import check_labels
 from malade_ref.storage import RecordReader, open_record
-from malade_ref.storage.files import one_line, open_regular
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 SPLITS = ("train", "validation", "test")
 RECORD = "dataset"  # the kind of record that keeps a data set: arrays "<split>/images" and "<split>/labels"
-MEND = "delete it and import the data again"
+MEND = "move it away and import the data again"
 
 _BLOCK = 500  # synthetic images drawn at once
 _HASH_BLOCK = 5000  # images hashed at once
@@ -175,7 +173,7 @@ class RecordSource:
     def _read(self, what: str, rows: slice | Labels) -> NDArray[Any]:
         name = f"{self.split}/{what}"
         with open_record(self.path, kind=RECORD, mend=MEND) as record:
-            if record_sha256(self.path) != self.sha256:
+            if record.sha256 != self.sha256:
                 raise InputError(f"{self.path}: was replaced while in use; load the data set again")
             if isinstance(rows, slice):
                 return record.read(name, rows.start, rows.stop)
@@ -191,35 +189,6 @@ def _read_rows(record: RecordReader, name: str, rows: Labels) -> NDArray[Any]:
     for run in np.split(rows, ends):
         parts.append(record.read(name, int(run[0]), int(run[-1]) + 1)[run - run[0]])
     return np.concatenate(parts)
-
-
-def record_sha256(path: str | Path) -> str:
-    """What a record says its content's SHA-256 is, without checking it.
-
-    Parameters
-    ----------
-    path : path
-        The record.
-
-    Returns
-    -------
-    str
-        In hexadecimal.
-
-    Raises
-    ------
-    InputError
-        If it is no record.
-    """
-    with open_regular(path) as raw:
-        try:
-            with h5py.File(raw, "r") as file:
-                claimed = file.attrs.get_id("sha256")
-                if claimed.shape == () and claimed.dtype == "S64":
-                    return bytes(file.attrs["sha256"]).decode("ascii")
-        except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: not a whole malade file ({one_line(error)}); {MEND}") from error
-    raise InputError(f"{path}: not a malade file; {MEND}")
 
 
 @dataclass(frozen=True)
@@ -515,8 +484,8 @@ def open_dataset(path: str | Path) -> Dataset:
     InputError
         If the file is not a whole record of a data set.
     """
-    sha256 = record_sha256(path)
     with open_record(path, kind=RECORD, mend=MEND) as record:
+        sha256 = record.sha256
         name, note = record.meta.get("name"), record.meta.get("note")
         words = record.meta.get("class_names")
         class_names = words if isinstance(words, list) and words else [None]

@@ -10,7 +10,7 @@ import numpy as np
 from malade_ref.checks import InputError, check_float, check_integer, check_ndim
 
 
-def check_images(x: Any, *, name: str = "images", shape: Sequence[int] | None = None) -> None:
+def check_images(x: Any, *, name: str = "images", shape: Sequence[int] | None = None, first: int = 0) -> None:
     """Raise unless ``x`` holds images as the networks take them.
 
     Parameters
@@ -21,6 +21,8 @@ def check_images(x: Any, *, name: str = "images", shape: Sequence[int] | None = 
         What they are, for the complaint: a file, an argument.
     shape : sequence of three int, optional
         The (c, h, w) that is expected.
+    first : int
+        Number of the first image, for the complaint.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def check_images(x: Any, *, name: str = "images", shape: Sequence[int] | None = 
     low, high = float(x.min()), float(x.max())  # NaN if there is one
     if low >= 0 and high <= 1:
         return
-    for number, image in enumerate(x):
+    for number, image in enumerate(x, first):
         if not np.isfinite(image).all():
             raise InputError(f"{name}: image {number} has pixels that are NaN or infinite; leave it out")
         if not (image.min() >= 0 and image.max() <= 1):

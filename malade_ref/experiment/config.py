@@ -8,13 +8,14 @@ and that an attack's settings are parameters of its function in `malade_ref.atta
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from malade_ref import attacks
+from malade_ref.attacks.cards import CARDS, Card, Profile, card_of
 from malade_ref.certify import BOUNDS
-from malade_ref.checks import InputError
+from malade_ref.checks import MOST_WORK, InputError, check_count
 from malade_ref.experiment.tables import REST, check_slug, nearest, setting
 from malade_ref.network import Network, cnn, sdae
 from malade_ref.training import OPTIMIZERS, SCHEDULES
@@ -24,10 +25,6 @@ BUILDERS: dict[str, Callable[..., Network]] = {"classifier": cnn, "denoiser": sd
 PRESETS = ("paper", "small")
 OWN_SOURCES = ("defence", "classifier")
 
-# Attacks that look for the nearest wrong image.
-NEAREST = ("cw", "ead", "fab", "boundary")
-# Norms of attacks that have no such setting.
-_NORMS = {"fgm": "l2", "cw": "l2", "boundary": "l2", "salt_and_pepper": "l0"}
 # Parameters of an attack that the experiment sets itself.
 _GIVEN = ("seed", "sample_index")
 
@@ -65,7 +62,7 @@ class Method:
     Attributes
     ----------
     method : str
-        Name of a function in `malade_ref.attacks`.
+        Name of an attack that has a card, see `malade_ref.attacks.card`.
     settings : dict
         Its keyword arguments.
     """
@@ -74,41 +71,36 @@ class Method:
     settings: dict[str, Any] = field(default_factory=dict, metadata=REST)
 
     @property
+    def card(self) -> Card:
+        """What the attack is."""
+        return card_of(self.method)
+
+    @property
+    def profile(self) -> Profile:
+        """What it is with these settings."""
+        return self.card.profile(self.settings)
+
+    @property
     def function(self) -> Callable[..., Any]:
         """The function."""
-        found: Callable[..., Any] = getattr(attacks, self.method)
-        return found
+        return self.card.function
 
     def resolved(self) -> dict[str, Any]:
         """Return all settings, defaults included."""
-        defaults = {
-            name: parameter.default
-            for name, parameter in _parameters(self.method).items()
-            if isinstance(parameter.default, bool | int | float | str)
-        }
-        return {**defaults, **self.settings}
-
-    @property
-    def mode(self) -> str:
-        """Which gradient it takes of a random defence: "exact", "bpda" or "bpda-denoiser"."""
-        return str(self.resolved().get("mode", "bpda" if self.method.startswith("bpda") else "exact"))
-
-    @property
-    def norm(self) -> str:
-        """Norm of the attack's ball, or of the distances that it compares."""
-        if self.method == "ead":
-            return {"en": "elastic net", "l1": "l1"}.get(self.resolved()["rule"], "")
-        return str(self.resolved().get("norm", _NORMS.get(self.method, "linf")))
+        return self.card.resolved(self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """``[models.<name>]``: a network and how it is trained.
+    """``[models.<name>]``: a network and how it is trained, or the file that holds it.
 
     Attributes
     ----------
     kind : {"classifier", "denoiser"}
         What it is; a denoiser without ``classifier`` is a DAE, with one an sDAE.
+    file : str, optional
+        A saved network to use instead of training one; the settings of the training then have no meaning. In a user's
+        file a path is from its folder.
     name : str
         What reports call it.
     note : str
@@ -140,11 +132,12 @@ class Model:
     """
 
     kind: str = setting(choices=tuple(BUILDERS))
+    file: str | None = None
     name: str = ""
     note: str = ""
     preset: str = setting("paper", choices=PRESETS)
     seed: int = setting(0, minimum=0)
-    epochs: int = setting(minimum=1)
+    epochs: int = setting(0, minimum=1)
     batch_size: int = setting(128, minimum=1)
     learning_rate: float = setting(1e-3, above=0)
     schedule: str = setting("one-cycle", choices=SCHEDULES)
@@ -470,10 +463,15 @@ class Experiment:
         One line.
     note : str
         What the report must say first.
+    about : str
+        Name of the data set that title, notes and quoted figures speak of; with other data they are left out. Empty if
+        they hold for any.
     seed : int
         Of everything random.
     scale : str
         The ``[scales.<name>]`` whose changes are applied; empty for the file as it is.
+    store : str
+        Where trained networks are kept, see `malade_ref.experiment.store.store_folder`; no result depends on it.
     data : Data
         Which images.
     models : dict of str to Model
@@ -489,8 +487,10 @@ class Experiment:
     name: str
     title: str
     note: str = ""
+    about: str = ""
     seed: int = setting(0, minimum=0)
     scale: str = ""
+    store: str = ""
     data: Data
     models: dict[str, Model]
     defences: dict[str, Defence]
@@ -504,7 +504,7 @@ class Experiment:
     paper: tuple[Published, ...] = setting(())
 
     def training_order(self) -> list[str]:
-        """Names of the models, each after those it needs.
+        """Names of the models, each after those it refers to.
 
         Returns
         -------
@@ -604,10 +604,15 @@ def check_experiment(experiment: Experiment, file: str) -> None:
 
 
 def _check_model(experiment: Experiment, model: Model, where: str) -> None:
+    if model.file is None and not model.epochs:
+        raise InputError(f"{where}.epochs: missing; expected an integer, or the file of a network")
+    if model.file == "":
+        raise InputError(f"{where}.file: expected the path of a saved network; got none")
     if model.init is not None:
         _refer(model.init, experiment.models, f"{where}.init")
         start = experiment.models[model.init]
-        if (start.kind, start.preset) != (model.kind, model.preset):
+        same_size = start.preset == model.preset or start.file is not None or model.file is not None
+        if start.kind != model.kind or not same_size:
             raise InputError(f"{where}.init: expected a {model.kind} of preset {model.preset}, {model.init} is another")
     if model.ramp and (model.adversarial is None or model.ramp >= model.epochs):
         raise InputError(
@@ -670,17 +675,19 @@ def _check_attack(experiment: Experiment, attack: Attack, where: str) -> None:
         _refer(defence, experiment.defences, f"{where}.against")
     if len(set(attack.against)) < len(attack.against) or len({f"{eps:g}" for eps in attack.eps}) < len(attack.eps):
         raise InputError(f"{where}: expected no defence and no eps twice")
-    if bool(attack.eps) != ("eps" in _parameters(attack.method)):
-        expected = (
-            "expected at least one number" if not attack.eps else f"{attack.method} has no such setting; remove it"
-        )
-        raise InputError(f"{where}.eps: {expected}")
+    if attack.eps and "eps" not in attack.card.parameters:
+        raise InputError(f"{where}.eps: {attack.method} has no such setting; remove it")
+    if not (attack.eps or attack.profile.nearest):
+        raise InputError(f"{where}.eps: expected at least one number")
     if attack.source not in OWN_SOURCES:
         _refer(attack.source, {**dict.fromkeys(OWN_SOURCES), **_of_kind(experiment, "classifier")}, f"{where}.source")
-    if attack.cuts and attack.method not in NEAREST:
-        raise InputError(f"{where}.cuts: only for {', '.join(NEAREST)}, which look for the nearest wrong image; remove")
-    if attack.cut_norm not in ("l2", attack.norm):
-        raise InputError(f"{where}.cut_norm: expected l2 or {attack.method}'s own norm, {attack.norm}; change it")
+    if attack.cuts and not attack.profile.nearest:
+        others = {name: card_of(name).profile({}) for name in available_attacks()}
+        near = sorted((one.gradient == "none", name) for name, one in others.items() if one.nearest)
+        names = ", ".join(name for _, name in near)
+        raise InputError(f"{where}.cuts: only for {names}, which look for the nearest wrong image; remove")
+    if attack.cut_norm not in ("l2", attack.profile.norm):
+        raise InputError(f"{where}.cut_norm: expected l2 or {attack.method}'s own, {attack.profile.norm}; change it")
     if len({f"{cut:g}" for cut in attack.cuts}) < len(attack.cuts):
         raise InputError(f"{where}.cuts: expected no distance twice")
     if attack.num_images is not None and attack.num_images > experiment.evaluation.num_images:
@@ -735,26 +742,25 @@ def check_method(method: Method, where: str, *, training: bool = False) -> None:
     if method.method not in available:
         raise InputError(f"{where}.method: no attack {method.method!r}; {nearest(method.method, available)}")
     hidden = (*_GIVEN, "eps") if isinstance(method, Attack) else _GIVEN
-    parameters = {
-        name: parameter
-        for name, parameter in _parameters(method.method).items()
-        if isinstance(parameter.default, bool | int | float | str) and name not in hidden
-    }
+    kinds = {name: _kind(one) for name, one in method.card.parameters.items() if name not in hidden}
+    kinds = {name: kind for name, kind in kinds.items() if kind is not None}
     for key, value in method.settings.items():
-        if key not in parameters:
-            own = (
-                ["name", "title", "against", "eps", "source", "cuts", "cut_norm", "num_images"]
-                if isinstance(method, Attack)
-                else []
-            )
-            raise InputError(f"{where}.{key}: unknown key; {nearest(key, ['method', *own, *parameters])}")
-        kind = type(parameters[key].default)
+        if key not in kinds:
+            own = [field.name for field in fields(Attack) if field.name not in ("method", "settings")]
+            known = ["method", *(own if isinstance(method, Attack) else []), *kinds]
+            raise InputError(f"{where}.{key}: unknown key; {nearest(key, known)}")
+        kind = kinds[key]
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise InputError(f"{where}.{key}: expected {kind.__name__} as in {method.method}'s default, got {value!r}")
+        if kind is int:
+            check_count(f"{where}.{key}", value, minimum=0, maximum=MOST_WORK)
+        if kind is float and not math.isfinite(value) and value != method.card.parameters[key].default:
+            raise InputError(f"{where}.{key}: expected a finite number, got {value!r}")
+    method.profile  # noqa: B018  # complains about a card that these settings do not go with
 
 
 def available_attacks(*, training: bool = False) -> list[str]:
-    """Names of the attacks in `malade_ref.attacks` that need nothing but a model, images, labels and settings.
+    """Names of the attacks that need nothing but a model, images, labels and settings.
 
     Parameters
     ----------
@@ -766,20 +772,19 @@ def available_attacks(*, training: bool = False) -> list[str]:
     list of str
         Names of functions.
     """
-    return [
+    return sorted(
         name
-        for name in attacks.__all__
-        if inspect.isfunction(getattr(attacks, name))
-        and {"seed", "sample_index"} <= _parameters(name).keys()
-        and all(parameter.default is not inspect.Parameter.empty for parameter in _parameters(name).values())
-        and (training or inspect.signature(getattr(attacks, name)).return_annotation == "AttackResult")
-    ]
+        for name, card in CARDS.items()
+        if (training or not card.training_only)
+        and all(one.default is not inspect.Parameter.empty for one in card.parameters.values())
+    )
 
 
-def _parameters(method: str) -> Mapping[str, inspect.Parameter]:
-    """Keyword parameters of an attack."""
-    parameters = inspect.signature(getattr(attacks, method)).parameters
-    return {name: value for name, value in parameters.items() if value.kind is inspect.Parameter.KEYWORD_ONLY}
+def _kind(parameter: inspect.Parameter) -> Any:
+    """Type of a setting that a table can give, by its default; a size that may be left out is a number."""
+    if parameter.name == "eps" and parameter.default is None:
+        return float
+    return type(parameter.default) if isinstance(parameter.default, bool | int | float | str) else None
 
 
 def _of_kind(experiment: Experiment, kind: str) -> dict[str, Model]:

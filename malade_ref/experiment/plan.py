@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from malade_ref.attacks.cards import Target
 from malade_ref.datasets import Dataset
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Method, Model
 
@@ -25,7 +26,7 @@ class Step(NamedTuple):
 
     Attributes
     ----------
-    kind : {"train", "quality", "search", "attack", "audit", "certify", "paths", "pictures", "report"}
+    kind : {"train", "read", "quality", "search", "attack", "audit", "certify", "paths", "pictures", "report"}
         What is done.
     subject : tuple
         With what: the name of a model or defence, or defence, attack and eps.
@@ -63,6 +64,9 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
     models, defences = experiment.models, experiment.defences
     for name in experiment.training_order():
         model = models[name]
+        if model.file is not None:
+            yield Step("read", (name,), f"read {model.name or name}", 0.0)
+            continue
         images = (model.subset or len(data.train)) * model.epochs
         yield Step("train", (name,), f"train {model.name or name}", images * _training(experiment, model))
     for name, model in models.items():
@@ -74,7 +78,7 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
             classifier, denoiser = _parts(experiment, defence)
             grid = len(search.a) * len(search.delta) * search.num_draws * 2
             chain = max(search.num_steps) * denoiser[0] + len(search.num_steps) * classifier[0]
-            seconds = search.num_images * (grid * chain + _evaluations(search.attack) * classifier[1])
+            seconds = search.num_images * (grid * chain + _attack(experiment, name, search.attack, defence.classifier))
             yield Step("search", (name,), f"search settings of {defence.name}", seconds)
     attacked = set()
     for name, attack, eps in experiment.cells():
@@ -84,7 +88,7 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
         victim = attack.target(defences[name]) if attack is not None else None
         target = (victim or name, attack and attack.name, eps)
         if attack is not None and target not in attacked:
-            seconds += _attack(experiment, name, attack, victim)
+            seconds += _num_images(experiment, attack) * _attack(experiment, name, attack, victim)
         attacked.add(target)
         yield Step("attack", (name, attack, eps), f"{title} on {defences[name].name}", seconds)
     for name, defence in defences.items():
@@ -114,23 +118,6 @@ def _training(experiment: Experiment, model: Model) -> float:
     return seconds
 
 
-def _evaluations(method: Method) -> float:
-    """Gradients that an attack needs for an image, or evaluations if it needs none."""
-    settings = method.resolved()
-    if method.method == "auto_attack":  # as if every image were left to every member
-        num_steps, rand = settings["num_steps"] + 1, settings["version"] == "rand"
-        steps = 2 * num_steps if rand else num_steps * (1 + 2 * settings["num_targets"]) + settings["num_square_steps"]
-        return float(settings["num_restarts"] * steps * settings["num_draws"])
-    if method.method == "salt_and_pepper":  # the steps come after the trials, each of which bisects the pixels
-        trials = settings["num_trials"] * (10 if settings["smallest"] else 1)
-        return float((trials + settings["num_steps"] * settings["smallest"]) * settings["num_draws"])
-    runs = (
-        settings.get("num_restarts", 1) * settings.get("num_search_steps", 1) * max(1, settings.get("num_targets", 1))
-    )
-    runs *= settings.get("num_trials", 1) * 2 * settings.get("num_directions", 0.5)
-    return float((settings.get("num_steps", 1) + 1) * runs * settings.get("num_draws", 1))
-
-
 def _parts(experiment: Experiment, defence: Defence) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     denoiser = experiment.models[defence.denoiser] if defence.denoiser else None
     return _passes(experiment.models[defence.classifier]), _passes(denoiser) if denoiser else (0.0, 0.0, 0.0)
@@ -157,18 +144,18 @@ def _judging(experiment: Experiment, name: str, attack: Attack | None) -> float:
     return _num_images(experiment, attack) * num_draws * _forward(experiment, defence)
 
 
-def _attack(experiment: Experiment, name: str, attack: Attack, target: str | None) -> float:
-    """Seconds of an attack on a defence, or on a classifier in its place."""
-    white_box = target is None
-    defence = experiment.defences[name] if target is None else Defence(name="", classifier=target)
+def _attack(experiment: Experiment, name: str, attack: Method, victim: str | None) -> float:
+    """Seconds of an attack on one image, of a defence or of a classifier in its place."""
+    defence = experiment.defences[name] if victim is None else Defence(name="", classifier=victim)
     classifier, denoiser = _parts(experiment, defence)
-    # A denoiser's gradient includes a pass forward. Of drift, there is a second chain, and a gradient of its own.
-    chain = _num_steps(experiment, defence) * (denoiser[0] if attack.mode != "exact" else denoiser[0] + denoiser[1])
-    if attack.method == "drift_pgd":
-        chain = 2 * chain + _num_steps(experiment, defence) * denoiser[0]
-    judging = 2 * (attack.resolved().get("num_judge_draws", 1) if white_box else 1) * _forward(experiment, defence)
-    draws = attack.resolved().get("num_draws", 1) if defence.denoiser is None else 1  # that need not be made
-    return _num_images(experiment, attack) * (_evaluations(attack) / draws * (classifier[1] + chain) + judging)
+    steps, forward = _num_steps(experiment, defence), _forward(experiment, defence)
+    cost = attack.card.costs(attack.settings, Target(stochastic=defence.denoiser is not None))
+    # A denoiser's gradient includes a pass forward.
+    back = denoiser[1] if attack.profile.gradient == "exact" else 0.0
+    gradients = cost.gradients * (classifier[1] + steps * (denoiser[0] + back))
+    drifts = cost.drifts * steps * (2 * denoiser[0] + denoiser[1])
+    judging = 2 * (attack.resolved().get("num_judge_draws", 1) if victim is None else 1) * forward
+    return gradients + (cost.queries - cost.gradients) * forward + drifts + judging
 
 
 def _certifying(experiment: Experiment, name: str) -> float:

@@ -1,28 +1,26 @@
 """From a name or a path, and the changes of a command line, to an `Experiment`.
 
-Changes are merged over the file in this order: the scale that is asked for (``[scales.<name>]``), then each
-``key=value``. Tables are merged key by key; an array of tables with names, such as ``[[attacks]]``, is addressed by
-these names. What comes out is checked as if it had been in the file.
+The file is merged over those that it extends (see `malade_ref.experiment.files`), and changes over the file, in this
+order: the scale that is asked for (``[scales.<name>]``), then each ``key=value``. What comes out is checked as if it
+had been in one file.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from importlib import resources
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 from malade_ref.experiment.config import Experiment, check_experiment
+from malade_ref.experiment.files import built_in_experiments, merged, read_files
 from malade_ref.experiment.tables import nearest, read_table
-from malade_ref.storage.files import one_line, open_regular
+from malade_ref.storage.files import MAX_PARTS, from_toml
 
-MAX_BYTES = 1 << 20
+__all__ = ["Reading", "built_in_experiments", "parse_change", "read_experiment", "settings_of"]
 
 _KEY = re.compile(r"\"([^\"]+)\"|'([^']+)'|([^.\"'=\s]+)")
 
@@ -35,27 +33,11 @@ class Reading(NamedTuple):
     experiment : Experiment
         With all changes.
     text : str
-        The file's text, without them.
+        The file's text, without them; those that it extends follow as comments.
     """
 
     experiment: Experiment
     text: str
-
-
-def built_in_experiments() -> dict[str, str]:
-    """The experiments that come with the program.
-
-    Returns
-    -------
-    dict of str to str
-        Title by name.
-    """
-    folder = resources.files("malade_ref").joinpath("experiments")
-    found = {}
-    for entry in folder.iterdir():
-        if entry.name.endswith(".toml"):
-            found[entry.name.removesuffix(".toml")] = tomllib.loads(entry.read_text(encoding="utf-8"))["title"]
-    return dict(sorted(found.items()))
 
 
 def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
@@ -78,15 +60,11 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
     InputError
         If there is no such experiment, or it is not as `Experiment` says, before or after the changes.
     """
-    file, text = _text_of(source)
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: not valid TOML ({one_line(error)}); mend it") from error
+    file, table, text = read_files(source)
     scales = table.pop("scales", {})
     if not isinstance(scales, dict):
         raise InputError(f"{file}: scales: expected tables [scales.<name>]")
-    _parse(table, file)
+    written = _parse(table, file)
     for name, scale in scales.items():
         _parse(_scaled(table, name, scale, file), f"{file}: scales.{name}")
     pairs = [parse_change(change) for change in changes]
@@ -101,8 +79,9 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
             change: Any = value
             for key in reversed(keys):
                 change = {key: change}
-            table = _merged(table, change, "--set ")
-    return Reading(_parse(table, f"{file} with --set" if changes else file), text)
+            table = merged(table, change, "--set ")
+    experiment = _parse(table, f"{file} with --set" if changes else file)
+    return Reading(_with_data(experiment, written), text)
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -119,6 +98,11 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         Nested; attacks with all their settings, defaults included.
     """
     settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    del settings["about"]  # has had its effect, and changes no result
+    del settings["store"]  # no result depends on it
+    for model in settings["models"].values():
+        if model["file"] is None:
+            del model["file"]
     for attack, table in zip(experiment.attacks, settings["attacks"], strict=True):
         table["settings"] = attack.resolved()
     return settings
@@ -151,12 +135,14 @@ def parse_change(change: str) -> tuple[list[str], Any]:
         position = match.end() + 1
         if text.strip()[match.end() : position] != ".":
             break
-    if not equals or not keys or position <= len(text.strip()):
-        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {change!r}")
+    if not equals or not keys or position <= len(text.strip()) or len(keys) > MAX_PARTS:
+        raise InputError(f"--set: expected key=value, such as seed=1 or models.cnn.epochs=2; got {printable(change)!r}")
     try:
-        found = tomllib.loads(f"value = {value}")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return keys, value
+        found = from_toml(f"--set {printable(text, 60)}", f"value = {value}")
+    except InputError as error:
+        if isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            return keys, value
+        raise
     return keys, found["value"] if len(found) == 1 else value
 
 
@@ -166,22 +152,25 @@ def _parse(table: Mapping[str, Any], file: str) -> Experiment:
     return experiment
 
 
-def _text_of(source: str) -> tuple[str, str]:
-    """Name for complaints, and text, of an experiment."""
-    names = built_in_experiments()
-    if source in names:
-        entry = resources.files("malade_ref").joinpath("experiments", f"{source}.toml")
-        return f"{source}.toml", entry.read_text(encoding="utf-8")
-    if not source.endswith(".toml") and not Path(source).is_file():
-        raise InputError(f"{source}: no such experiment; {nearest(source, list(names))}, or the path of a TOML file")
-    with open_regular(source) as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise InputError(f"{source}: larger than {MAX_BYTES} bytes; give the TOML file of an experiment")
-    try:
-        return source, content.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source}: not valid TOML (not UTF-8); give the TOML file of an experiment") from error
+def _with_data(experiment: Experiment, written: Experiment) -> Experiment:
+    """An experiment on other data than its file speaks of: named after the data, without what the file says of its own.
+
+    What was set by a scale or by hand stays.
+    """
+    data = experiment.data.name
+    if not experiment.about or experiment.about == data:
+        return experiment
+    models = {
+        name: replace(model, note="") if name in written.models and model.note == written.models[name].note else model
+        for name, model in experiment.models.items()
+    }
+    return replace(
+        experiment,
+        title=f"{experiment.name} on {data}" if experiment.title == written.title else experiment.title,
+        note="" if experiment.note == written.note else experiment.note,
+        models=models,
+        paper=() if experiment.paper == written.paper else experiment.paper,
+    )
 
 
 def _check_subject(table: Mapping[str, Any], keys: list[str]) -> None:
@@ -194,24 +183,4 @@ def _check_subject(table: Mapping[str, Any], keys: list[str]) -> None:
 def _scaled(table: Mapping[str, Any], name: str, scale: Any, file: str) -> dict[str, Any]:
     if not isinstance(scale, dict):
         raise InputError(f"{file}: scales.{name}: expected a table")
-    return {**_merged(table, scale, f"{file}: scales.{name}"), "scale": name}
-
-
-def _merged(old: Any, new: Any, where: str) -> Any:
-    """A value with changes."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        merged = {
-            key: _merged(old[key], value, _join(where, key)) if key in old else value for key, value in new.items()
-        }
-        return {**copy.deepcopy(old), **merged}
-    if isinstance(old, list) and isinstance(new, dict) and all(isinstance(item, dict) for item in old):
-        items = {str(item.get("name")): item for item in old}
-        for name in new:
-            if name not in items:
-                raise InputError(f"{where}: nothing is called {name!r}; {nearest(name, list(items))}")
-        return [_merged(item, new.get(name, {}), _join(where, name)) for name, item in items.items()]
-    return copy.deepcopy(new)
-
-
-def _join(where: str, key: str) -> str:
-    return where + key if where.endswith(" ") else f"{where}.{key}"
+    return {**merged(table, scale, f"{file}: scales.{name}"), "scale": name}

@@ -28,6 +28,8 @@ def check_sizes(experiment: Experiment, data: Dataset) -> None:
     """
     wanted = [("evaluation.num_images", experiment.evaluation.num_images, "test", data.test)]
     for name, model in experiment.models.items():
+        if model.file is not None:
+            continue  # looked at when it was read
         wanted.append((f"models.{name}.subset", model.subset or 1, "training", data.train))
         wanted.append((f"models.{name}.validation", 1, "validation", data.validation))
         network = BUILDERS[model.kind](model.preset)

@@ -22,8 +22,19 @@ from malade_ref.bundle import Bundle
 from malade_ref.checkpoint import load_state, save_state
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
-from malade_ref.defence import MALADE
+from malade_ref.defence import MALADE, MODES
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment
+from malade_ref.experiment.models import (
+    NETWORKS,
+    History,
+    facts_of_file,
+    model_quality,
+    read_files,
+    saved,
+    train_or_take,
+    trained_for_another,
+    training_of,
+)
 from malade_ref.experiment.plan import Step, plan_of
 from malade_ref.experiment.reading import Reading, settings_of
 from malade_ref.experiment.rehearsal import check_sizes, rehearse
@@ -33,11 +44,10 @@ from malade_ref.experiment.stages import (
     chain_paths,
     clean_outcome,
     judge,
-    model_quality,
     run_attack,
     search_settings,
-    train_model,
 )
+from malade_ref.experiment.store import Store, store_folder
 from malade_ref.figures import require
 from malade_ref.network import Network
 from malade_ref.report import write_report
@@ -65,6 +75,9 @@ class Watcher(Protocol):
     def end(self, step: Step) -> None:
         """Hear that it ended."""
 
+    def tell(self, line: str) -> None:
+        """Hear what is out of the ordinary."""
+
 
 class _Nobody:
     """Watches nothing."""
@@ -76,6 +89,9 @@ class _Nobody:
         return lambda fraction, message: None
 
     def end(self, step: Step) -> None:
+        pass
+
+    def tell(self, line: str) -> None:
         pass
 
 
@@ -121,15 +137,18 @@ def run_experiment(
         experiment.data.name, data_dir=data_dir, seed=experiment.data.seed, sizes=experiment.data.sizes()
     )
     check_sizes(experiment, data)
+    given = read_files(experiment, data, ops)
     rehearse(experiment, ops)
     device = ops.describe_device()
     config = {**settings_of(experiment), "backend": ops.__name__.partition(".")[0], "data": _facts(experiment, data)}
+    for name, network in given.items():
+        config["models"][name] = facts_of_file(experiment.models[name], network)
     if "precision" in device:
         config["precision"] = device["precision"]
     begin = Bundle.resume if resume else Bundle.create
     with begin(out, reading.text, config, device=device) as bundle:
         if not bundle.finished:
-            _Run(bundle, experiment, data, ops, watcher or _Nobody()).run()
+            _Run(bundle, experiment, data, ops, watcher or _Nobody(), given).run()
     return Bundle.open(out)
 
 
@@ -137,10 +156,20 @@ class _Run:
     """A run in progress: what its steps share."""
 
     def __init__(
-        self, bundle: Bundle, experiment: Experiment, data: Dataset, ops: ModuleType, watcher: Watcher
+        self,
+        bundle: Bundle,
+        experiment: Experiment,
+        data: Dataset,
+        ops: ModuleType,
+        watcher: Watcher,
+        given: Mapping[str, Network],
     ) -> None:
         self.bundle, self.experiment, self.data, self.ops, self.watcher = bundle, experiment, data, ops, watcher
+        self.given = given
         self.seed = experiment.seed
+        folder = store_folder(experiment.store)
+        self.store = Store(folder) if folder is not None else None
+        self.recipes: dict[str, str] = {}
         self.networks: dict[str, Network] = {}
         self.quality: dict[str, Any] = {}
         self.findings: dict[str, dict[str, Any]] = {"gradient": {}, "eot": {}}
@@ -151,6 +180,7 @@ class _Run:
         self.watcher.plan(steps, self.bundle.path)
         do: dict[str, Callable[..., None]] = {
             "train": self.train,
+            "read": self.read,
             "quality": self.test_model,
             "search": self.search,
             "attack": self.attack,
@@ -169,19 +199,38 @@ class _Run:
 
     def train(self, progress: Progress, name: str) -> None:
         model = self.experiment.models[name]
+        title = model.name or name
+        training = training_of(model, self.networks, self.data, seed=self.seed + model.seed, ops=self.ops)
+        self.recipes[name] = training.key
 
-        def compute(checkpoint: Path) -> tuple[Network, Mapping[str, list[float]]]:
-            progress(0.0, "")
-            return train_model(
-                model,
-                self.networks,
-                self.data.train,
-                self.data.validation,
-                seed=self.seed + model.seed,
-                ops=self.ops,
+        def tell(line: str) -> None:
+            self.watcher.tell(f"{title}: {line}")
+
+        def compute(checkpoint: Path) -> tuple[Network, History]:
+            network, history, origin = train_or_take(
+                training,
+                self.store,
+                title=title,
+                data=self.data.name,
                 checkpoint=checkpoint,
+                tell=tell,
                 progress=progress,
             )
+            self.bundle.log.networks[name] = {**origin, "fingerprint": network.fingerprint()}
+            if origin["from"] == "store":
+                tell(f"from the store (trained {origin['trained'][:10]}, {saved(origin['seconds'])} saved)")
+            return network, history
+
+        self.networks[name], _ = self.bundle.trained(name, compute, ops=self.ops)
+
+    def read(self, progress: Progress, name: str) -> None:
+        """Take a network from its file; the bundle keeps a copy, and goes on with that."""
+
+        def compute(checkpoint: Path) -> tuple[Network, History]:
+            progress(0.0, "")
+            network = self.given[name]
+            self.bundle.log.networks[name] = {"from": "file", "fingerprint": network.fingerprint()}
+            return network, {}
 
         self.networks[name], _ = self.bundle.trained(name, compute, ops=self.ops)
 
@@ -194,8 +243,26 @@ class _Run:
             return Record({}, model_quality(model, self.networks[name], classifiers, self.data.test))
 
         self.quality[name] = dict(self.bundle.stage(f"quality/{name}", compute).meta)
+        for other in trained_for_another(self.experiment, name, self.networks):
+            titles = [self.experiment.models[one].name or one for one in (name, other)]
+            self.warn(f"{titles[0]}, from a file, was not trained for {titles[1]}, which it is to protect")
         if len(self.quality) == len(self.experiment.models):
             self.bundle.stage("quality", lambda: Record({}, self.quality), keep=True)
+            self.bundle.stage(NETWORKS, self.record_networks, keep=True)
+
+    def record_networks(self) -> Record:
+        """What every network is, and the recipe by which it was trained here or before."""
+        found = {
+            name: {"fingerprint": network.fingerprint(), "recipe": self.recipes.get(name)}
+            for name, network in self.networks.items()
+        }
+        return Record({}, found)
+
+    def warn(self, warning: str) -> None:
+        """Say something that the reader of the results should know, too."""
+        if warning not in self.bundle.log.warnings:
+            self.bundle.log.warnings.append(warning)
+            self.watcher.tell(warning)
 
     # Defences --------------------------------------------------------------------------------------------------------
 
@@ -359,8 +426,9 @@ class _Run:
         most = self.experiment.audit.eot_draws
         draws: dict[str, set[int]] = {"exact": {1, most}}
         for attack in self.experiment.attacks:
-            if name in attack.against and attack.source == "defence":
-                own = draws.setdefault(attack.mode, {1, most})
+            gradient = attack.profile.gradient
+            if name in attack.against and attack.source == "defence" and gradient in MODES:
+                own = draws.setdefault(gradient, {1, most})
                 own.add(int(attack.resolved().get("num_draws", 1)))
         return {mode: sorted(numbers) for mode, numbers in draws.items()}
 
@@ -476,7 +544,8 @@ def _description(name: str, defence: Defence, attack: Attack | None, eps: float)
         "title": attack.title or attack.name,
         "method": attack.method,
         "eps": eps,
-        "norm": attack.norm,
+        "norm": attack.profile.norm,
+        "card": attack.profile._asdict(),
         "settings": {key: value for key, value in attack.resolved().items() if key not in ("eps", "seed")},
         "source": "classifier" if attack.carried_over(defence) else "defence",
         **({"cuts": list(attack.cuts), "cut_norm": attack.cut_norm} if attack.nearest else {}),

@@ -1,4 +1,4 @@
-"""The steps of an experiment as functions: train, search, attack, judge, look.
+"""The steps of an experiment as functions: search, attack, judge, look; training is in `malade_ref.experiment.models`.
 
 Each is a function of its arguments alone and computes what one record or shard of a bundle keeps; the order of steps,
 and what is already there, is the business of `malade_ref.experiment.run`.
@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,150 +15,17 @@ from numpy.typing import NDArray
 
 from malade_ref.arrays import Array
 from malade_ref.certify import certify
-from malade_ref.datasets import Split
 from malade_ref.defence import MALADE
-from malade_ref.experiment.config import BUILDERS, Certify, Method, Model, Search
+from malade_ref.experiment.config import Certify, Method, Search
 from malade_ref.network import Network
 from malade_ref.sampling import ChainSettings, Stream, run_chain
 from malade_ref.storage import Record
-from malade_ref.training import (
-    Adversarial,
-    Classification,
-    Denoising,
-    Distillation,
-    Fitted,
-    Objective,
-    Progress,
-    SupervisedDenoising,
-    evaluate,
-    fit,
-)
+from malade_ref.training import Progress
 
 Arrays = dict[str, NDArray[Any]]
 
-# Settings of an attack that grow over the first epochs of adversarial training.
-GROWING = ("eps", "step_size")
-
 # Most positions of a chain that a picture shows.
 MAX_POSITIONS = 9
-
-
-def objective_of(model: Model, networks: Mapping[str, Network]) -> Objective:
-    """What a model is trained for.
-
-    Parameters
-    ----------
-    model : Model
-        Its table.
-    networks : mapping of str to Network
-        The models it refers to.
-
-    Returns
-    -------
-    Objective
-        For `malade_ref.training.fit`.
-    """
-    if model.kind == "classifier":
-        if model.teacher is not None:
-            return Distillation(networks[model.teacher])
-        if model.adversarial is None:
-            return Classification()
-        settings = model.adversarial.resolved()
-        growing = {name: float(settings[name]) for name in GROWING if model.ramp and name in settings}
-        return Adversarial(partial(model.adversarial.function, **model.adversarial.settings), model.ramp, growing)
-    sigma = math.sqrt(model.sigma2 or 0.0)
-    if model.classifier is None:
-        return Denoising(sigma)
-    return SupervisedDenoising(sigma, networks[model.classifier], model.ce_weight)
-
-
-def train_model(
-    model: Model,
-    networks: Mapping[str, Network],
-    train: Split,
-    validation: Split,
-    *,
-    seed: int,
-    ops: ModuleType,
-    checkpoint: Path,
-    progress: Progress | None = None,
-) -> Fitted:
-    """Train one model.
-
-    Parameters
-    ----------
-    model : Model
-        Its table.
-    networks : mapping of str to Network
-        The models it refers to.
-    train, validation : Split
-        Images.
-    seed : int
-        Of the initial weights, the order and the noise.
-    ops : module
-        The backend.
-    checkpoint : Path
-        For interruptions.
-    progress : callable, optional
-        Told the fraction done and a line of text.
-
-    Returns
-    -------
-    Fitted
-        Network and history.
-    """
-    start = networks[model.init] if model.init else BUILDERS[model.kind](model.preset, seed=seed, ops=ops)
-    asarray = ops.asarray
-    subset = slice(0, model.subset)
-    looked_at = slice(0, model.validation)
-    return fit(
-        start,
-        objective_of(model, networks),
-        asarray(train.images(subset)),
-        asarray(train.labels(subset)),
-        epochs=model.epochs,
-        batch_size=model.batch_size,
-        learning_rate=model.learning_rate,
-        schedule=model.schedule,
-        optimizer=model.optimizer,
-        validation=(asarray(validation.images(looked_at)), asarray(validation.labels(looked_at))),
-        seed=seed,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-
-
-def model_quality(model: Model, network: Network, classifiers: Mapping[str, Network], test: Split) -> dict[str, Any]:
-    """How good a trained network is on all test images.
-
-    Parameters
-    ----------
-    model : Model
-        Its table.
-    network : Network
-        The network.
-    classifiers : mapping of str to Network
-        For a denoiser: those that are to understand its reconstructions.
-    test : Split
-        Images.
-
-    Returns
-    -------
-    dict
-        ``accuracy`` of a classifier; ``error`` of a denoiser at noisy images (mean of the sum of squares) and, by
-        classifier, the mean ``cross_entropy`` at its reconstructions.
-    """
-    x, y = network.ops.asarray(test.images()), network.ops.asarray(test.labels())
-    quality: dict[str, Any] = {"kind": model.kind, "num_images": len(x)}
-    if model.kind == "classifier":
-        return {**quality, "accuracy": evaluate(network, Classification(), x, y)["accuracy"]}
-    sigma = math.sqrt(model.sigma2 or 0.0)
-    quality |= {"sigma2": model.sigma2, "cross_entropy": {}}
-    found = {} if classifiers else evaluate(network, Denoising(sigma), x, y)
-    for name, classifier in classifiers.items():
-        found = evaluate(network, SupervisedDenoising(sigma, classifier), x, y)
-        quality["cross_entropy"][name] = found["cross_entropy"]
-    return {**quality, "error": found["error"]}
 
 
 def run_attack(

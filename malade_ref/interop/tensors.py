@@ -2,20 +2,29 @@
 
 Arrays and tensors trade their memory by DLPack. A tensor is not copied on its way in if it is where the model computes:
 on the CPU for the NumPy reference, on the GPU for a backend that works there; results never are.
+
+PyTorch's autograd sees through `OnTensors.purify` and `OnTensors.logits`: with g the gradient of a loss with respect to
+what they return, the gradient with respect to the images is J^T g, exact, through all steps of the chain and for the
+same noise; averaged over draws where logits are. The way back computes the forward pass again, slice by slice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from ..arrays import Array
 from ..checks import InputError
+from ..defence import MALADE
+from ..sampling import last_position_with_vjp
 from .torch import _torch
 
 
 class OnTensors:
     """A model whose methods take and give tensors.
 
-    Gradients are those that the model itself computes, by `loss_gradient`; PyTorch's autograd does not see through it.
+    Gradients flow from `purify` and `logits` to images that require them: once, not a second time through the gradient.
+    What `loss_gradient` returns has no graph behind it, nor has a class that `predict` names.
 
     Parameters
     ----------
@@ -62,7 +71,7 @@ class OnTensors:
         """
         if not hasattr(self.model, "purify"):
             raise InputError(f"model: expected a MALADE, got {type(self.model).__name__}, which has no purify")
-        return self._call(self.model.purify, x, **settings)
+        return self._differentiable(self.model.purify, _purify_vjp, x, settings)
 
     def logits(self, x: Any, **settings: Any) -> Any:
         """Class scores.
@@ -84,7 +93,7 @@ class OnTensors:
         InputError
             If the images are not as expected.
         """
-        return self._call(self.model.logits, x, **settings)
+        return self._differentiable(self.model.logits, _logits_vjp, x, settings)
 
     def predict(self, x: Any, **settings: Any) -> Any:
         """Most probable classes.
@@ -132,6 +141,33 @@ class OnTensors:
         """
         return self._call(self.model.loss_gradient, x, y, **settings)
 
+    def _differentiable(self, method: Any, vjp: Callable[..., Array], x: Any, settings: dict[str, Any]) -> Any:
+        """Call a method; if the images require gradients, let PyTorch know how they get back."""
+        torch = _torch()
+        if not (torch.is_grad_enabled() and getattr(x, "requires_grad", False)):
+            return self._call(method, x, **settings)
+        if x.device.type == "meta":
+            return self._call(method, x, **settings)  # complains
+
+        class Through(torch.autograd.Function):  # type: ignore[misc, name-defined]
+            """The method, and the transpose of its Jacobian."""
+
+            @staticmethod
+            def forward(context: Any, images: Any) -> Any:
+                context.save_for_backward(images)
+                return self._call(method, images, **settings)
+
+            @staticmethod
+            def backward(context: Any, gradient: Any) -> Any:
+                if torch.is_grad_enabled():
+                    raise InputError("x: gradients of gradients are not known; leave create_graph=True out")
+                (images,) = context.saved_tensors
+                named = {name: self._array(name, value) for name, value in settings.items()}
+                start, dy = self._array("x", images), self._array("gradient", gradient.contiguous())
+                return self._from_dlpack(vjp(self.model, start, dy, **named)).to(images.device)
+
+        return Through.apply(x)
+
     def _call(self, method: Any, *tensors: Any, **settings: Any) -> Any:
         named = {name: self._array(name, value) for name, value in settings.items()}
         return self._from_dlpack(method(*map(self._array, ("x", "y"), tensors), **named))
@@ -149,3 +185,50 @@ class OnTensors:
             raise InputError(
                 f"{name}: the tensor on {value.device} cannot be taken over ({reason}); move it to where the model is"
             ) from None
+
+
+def _purify_vjp(
+    model: MALADE, x: Array, dy: Array, *, sample_index: Array | None = None, stream: Any = None, draw: int = 0
+) -> Array:
+    """Transposed Jacobian of `MALADE.purify` times dy."""
+    key, index = model._noise(x, sample_index, stream, draw)
+
+    def of_slice(part: slice) -> Array:
+        chain = {"key": key, "sample_index": index[part]}
+        _, vjp = last_position_with_vjp(x[part], model.denoiser, model.chain, **chain)
+        return vjp(dy[part])
+
+    return model.ops.concatenate(model.ops.map_slices(of_slice, len(x), slice_size=model.denoiser.slice_size))
+
+
+def _logits_vjp(
+    model: Any,
+    x: Array,
+    dy: Array,
+    *,
+    num_draws: int = 1,
+    first_draw: int = 0,
+    sample_index: Array | None = None,
+    stream: Any = None,
+) -> Array:
+    """Transposed Jacobian of a model's `logits` times dy."""
+    ops = model.ops
+    classifier = model.classifier if model.stochastic else model
+
+    def through_classifier(at: Array, gradient: Array) -> Array:
+        _, tape = classifier.forward(at)
+        return classifier.backward(tape, gradient)[0]
+
+    def of_slice(part: slice) -> Array:
+        if not model.stochastic:
+            return through_classifier(x[part], dy[part])
+        total = ops.zeros(x[part].shape, model.dtype)
+        for draw in range(first_draw, first_draw + num_draws):
+            key, index = model._noise(x, sample_index, stream, draw)
+            chain = {"key": key, "sample_index": index[part]}
+            purified, vjp = last_position_with_vjp(x[part], model.denoiser, model.chain, **chain)
+            total = total + vjp(through_classifier(purified, dy[part] / num_draws))
+        return total
+
+    slice_size = min(classifier.slice_size, model.denoiser.slice_size) if model.stochastic else classifier.slice_size
+    return ops.concatenate(ops.map_slices(of_slice, len(x), slice_size=slice_size))

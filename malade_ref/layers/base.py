@@ -8,8 +8,9 @@ Axes: n images, c channels, (h, w) pixels; `dy` is the gradient of a scalar with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
@@ -28,16 +29,26 @@ class Layer:
     kind: ClassVar[str] = ""
     buffers: ClassVar[tuple[str, ...]] = ()
     mixes_samples: ClassVar[bool] = False
+    initial: ClassVar[dict[str, float]] = {}  # where parameters start that start neither at random nor as usual
     optional: ClassVar[tuple[str, ...]] = ()
+
+    def leaves(self) -> Iterator[tuple[str, Layer]]:
+        """Yield the layers that hold no others, each with its path (``"body.0"``; the layer itself: ``""``)."""
+        yield "", self
 
     def description(self) -> dict[str, Any]:
         """Return the kind and the settings; of those in `optional` only what is not the default, as in older files."""
-        settings = {
-            name: value
-            for name, value in vars(self).items()
-            if name not in self.optional or value != getattr(type(self), name)
-        }
-        return {"kind": self.kind, **settings}
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        kept = [name for name in settings if name not in self.optional or settings[name] != getattr(type(self), name)]
+        return {"kind": self.kind, **{name: _described(settings[name]) for name in kept}}
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter is trained by gradients, as opposed to a running average."""
+        return name not in self.buffers
+
+    def largest(self, shape: Shape) -> int:
+        """Return the numbers in the largest activation that comes of one input of the given shape."""
+        return math.prod(self.output_shape(shape))
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Return the shapes of the parameters by name."""
@@ -50,6 +61,29 @@ class Layer:
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of one output for one input of the given shape."""
         return shape
+
+    def at_step(self, seed: int, place: str, sample_index: Array, step: int) -> Layer:
+        """The layer for one step of a training, with what it draws at random; itself if it draws nothing.
+
+        A layer that holds others asks each of them.
+
+        Parameters
+        ----------
+        seed : int
+            Of all random choices.
+        place : str
+            Where the layer is, as in the names of parameters; tells its numbers from those of other layers.
+        sample_index : array of shape (n,), integer
+            Numbers of the samples in the training set.
+        step : int
+            Which numbers of these samples: the epoch.
+
+        Returns
+        -------
+        Layer
+            For batches of just these samples.
+        """
+        return self
 
     def forward(self, ops: ModuleType, p: Parameters, x: Array, training: bool) -> tuple[Array, Any]:
         """Output, and what `backward` needs.
@@ -205,28 +239,13 @@ def register(layer: L) -> L:
     return layer
 
 
-def parameter_shapes_of(layers: Sequence[Layer]) -> dict[str, Shape]:
-    """Shapes of the parameters of a sequence of layers, named ``"<layer number>.<name>"``.
-
-    Parameters
-    ----------
-    layers : sequence of Layer
-        The layers.
-
-    Returns
-    -------
-    dict of str to tuple of int
-        The shapes, in order.
-    """
-    return {
-        f"{number}.{name}": shape
-        for number, layer in enumerate(layers)
-        for name, shape in layer.parameter_shapes().items()
-    }
+# What a description from a file may hold.
+MAX_DEPTH = 16  # each layer of layers is up to three of the 64 levels that a file may have
+MAX_LAYERS = 10_000
 
 
 def layer_from(description: Mapping[str, Any]) -> Layer:
-    """Build a layer from its JSON description; lists become tuples.
+    """Build a layer, with those that it holds, from its JSON description; lists become tuples.
 
     Parameters
     ----------
@@ -241,11 +260,31 @@ def layer_from(description: Mapping[str, Any]) -> Layer:
     Raises
     ------
     InputError
-        If the kind is not known or a setting is malformed.
+        If a kind is not known, a setting is malformed, or there are too many layers or too many within each other.
     """
-    settings = {name: _tuples(value) for name, value in description.items()}
+    return _layer_from(description, 0, iter(range(MAX_LAYERS)))
+
+
+def _layer_from(description: Mapping[str, Any], depth: int, numbers: Iterator[int]) -> Layer:
+    if depth > MAX_DEPTH:
+        raise InputError(f"layers: expected at most {MAX_DEPTH} within each other")
+    if next(numbers, None) is None:
+        raise InputError(f"layers: expected at most {MAX_LAYERS}")
+
+    def value_of(value: Any, lists: int = 0) -> Any:
+        if isinstance(value, list) and lists < MAX_DEPTH:
+            return tuple(value_of(item, lists + 1) for item in value)
+        return _layer_from(value, depth + 1, numbers) if isinstance(value, dict) and "kind" in value else value
+
+    settings = {name: value_of(value) for name, value in description.items()}
     kind = check_choice("layer kind", settings.pop("kind"), tuple(LAYERS))
     return LAYERS[kind](**settings)
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_described(item) for item in value)
+    return value.description() if isinstance(value, Layer) else value
 
 
 def check_sizes(layer: Layer, *, counts: Sequence[str] = (), pairs: Sequence[str] = ()) -> None:
@@ -267,10 +306,6 @@ def check_sizes(layer: Layer, *, counts: Sequence[str] = (), pairs: Sequence[str
         check_count(f"{layer.kind}: {name}", getattr(layer, name))
     for name in pairs:
         object.__setattr__(layer, name, as_pair(f"{layer.kind}: {name}", getattr(layer, name), minimum=1))
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def expect_shape(layer: Layer, shape: Shape, expected: Shape, num_axes: int) -> None:

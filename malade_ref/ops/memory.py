@@ -120,20 +120,22 @@ def arange(n: int) -> NDArray[np.int64]:
     return np.arange(n, dtype=np.int64)
 
 
-def concatenate(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Join arrays along their first axis.
+def concatenate(arrays: Sequence[NDArray[Any]], *, axis: int = 0) -> NDArray[Any]:
+    """Join arrays along an axis.
 
     Parameters
     ----------
     arrays : sequence of ndarray
-        At least one; equal shapes but for the first axis.
+        At least one; equal shapes but for this axis.
+    axis : int
+        0 joins samples, 1 channels.
 
     Returns
     -------
     ndarray
         The joined array.
     """
-    return np.concatenate(list(arrays))
+    return np.concatenate(list(arrays), axis=axis)
 
 
 def stack(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -165,7 +167,7 @@ def add_up(arrays: Sequence[Floats]) -> Floats:
     ndarray
         The sum; shares no memory with them.
     """
-    total = np.array(arrays[0])
+    total = np.array(arrays[0], order="C")
     flat = [np.reshape(array, -1) for array in arrays]
     result = total.reshape(-1)
 
@@ -178,7 +180,7 @@ def add_up(arrays: Sequence[Floats]) -> Floats:
 
 
 def argmax(logits: Floats) -> NDArray[np.int64]:
-    """Class with the largest logit of each sample; the smallest such class in a tie.
+    """Class with the largest logit of each sample; the smallest such class in a tie, and none where there is a NaN.
 
     Parameters
     ----------
@@ -188,9 +190,9 @@ def argmax(logits: Floats) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of shape (n,), int64
-        Classes.
+        Classes; -1 where any of the sample's logits is NaN: no verdict, and never equal to a label.
     """
-    return np.asarray(logits.argmax(axis=1), dtype=np.int64)
+    return np.where(np.isnan(logits).any(axis=1), np.int64(-1), logits.argmax(axis=1))
 
 
 def check_images(name: str, x: NDArray[Any], image_shape: Sequence[int]) -> NDArray[Any]:

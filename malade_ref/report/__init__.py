@@ -11,22 +11,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from malade_ref.bundle import Bundle
-from malade_ref.bundle.layout import FIGURES, REPORT, RESULTS
-from malade_ref.checks import InputError
+from malade_ref.bundle.layout import FIGURES, REPORT, RESULTS, is_record
+from malade_ref.bundle.schema import MAX_NUMBER
+from malade_ref.checks import InputError, printable
 from malade_ref.report.drawing import draw_figures
+from malade_ref.report.markdown import named
 from malade_ref.report.reading import ReportInput, open_bundle, read_bundle
 from malade_ref.report.results import results_of
 from malade_ref.report.text import report_text
 from malade_ref.storage import from_json, load_json, one_line, to_json
+from malade_ref.storage.files import open_regular
 
-__all__ = ["ReportInput", "check_report", "read_bundle", "report_text", "results_of", "write_report"]
+__all__ = ["ReportInput", "check_report", "fitting", "read_bundle", "report_text", "results_of", "write_report"]
 
 # Sums may be taken in another order by another version of NumPy or SciPy.
 TOLERANCE = 1e-9
+# What of results.json follows from outcomes and certificates alone.
+DERIVED = ("confidence", "main", "cells", "defences", "comparisons", "convergence", "certified", "seeds")
+# Characters of a value in a complaint.
+MAX_SHOWN = 200
 
 
 def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[str]:
@@ -50,14 +58,15 @@ def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[s
         If the bundle is incomplete or damaged, cannot be written, or matplotlib is missing for figures.
     """
     bundle = open_bundle(bundle)
-    inputs = read_bundle(bundle)
-    results = results_of(inputs)
-    drawn = draw_figures(inputs, results) if figures else {}
-    files: dict[str, str | bytes] = {
-        RESULTS: to_json(RESULTS, results) + "\n",
-        REPORT: report_text(results, inputs.config, inputs.environment, list(drawn)),
-        **drawn,
-    }
+    with fitting(bundle):
+        inputs = read_bundle(bundle)
+        results = results_of(inputs)
+        drawn = draw_figures(inputs._replace(config=named(inputs.config, printable)), results) if figures else {}
+        files: dict[str, str | bytes] = {
+            RESULTS: to_json(RESULTS, results) + "\n",
+            REPORT: report_text(results, inputs.config, inputs.environment, list(drawn)),
+            **drawn,
+        }
     if bundle.finished:
         bundle.redraw(files)
     else:
@@ -78,26 +87,72 @@ def check_report(bundle: Bundle | str | Path) -> list[str]:
     -------
     list of str
         The mismatches, one line each: the key in results.json with the stored and the derived value, or the first
-        line of report.md that differs. Figures are not drawn again; the bundle's manifest holds their SHA-256.
+        line of report.md that differs. Of a record only what is `DERIVED` can be compared. Figures are not drawn again;
+        the bundle's manifest holds their SHA-256.
     """
     bundle = open_bundle(bundle)
     try:
         stored = load_json(bundle.path / RESULTS)
-        text = (bundle.path / REPORT).read_text(encoding="utf-8")
-        inputs = read_bundle(bundle)
-        derived = from_json(RESULTS, to_json(RESULTS, results_of(inputs)))
+        text = _text_of(bundle.path / REPORT)
+        with fitting(bundle):
+            inputs = read_bundle(bundle)
+            derived = from_json(RESULTS, to_json(RESULTS, results_of(inputs)))
+            figures = sorted(f"{FIGURES}/{path.name}" for path in (bundle.path / FIGURES).glob("*.png"))
+            expected = report_text(derived, inputs.config, inputs.environment, figures)
     except InputError as error:
         return [str(error)]
     except (OSError, UnicodeDecodeError) as error:
         return [f"{bundle.path / REPORT}: cannot be read ({one_line(error)}); malade report writes it again"]
+    if is_record(bundle.path):
+        # Older records have no ladders of convergence.
+        keys = [key for key in DERIVED if key != "convergence" or key in stored]
+        kept, again = ({key: found[key] for key in keys if key in found} for found in (stored, derived))
+        return [f"{RESULTS}: {line}" for line in mismatches(kept, again)]
     found = [f"{RESULTS}: {line}" for line in mismatches(stored, derived)]
-    figures = sorted(f"{FIGURES}/{path.name}" for path in (bundle.path / FIGURES).glob("*.png"))
-    expected = report_text(derived, inputs.config, inputs.environment, figures)
     if not found and text != expected:
         pairs = zip([*text.splitlines(), None], [*expected.splitlines(), None], strict=False)
         number, (old, new) = next((i, pair) for i, pair in enumerate(pairs, 1) if pair[0] != pair[1])
-        found.append(f"{REPORT}: line {number} is {old!r}, derived is {new!r}")
+        found.append(f"{REPORT}: line {number} is {_shown(old)}, derived is {_shown(new)}")
     return found
+
+
+@contextmanager
+def fitting(bundle: Bundle) -> Iterator[None]:
+    """Turn what goes wrong with the contents of a finished bundle into one line.
+
+    The schema says what each field may be; that all of them fit each other, arithmetic notices.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Any; in one that is being computed, an exception is a fault of the program's and stays what it is.
+
+    Yields
+    ------
+    None
+        Nothing.
+
+    Raises
+    ------
+    InputError
+        If they do not fit.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if not bundle.finished:
+            raise
+        reason = f"{type(error).__name__}: {printable(one_line(error))}"
+        raise InputError(
+            f"{bundle.path}: settings, outcomes and records do not fit each other ({reason}); restore it from a copy"
+        ) from error
+
+
+def _text_of(path: Path) -> str:
+    with open_regular(path) as file:
+        return file.read().decode()
 
 
 def mismatches(stored: Any, derived: Any, key: str = "") -> Iterator[str]:
@@ -126,10 +181,18 @@ def mismatches(stored: Any, derived: Any, key: str = "") -> Iterator[str]:
         for i, pair in enumerate(zip(stored, derived, strict=True)):
             yield from mismatches(*pair, f"{key}[{i}]")
     elif _is_number(stored) and _is_number(derived):
-        if abs(stored - derived) > TOLERANCE * max(1.0, abs(derived)):
-            yield f"{key} is {stored!r}, derived is {derived!r}"
+        if abs(stored) > MAX_NUMBER or abs(stored - derived) > TOLERANCE * max(1.0, abs(derived)):
+            yield f"{key} is {_shown(stored)}, derived is {_shown(derived)}"
     elif type(stored) is not type(derived) or stored != derived:
-        yield f"{key} is {stored!r}, derived is {derived!r}"
+        yield f"{key} is {_shown(stored)}, derived is {_shown(derived)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as one short line."""
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        return "an integer out of range"
+    text = ascii(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _is_number(value: Any) -> bool:

@@ -113,6 +113,9 @@ def model_table(results: Mapping[str, Any], config: Mapping[str, Any], labels: L
 
 
 def _recipe(model: Mapping[str, Any], num_images: int | None, labels: Labels) -> str:
+    if model.get("file"):
+        noise = f"; sigma^2 = {model['sigma2']:g}" if model.get("sigma2") else ""
+        return f"taken from {model['file']['name']} (parameters {model['file']['params'][:12]}){noise}"
     used = model.get("subset") or num_images
     parts = [count_of(model["epochs"], "epoch") + (f" of {count_of(used, 'image')}" if used else "")]
     parts.append(

@@ -65,17 +65,22 @@ def certified_results(records: Mapping[str, Record], config: Mapping[str, Any]) 
             "largest_radius": most,
             # In the order of the experiment.
             "smoothed": {
-                name: {"title": smoothed["name"], **_derived(found[name], settings["radii"], rule, most)}
+                name: {
+                    "title": smoothed["name"],
+                    **_derived(found[name], settings["radii"], rule, most, settings["num_estimation"]),
+                }
                 for name, smoothed in settings["smoothed"].items()
             },
         }
     }
 
 
-def _derived(record: Record, radii: list[float], rule: dict[str, Any], most: float) -> dict[str, Any]:
+def _derived(
+    record: Record, radii: list[float], rule: dict[str, Any], most: float, num_estimation: int
+) -> dict[str, Any]:
     label, selection, counts = (record.arrays[key] for key in ("label", "selection", "counts"))
-    certificates = certificates_of(selection, counts, label, **rule)
-    answers = predictions_of(counts, alpha=rule["alpha"])
+    certificates = certificates_of(selection, counts, label, **rule, num_estimation=num_estimation)
+    answers = predictions_of(counts, alpha=rule["alpha"], num_draws=num_estimation)
     grid = [most * i / (NUM_POINTS - 1) for i in range(NUM_POINTS)]
     curve = certified_accuracy(certificates, grid)
     return {
@@ -83,7 +88,7 @@ def _derived(record: Record, radii: list[float], rule: dict[str, Any], most: flo
         "accuracy": majority_accuracy(certificates)._asdict(),
         "certain": wilson(int((answers.predicted == label).sum()), len(label))._asdict(),
         "abstained": float(certificates.abstained.mean()),
-        "no_majority": float((2 * counts.max(axis=1) <= counts.sum(axis=1)).mean()),
+        "no_majority": float((2 * counts.max(axis=1) <= num_estimation).mean()),
         "radii": [
             {"radius": radius, **share._asdict()}
             for radius, share in zip(radii, certified_accuracy(certificates, radii), strict=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from malade_ref.figures import Curve, accuracy_curves, certified_curves, picture_table, training_curves
-from malade_ref.report.labels import METHODS, NORMS, Labels, threat_label
+from malade_ref.report.labels import NORMS, Labels, method_label, threat_label
 from malade_ref.report.reading import ReportInput
 from malade_ref.storage import Record
 
@@ -65,8 +65,9 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
             files[f"figures/accuracy{'' if norm == main else f'-{norm}'}.png"] = accuracy_curves(
                 lines, xlabel=_SIZES.get(norm, norm), clean={title: share["value"] for title, share in clean.items()}
             )
-    if inputs.histories:
-        files["figures/training.png"] = training_curves(inputs.histories, labels=labels.models)
+    trained = {name: history for name, history in inputs.histories.items() if history}
+    if trained:
+        files["figures/training.png"] = training_curves(trained, labels=labels.models)
     for key, effort in EFFORTS.items():
         ladders = results["convergence"][key]
         panels = {}
@@ -126,7 +127,7 @@ def _ladder(ladder: Mapping[str, Any]) -> Curve:
     transferred = "\nbare classifier" if ladder["source"] == "classifier" else ""
     norm, _, eps = ladder["threat"].partition(" ")
     threat = threat_label(norm, float(eps)) if eps else NORMS.get(norm, norm)
-    label = f"{METHODS.get(ladder['method'], ladder['method'])}, {threat}{transferred}"
+    label = f"{method_label(ladder['method'])}, {threat}{transferred}"
     return _curve(label, [(point["value"], point["mean"]) for point in ladder["points"]])
 
 
@@ -149,7 +150,7 @@ def _pictures(record: Record, inputs: ReportInput, results: Mapping[str, Any], l
             else:
                 probability = record.arrays[f"{by_name[key]}/probability"][number]
                 images.append(stored[number])
-                predictions.append(int(probability.argmax()))
+                predictions.append(-1 if np.isnan(probability).any() else int(probability.argmax()))
                 probabilities.append(float(probability.max()))
         shape = (len(attacks), len(labels.defences))
         files[f"figures/pictures-{number + 1}.png"] = picture_table(
@@ -213,7 +214,7 @@ def _paths(record: Record) -> dict[str, bytes]:
         probabilities = np.array([[clean[1], *arrays[f"{chain}/probability"][:, number]] for chain in chains])
         files[f"figures/path-{number + 1}.png"] = picture_table(
             np.array(images),
-            probabilities.argmax(axis=2),
+            np.where(np.isnan(probabilities).any(axis=2), -1, probabilities.argmax(axis=2)),
             probabilities.max(axis=2),
             label=label,
             titles=["clean", *steps],

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from malade_ref.attacks.cards import CARDS
+
 NONE = "–"
 NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "l0": "share of pixels"}
-# Attacks by what they go along, where a figure compares settings of the same one.
-METHODS = {"pgd": "PGD", "bpda": "BPDA", "bpda_eot": "BPDA", "eot": "exact gradient", "apgd": "Auto-PGD", "mim": "MIM"}
 
 
 class Labels:
@@ -33,6 +33,22 @@ class Labels:
         self.attacks = {name: titles.get(name, name) for name in order if name in found}
         if "clean" in self.attacks:
             self.attacks["clean"] = "clean images"
+
+
+def method_label(method: str) -> str:
+    """Name an attack's algorithm.
+
+    Parameters
+    ----------
+    method : str
+        As in the experiment.
+
+    Returns
+    -------
+    str
+        The title on its card; the same word, if it has none here.
+    """
+    return CARDS[method].profile({}).title if method in CARDS else method
 
 
 def threat_label(norm: str, eps: float) -> str:

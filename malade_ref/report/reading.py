@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from malade_ref.bundle import Bundle
+from malade_ref.bundle.layout import CONFIG
+from malade_ref.bundle.schema import check_cell, check_config, check_record
 from malade_ref.checks import InputError
 from malade_ref.evaluation import Cell
 from malade_ref.storage import Record, RecordReader
@@ -98,6 +100,7 @@ def read_bundle(bundle: Bundle | str | Path) -> ReportInput:
         If the bundle is damaged or has no outcomes.
     """
     bundle = open_bundle(bundle)
+    check_config(str(bundle.path / CONFIG), bundle.config)
     with bundle.outcomes() as reader:
         outcomes = reader.meta.get("outcomes")
         if not isinstance(outcomes, dict):
@@ -111,22 +114,20 @@ def read_bundle(bundle: Bundle | str | Path) -> ReportInput:
         names += [f"{folder}/{file.stem}" for file in sorted((path / folder).glob("*.h5"))]
     models = [name for name in config.get("models", {}) if (path / "histories" / f"{name}.h5").is_file()]
     sessions = bundle.log.sessions
+    records = {name: bundle.record(name) for name in names}
+    for name, record in records.items():
+        check_record(str(path / f"{name}.h5"), name, record.meta, record.arrays)
     return ReportInput(
         config,
         cells,
         {name: bundle.history(name) for name in models},
-        {name: bundle.record(name) for name in names},
+        records,
         {"environment": sessions[0]["environment"] if sessions else {}, "warnings": list(bundle.log.warnings)},
     )
 
 
 def _cell(reader: RecordReader, name: str, meta: Any) -> Cell:
-    try:
-        defence, attack, eps = str(meta["defence"]), str(meta["attack"]), float(meta["eps"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"outcomes {name}: does not say which defence, attack and eps it is of; restore it from a copy"
-        ) from error
     names = {key: f"outcomes/{name}/{key}" for key in ARRAYS}
     arrays = {key: reader.read(full) for key, full in names.items() if full in reader.names}
-    return Cell(defence, attack, eps, meta, arrays)
+    check_cell(f"outcomes {name}", meta, arrays)
+    return Cell(meta["defence"], meta["attack"], float(meta["eps"]), meta, arrays)

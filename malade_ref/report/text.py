@@ -21,6 +21,7 @@ from malade_ref.report.accuracy import (
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
 from malade_ref.report.certified import certified_tables
 from malade_ref.report.labels import NORMS, Labels, count_of, table
+from malade_ref.report.markdown import deep, inert, named, said
 from malade_ref.report.seeds import seed_table
 from malade_ref.report.verdict import verdict
 
@@ -51,6 +52,8 @@ def report_text(
     str
         Markdown.
     """
+    # What others wrote becomes text here, once; below it is taken as it is.
+    config, results, environment = named(config, inert), said(results), deep(environment, inert)
     labels = Labels(config, results)
     lines = [f"# {config.get('title') or config.get('name') or 'Report'}", ""]
     for paragraph in verdict(results, labels):

@@ -7,24 +7,34 @@ name. Whoever is killed, or runs out of disk, leaves the old file or none: never
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
 import stat
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 
 MAX_JSON_BYTES = 1 << 24
 MAX_DEPTH = 16
+MAX_NESTING = 64  # of tables and arrays in JSON and TOML
+MAX_PARTS = 16  # of a dotted key in TOML, whose reader takes time and memory by their square
+
+# Folders below which no link is followed; see `protect`.
+_protected: set[str] = set()
 
 _ABSENT = object()
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_PARTS}}}")
 _SEGMENT = re.compile(r"[A-Za-z0-9_+=,-][A-Za-z0-9_.+=,-]{0,99}")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
@@ -71,34 +81,124 @@ def aside(path: Path) -> Iterator[io.FileIO]:
     InputError
         If the block raises OSError, or the file cannot be created, flushed or renamed.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        # 0o666 less the umask, as any other file; tempfile would make it private.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with io.FileIO(descriptor, "r+") as file:
-                yield file
-                os.fsync(descriptor)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_folder(path.parent)
+        with opened_folder(path.parent) as folder:
+            temporary, descriptor = _new_temporary(path.name, folder)
+            try:
+                with io.FileIO(descriptor, "r+") as file:
+                    yield file
+                    os.fsync(descriptor)
+                    # While the lock is held: see `sweep_stale`.
+                    os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            _sync_folder(folder)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def _new_temporary(name: str, folder: int) -> tuple[str, int]:
+    """A new file in a folder, locked while its writer lives: by this `sweep_stale` knows what is left over."""
+    while True:
+        temporary = f".{name}.{secrets.token_hex(8)}.tmp"
+        # 0o666 less the umask, as any other file; tempfile would make it private.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=folder)
+        with suppress(OSError):  # some file systems know no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # swept before it was locked
+
+
+def protect(folder: str | Path) -> None:
+    """From now on, follow no link below a folder when something is written, made or removed there.
+
+    Parameters
+    ----------
+    folder : path
+        The folder; it may be a link itself, and need not exist.
+    """
+    _protected.add(os.path.abspath(folder))
+
+
+@contextmanager
+def opened_folder(folder: str | Path, *, make: bool = False) -> Iterator[int]:
+    """Open a folder, so that what is done to names in it is done there and nowhere else.
+
+    Parameters
+    ----------
+    folder : path
+        The folder. Below one that is protected, every part of the path is opened by itself and may not be a link.
+    make : bool
+        Whether to make the parts below the protected folder that are missing, durably.
+
+    Yields
+    ------
+    int
+        Its descriptor.
+
+    Raises
+    ------
+    InputError
+        If a part is a link.
+    OSError
+        If it cannot be opened or made.
+    """
+    whole = os.path.abspath(folder)
+    roots = [root for root in _protected if whole == root or whole.startswith(root + "/")]
+    root = min(roots, key=len, default=whole)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(root, flags)
+    try:
+        for part in Path(whole).relative_to(root).parts:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=descriptor)
+                    _sync_folder(descriptor)
+            try:
+                inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(part, descriptor):
+                    raise is_link(folder) from error
+                raise
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_link(path: str | Path) -> InputError:
+    """The complaint about a link where none may be.
+
+    Parameters
+    ----------
+    path : path
+        What is, or lies behind, a link.
+
+    Returns
+    -------
+    InputError
+        One line: what, where, how to mend it.
+    """
+    return InputError(f"{path}: is a symbolic link, which a bundle may not hold, or lies behind one; remove the link")
+
+
+def _is_link(name: str, folder: int) -> bool:
+    with suppress(OSError):
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    return False
+
+
+def _sync_folder(descriptor: int) -> None:
     """Make the names in a folder durable: a rename is on the disk only after this."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder, and say so thus
             raise
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(folder: str | Path) -> None:
@@ -115,13 +215,18 @@ def make_folder(folder: str | Path) -> None:
         If a parent is a file or cannot be written.
     """
     folder = Path(folder)
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
+    whole = os.path.abspath(folder)
     try:
-        with suppress(FileExistsError):
-            os.mkdir(folder)
-        _sync_folder(folder.parent)
+        if any(whole.startswith(root + "/") and os.path.isdir(root) for root in _protected):
+            with opened_folder(folder, make=True):
+                return
+        if folder.is_dir():
+            return
+        make_folder(folder.parent)
+        with opened_folder(folder.parent) as parent:
+            with suppress(FileExistsError):
+                os.mkdir(folder.name, dir_fd=parent)
+            _sync_folder(parent)
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
@@ -141,13 +246,41 @@ def sweep(folder: str | Path) -> None:
     InputError
         If a file cannot be removed.
     """
-    for parent, _, names in os.walk(folder):
+    # By descriptors: a folder that becomes a link meanwhile leads nowhere else.
+    for parent, _, names, descriptor in os.fwalk(folder):
         for name in names:
             if is_temporary(name):
                 try:
-                    os.unlink(os.path.join(parent, name))
+                    os.unlink(name, dir_fd=descriptor)
                 except OSError as error:
                     raise cannot_write(Path(parent, name), error) from error
+
+
+def sweep_stale(folder: str | Path, suffix: str) -> None:
+    """Remove what killed writers left aside in a folder that others may be writing to.
+
+    Parameters
+    ----------
+    folder : path
+        The folder; those below it are left alone, and so are files that a living process writes, or that cannot be
+        removed.
+    suffix : str
+        What was to be written: only files for names that end in this are removed.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if is_temporary(entry.name) and entry.name[:-21].endswith(suffix) and entry.is_file(follow_symlinks=False)
+        ]
+        for name in names:
+            with suppress(OSError):
+                descriptor = os.open(Path(folder, name), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(Path(folder, name))
+                finally:
+                    os.close(descriptor)
 
 
 def is_temporary(name: str) -> bool:
@@ -317,11 +450,76 @@ def from_json(what: str, text: bytes | str, *, mend: str = "restore the file fro
         if len(text) > MAX_JSON_BYTES:
             raise ValueError(f"{len(text)} bytes, more than {MAX_JSON_BYTES}")
         value = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse)
+        _check_plain(value, bits=256, finite=True)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{what}: not valid JSON ({one_line(error)}); {mend}") from error
+        raise InputError(f"{what}: not valid JSON ({_limit(error)}); {mend}") from error
     if not isinstance(value, dict):
         raise InputError(f"{what}: expected a JSON object, got {type(value).__name__}; {mend}")
     return value
+
+
+def from_toml(what: str, text: str) -> dict[str, Any]:
+    """Parse TOML from a file that may be hostile.
+
+    Parameters
+    ----------
+    what : str
+        Where the text is from, for the complaint.
+    text : str
+        The text.
+
+    Returns
+    -------
+    dict
+        The table.
+
+    Raises
+    ------
+    InputError
+        If it is not TOML (its cause is then `tomllib.TOMLDecodeError`), nested too deep, or holds integers of more
+        than 64 bits.
+    """
+    try:
+        if _LONG_KEY.search(text):
+            raise ValueError(f"a key of more than {MAX_PARTS} parts")
+        found = tomllib.loads(text)
+        _check_plain(found)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{what}: not valid TOML ({printable(one_line(error), 200)}); mend it") from error
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise InputError(f"{what}: not valid TOML for malade ({_limit(error)}); mend it") from error
+    return found
+
+
+def _limit(error: Exception) -> str:
+    """What is wrong with a text, without the advice that Python gives to programmers."""
+    if isinstance(error, RecursionError):
+        return f"nested deeper than {MAX_NESTING}"
+    return (
+        "an integer of thousands of digits"
+        if "set_int_max_str_digits" in str(error)
+        else printable(one_line(error), 200)
+    )
+
+
+def _check_plain(value: Any, *, bits: int = 64, finite: bool = False) -> None:
+    """Raise ValueError on what would break a reader later: deep nesting, integers of more bits than that."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_NESTING:
+            raise ValueError(f"nested deeper than {MAX_NESTING}")
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, int) and item.bit_length() > bits:
+                raise ValueError(f"an integer that does not fit into {bits} bits")
+            elif finite and isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"{item} where a number is expected")
+        level = below
 
 
 def _refuse(constant: str) -> None:

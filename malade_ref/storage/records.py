@@ -10,7 +10,8 @@ Equal contents give equal bytes: HDF5 keeps no times, the version of the file fo
 sorted. ``sha256`` covers names, dtypes, shapes, bytes and JSON, and is checked on loading.
 
 Files may come from strangers. There is no pickle; an array may not be compressed, in pieces, elsewhere or a
-link; and no claimed size is believed before the file turns out to be large enough for it.
+link; and no claimed size is believed before the file turns out to be large enough for it. The HDF5 library writes
+records, but what is read never meets it: see :mod:`malade_ref.storage.strict`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import hashlib
 import io
 import math
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,7 +31,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 from malade_ref.storage.files import (
     MAX_JSON_BYTES,
     aside,
@@ -39,6 +41,15 @@ from malade_ref.storage.files import (
     open_regular,
     to_json,
 )
+from malade_ref.storage.strict import (
+    NO_ARRAY,
+    ForeignError,
+    FormatError,
+    StoredArray,
+    StrictFile,
+    number_type,
+    text_type,
+)
 
 FORMAT_VERSION = 1
 MAX_NAMES = 100_000
@@ -46,6 +57,7 @@ MAX_NAMES = 100_000
 # The first version of HDF5's file format whose metadata carries checksums and has not changed since.
 _LIBVER = ("v110", "v110")
 _BLOCK_BYTES = 1 << 22
+_MAGIC = "malade-"
 
 
 class Record(NamedTuple):
@@ -247,7 +259,7 @@ def write_record(path: str | Path, meta: Mapping[str, Any] | None = None, *, kin
         sink = _Sink(raw)
         try:
             with h5py.File(sink, "w", libver=_LIBVER, track_order=False) as file:
-                file.attrs["format"] = np.bytes_(f"malade-{check_name('kind', kind)}")
+                file.attrs["format"] = np.bytes_(f"{_MAGIC}{check_name('kind', kind)}")
                 file.attrs["version"] = np.int64(FORMAT_VERSION)
                 string = h5py.string_dtype("utf-8", len(text))
                 file.create_dataset("meta", data=np.array(text, dtype=string), track_times=False)
@@ -353,17 +365,22 @@ class RecordReader:
     names: tuple[str, ...]
 
     def __init__(self, path: str | Path, *, kind: str, mend: str) -> None:
-        self._path, self._mend = Path(path), mend
-        self._kind = kind
+        self._path, self._kind, self._mend = Path(path), kind, mend
         with ExitStack() as stack, self._damage():
             raw = stack.enter_context(open_regular(path))
-            self._file = stack.enter_context(h5py.File(_Source(raw), "r"))
+            self._file = StrictFile(raw.fileno())
+            self._attributes = self._file.attributes(self._file.header(self._file.root))
             self._check_header()
-            self._datasets = _datasets(f"{path}: array", self._file, os.fstat(raw.fileno()).st_size)
-            self.names = tuple(sorted(self._datasets))
+            self._datasets = _datasets(f"{path}: array", self._file)
+            self.names = tuple(sorted(self._datasets.keys() - {"meta"}))
             self._text = self._read_text()
             self.meta = from_json(f"{path}: meta", self._text, mend=mend)
             self._open = stack.pop_all()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the content as the file says it, in hexadecimal; `verify` checks it."""
+        return self._claimed
 
     def __enter__(self) -> RecordReader:
         return self
@@ -430,8 +447,7 @@ class RecordReader:
         """
         dataset = self._dataset(name)
         with self._damage():
-            values = dataset[first:last] if dataset.ndim else dataset[()]
-            return np.asarray(values, dtype=self.dtype(name))
+            return np.asarray(self._file.read(dataset, first, last), dtype=self.dtype(name))
 
     def verify(self) -> None:
         """Check the content against its SHA-256, block by block.
@@ -455,51 +471,70 @@ class RecordReader:
     def _check(self, digests: Mapping[str, str]) -> None:
         """Raise unless the SHA-256 of each array's bytes gives the record's."""
         with self._damage():
-            if _content_sha256(self._kind, self._text, self._datasets, digests) != self._attribute("sha256", "S"):
-                raise RuntimeError("its content does not match its SHA-256")
+            if _content_sha256(self._kind, self._text, self._datasets, digests) != self._claimed:
+                raise FormatError("its content does not match its SHA-256")
 
-    def _dataset(self, name: str) -> Any:
-        if name not in self._datasets:
-            raise InputError(f"{self._path}: no array named {name!r}; it has {', '.join(self.names) or 'none'}")
+    def _dataset(self, name: str) -> StoredArray:
+        if name not in self.names:
+            raise InputError(
+                f"{self._path}: no array named {printable(name, 200)!r}; it has {', '.join(self.names) or 'none'}"
+            )
         return self._datasets[name]
 
     def _check_header(self) -> None:
-        found = self._attribute("format", "S")
-        if found != f"malade-{self._kind}":
-            raise InputError(f"{self._path}: expected a malade-{self._kind} file, got {found!r}; choose another file")
-        version = self._attribute("version", "i")
+        found = self._word("format")
+        if not found.startswith(_MAGIC):
+            raise ForeignError(f"its format is {printable(found, 40)!r}, which is not malade's")
+        self._claimed = self._word("sha256")
+        version = self._number("version")
+        if found != _MAGIC + self._kind:
+            raise InputError(
+                f"{self._path}: expected a {_MAGIC}{self._kind} file, got {printable(found, 80)!r}; choose another file"
+            )
         if version != FORMAT_VERSION:
             raise InputError(
                 f"{self._path}: version {version} of the format, this malade reads {FORMAT_VERSION}; "
                 "use the malade that wrote it, or make it again"
             )
 
-    def _attribute(self, name: str, kind: str) -> str | int:
-        """One small attribute of the header; its size is looked at before it is read."""
-        if name not in self._file.attrs:
-            raise RuntimeError(f"it has no {name}")
-        claimed = self._file.attrs.get_id(name)
-        if claimed.shape != () or claimed.dtype.kind != kind or claimed.dtype.itemsize > 256:
-            raise RuntimeError(f"its {name} is not as malade writes it")
-        value = self._file.attrs[name]
-        return value.decode("ascii") if kind == "S" else int(value)
+    def _word(self, name: str) -> str:
+        """One short text of the header."""
+        kind, value = self._attribute(name)
+        dtype = text_type(kind)
+        if dtype is None or dtype.itemsize != len(value) or len(value) > 256:
+            raise ForeignError(f"its {name} is not as malade writes it")
+        return value.rstrip(b"\0").decode("ascii", "backslashreplace")
+
+    def _number(self, name: str) -> int:
+        """One integer of the header."""
+        kind, value = self._attribute(name)
+        dtype = number_type(kind)
+        if dtype is None or dtype.kind not in "iu" or dtype.itemsize != len(value):
+            raise ForeignError(f"its {name} is not as malade writes it")
+        return int(np.frombuffer(value, dtype)[0])
+
+    def _attribute(self, name: str) -> tuple[bytes, bytes]:
+        if name not in self._attributes:
+            raise ForeignError(f"it has no {name} that malade wrote")
+        return self._attributes[name]
 
     def _read_text(self) -> bytes:
-        text = self._file["meta"]
-        if text.shape != () or text.dtype.kind != "S" or text.dtype.itemsize > MAX_JSON_BYTES:
-            raise RuntimeError("its JSON is missing")
-        return bytes(text[()])
+        text = self._datasets.get("meta")
+        if text is None or text.shape != () or text.dtype.kind != "S" or text.dtype.itemsize > MAX_JSON_BYTES:
+            raise FormatError("its JSON is missing")
+        return bytes(self._file.read(text)[()])
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
-        """HDF5 reports damage as almost any exception; here it becomes one line."""
+        """Turn what a damaged file leads to into one line."""
         try:
             yield
         except InputError:
             raise
-        except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError) as error:
-            reason = one_line(error)
-            raise InputError(f"{self._path}: not a whole malade file ({reason}); {self._mend}") from error
+        except (FormatError, struct.error, OSError, LookupError, ValueError, ArithmeticError) as error:
+            # Nobody is told to delete a file that this program did not write.
+            mend = "choose another file" if isinstance(error, ForeignError) else self._mend
+            raise InputError(f"{self._path}: not a whole malade file ({one_line(error)}); {mend}") from error
 
 
 def open_record(path: str | Path, *, kind: str, mend: str = "restore it from a copy or make it again") -> RecordReader:
@@ -522,53 +557,79 @@ def open_record(path: str | Path, *, kind: str, mend: str = "restore it from a c
     return RecordReader(path, kind=kind, mend=mend)
 
 
-def _datasets(what: str, file: h5py.File, file_bytes: int) -> dict[str, Any]:
+def is_record(path: str | Path) -> bool:
+    """Whether a file is one that this program wrote, as far as its first bytes tell.
+
+    Parameters
+    ----------
+    path : path
+        Any file.
+
+    Returns
+    -------
+    bool
+        True if it is an HDF5 file of the form that records have, and its header holds ``format`` (a word that begins
+        with ``malade-``), ``version`` and ``sha256`` as records do. Other programs may use these names, too, but not
+        all of that.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened.
+    """
+    with open_regular(path) as raw:
+        try:
+            file = StrictFile(raw.fileno())
+            found = file.attributes(file.header(file.root))
+        except (FormatError, OSError, struct.error, IndexError):
+            return False
+    words = [text_type(found[name][0]) for name in ("format", "sha256") if name in found]
+    return (
+        len(words) == 2
+        and all(dtype is not None for dtype in words)
+        and "version" in found
+        and number_type(found["version"][0]) is not None
+        and found["format"][1].startswith(_MAGIC.encode())
+        and len(found["sha256"][1]) == 64
+    )
+
+
+def _datasets(what: str, file: StrictFile) -> dict[str, StoredArray]:
     """Every array of a file, after checking that it holds nothing but plain arrays it has room for."""
-    found: dict[str, Any] = {}
-    total = visited = 0
-    groups = [("", file["/"])]
+    found: dict[str, StoredArray] = {}
+    total = 0
+    known = {file.root}
+    groups = [("", file.header(file.root))]
     while groups:
         prefix, group = groups.pop()
-        for key in group:
-            visited += 1
+        for key, address in file.links(group):
             name = check_name(what, prefix + key)
-            if visited > MAX_NAMES:
-                raise RuntimeError(f"more than {MAX_NAMES} names")
+            if len(known) > MAX_NAMES:
+                raise FormatError(f"more than {MAX_NAMES} names")
             # A soft or external link could lead to another file, a second hard link back up into a loop.
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                raise RuntimeError(f"{name} is a link")
-            item = group[key]
-            if isinstance(item, h5py.Group):
-                groups.append((name + "/", item))
+            if address is None or address in known:
+                raise FormatError(f"{name} is a link")
+            known.add(address)
+            header = file.header(address)
+            array = file.array(header)
+            if isinstance(array, str):
+                if array != NO_ARRAY or not file.is_group(header):
+                    raise FormatError(f"{name} {array}")
+                groups.append((name + "/", header))
                 continue
-            if not isinstance(item, h5py.Dataset):
-                raise RuntimeError(f"{name} is not an array")
-            total += _checked_bytes(name, item)
-            if total > file_bytes:
-                raise RuntimeError(f"it claims {total} bytes of arrays and has {file_bytes}")
-            if name != "meta":
-                found[name] = item
+            if array.dtype.kind == "S" and name != "meta":
+                raise FormatError(f"{name} has dtype {array.dtype}")
+            total += array.num_bytes
+            if total > file.num_bytes:
+                raise FormatError(f"it claims {total} bytes of arrays and has {file.num_bytes}")
+            found[name] = array
     return found
-
-
-def _checked_bytes(name: str, dataset: Any) -> int:
-    """Size of an array in bytes, after checking how the file stores it."""
-    layout = dataset.id.get_create_plist()
-    if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count() or dataset.shape is None:
-        raise RuntimeError(f"{name} is not stored in one piece")
-    dtype = np.dtype(dataset.dtype)
-    if name != "meta" and (dtype.kind not in "biuf" or dtype.itemsize > 8):
-        raise RuntimeError(f"{name} has dtype {dtype}")
-    size: int = math.prod(dataset.shape) * dtype.itemsize
-    if dataset.id.get_storage_size() != size:
-        raise RuntimeError(f"{name} claims {size} bytes and has {dataset.id.get_storage_size()}")
-    return size
 
 
 def _content_sha256(kind: str, text: bytes, datasets: Mapping[str, Any], digests: Mapping[str, str]) -> str:
     """SHA-256 of a record's content, from those of its arrays' bytes."""
     content = {
-        "format": f"malade-{kind}",
+        "format": f"{_MAGIC}{kind}",
         "version": FORMAT_VERSION,
         "meta": hashlib.sha256(text).hexdigest(),
         "arrays": {

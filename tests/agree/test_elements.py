@@ -33,6 +33,7 @@ def array_of(type_: Any) -> Any:
 SCALARS = {
     **dict.fromkeys(("a", "alpha", "delta", "step_size", "width", "momentum", "rate", "learning_rate", "epsilon"), F32),
     **dict.fromkeys(("rest", "beta", "overshoot"), F32),
+    **dict.fromkeys(("slope", "threshold", "low", "high", "root_half", "peak", "cubic", "thrice_cubic"), F32),
     "targeted": I64,
     "keyed": BOOL,
     **dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "correction1", "correction2"), F32),

@@ -87,7 +87,18 @@ def test_argmax(case: Any) -> None:
     agree("argmax", np.round(case.logits), exact=True)  # ties
 
 
-@pytest.mark.parametrize("row", [[1, np.nan, 3], [np.nan, np.nan], [np.inf, np.inf], [-np.inf, -np.inf], [0.0, -0.0]])
+@pytest.mark.parametrize(
+    "row",
+    [
+        [1, np.nan, 3],
+        [np.nan, 1, 3],
+        [1, 3, np.nan],
+        [np.nan, np.nan],
+        [np.inf, np.inf],
+        [-np.inf, -np.inf],
+        [0.0, -0.0],
+    ],
+)
 def test_argmax_of_special_numbers(row: Any) -> None:
     agree("argmax", np.array([row]), exact=True)
 

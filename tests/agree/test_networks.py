@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,18 @@ import pytest
 
 import malade_gpu
 import malade_ref
-from malade_ref.layers import BatchNorm, Flatten, Linear, ReLU
+from malade_ref.layers import (
+    BatchNorm,
+    Branches,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    SiLU,
+    Tanh,
+)
 from malade_ref.network import build
 from malade_ref.sampling import Stream
 from malade_ref.training import Classification, Denoising, SupervisedDenoising, fit
@@ -26,6 +39,29 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "sdae": lambda package, **settings: package.sdae("small", **settings),
     "mlp": lambda package, **settings: package.mlp((1, 28, 28), 10, hidden=(20,), **settings),
 }
+BRANCHING: dict[str, Callable[..., Any]] = {
+    "resnet": lambda package, **settings: package.resnet(
+        (3, 4, 4), 4, depth=8, channels=2, normalize=((0.4, 0.5, 0.3), (0.2, 0.3, 0.2)), **settings
+    ),
+    "wide_resnet": lambda package, **settings: package.wide_resnet(
+        (3, 4, 4), 4, depth=10, width=1, channels=2, **settings
+    ),
+    "branches": lambda package, **settings: package.Network(
+        BRANCHES,
+        {
+            key: package.ops.asarray(value)
+            for key, value in build(BRANCHES, (3, 4, 4), initialisation="he", **settings).params.items()
+        },
+        (3, 4, 4),
+    ),
+}
+BRANCHES = (
+    Branches(([Conv2d(3, 4, (3, 3)), ReLU()], [], [Conv2d(3, 3, (3, 3), groups=3), Tanh()]), "concat"),
+    MaxPool2d((3, 3), (2, 2), (1, 1)),
+    Residual([Residual([Conv2d(10, 2, (1, 1)), SiLU()], [Conv2d(10, 2, (3, 3))]), Conv2d(2, 10, (1, 1))]),
+    Flatten(),
+    Branches(([Linear(40, 2)], [Linear(40, 2)]), "concat"),
+)
 PARAMETERS = inspect.Parameter
 
 
@@ -194,6 +230,53 @@ def test_draws_at_once_make_no_difference(monkeypatch: pytest.MonkeyPatch, mode:
     for result in results[1:]:
         for got, wanted in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(to_host(got), to_host(wanted))
+
+
+# Layers that hold layers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("resnet", "float32"), ("wide_resnet", "float64"), ("branches", "float32")],
+)
+def test_layers_within_layers(name: str, dtype: str) -> None:
+    """Outputs and all gradients, as in training and as at test; running averages."""
+    theirs = BRANCHING[name](malade_ref, dtype=dtype)
+    params = {key: to_device(value) for key, value in theirs.params.items()}
+    ours = malade_gpu.Network(theirs.layers, params, theirs.input_shape)
+    random = np.random.default_rng(1)
+    x = random.random((2, 3, 4, 4)).astype(dtype)
+    for training in (False, True):
+        expected, their_tape = theirs.forward(x, training=training)
+        y, tape = ours.forward(to_device(x), training=training)
+        assert_close(to_host(y), expected, op="network", dtype=dtype)
+        dy = random.standard_normal(expected.shape).astype(dtype)
+        need = training or not theirs.mixes_samples
+        expected_dx, their_gradients = theirs.backward(their_tape, dy, need_parameters=need)
+        dx, gradients = ours.backward(tape, to_device(dy), need_parameters=need)
+        assert_close(to_host(dx), expected_dx, op="network", dtype=dtype)
+        assert gradients.keys() == their_gradients.keys()
+        # A bias before batch normalisation has no influence: its gradient is what rounding leaves of the others'.
+        scale = max((float(np.abs(value).max()) for value in their_gradients.values()), default=1.0)
+        for key, value in their_gradients.items():
+            assert_close(to_host(gradients[key]), value, op="network", dtype=dtype, scale=scale)
+    updated = theirs.updated_buffers(their_tape)
+    for key, value in ours.updated_buffers(tape).items():
+        assert_close(to_host(value), updated[key], op="network", dtype=dtype, scale=1)
+
+
+@pytest.mark.faults
+def test_copies_and_pickles() -> None:
+    """The backend goes along by its name, arrays by way of the host."""
+    model = defended(lambda name: both(name)[1])
+    x = to_device(images(2))
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert again.ops is gpu
+        assert again.classifier.ops is gpu
+        assert isinstance(again.denoiser, malade_gpu.Network)
+        np.testing.assert_array_equal(to_host(again.logits(x)), to_host(model.logits(x)))
+    mixture = malade_gpu.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[2.0]]])
+    assert copy.deepcopy(mixture).ops is pickle.loads(pickle.dumps(mixture)).ops is gpu
 
 
 # Attacks --------------------------------------------------------------------------------------------------------

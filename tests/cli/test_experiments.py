@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import pytest
 
-from malade_ref import attacks, ops
+from malade_ref import attacks, experiment, ops
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
 from malade_ref.experiment import built_in_experiments, plan_of, read_experiment, settings_of
@@ -96,6 +98,108 @@ def test_plan_has_every_step_once() -> None:
     assert all(step.seconds >= 0 for step in steps)
     assert sum(step.kind == "attack" for step in steps) == len(list(experiment.cells()))
     assert steps[-1].kind == "report"
+
+
+def blocks(file: Path) -> list[tuple[str, ...]]:
+    """A TOML file's tables, each with its header; without comments and empty lines."""
+    lines = [line.strip() for line in file.read_text().splitlines()]
+    found: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("["):
+            found.append([])
+        if line and not line.startswith("#"):
+            found[-1].append(line)
+    return [tuple(block) for block in found if len(block) > 1]
+
+
+def copied(files: Iterable[Path]) -> int:
+    """Lines of tables that stand, the same, in another file before."""
+    seen: dict[tuple[str, ...], Path] = {}
+    return sum(len(block) for file in files for block in blocks(file) if seen.setdefault(block, file) != file)
+
+
+def test_experiments_share_what_they_have_in_common(tmp_path: Path) -> None:
+    files = sorted((Path(experiment.__file__).parents[1] / "experiments").rglob("*.toml"))
+    assert copied(files) < 100
+    # It was 778 before the files could extend each other; one more copy of a file is noticed.
+    again = tmp_path / "copy.toml"
+    again.write_text(files[0].read_text())
+    assert copied([*files, again]) > copied(files) + 30
+
+
+def test_shared_tables_are_no_experiments() -> None:
+    with pytest.raises(InputError, match="mnist-both: no such experiment"):
+        read_experiment("mnist-both")
+    assert "mnist-both" not in built_in_experiments()
+
+
+def extending(folder: Path, **texts: str) -> str:
+    """Files of experiments, by name; the path of ``top.toml``."""
+    for name, text in texts.items():
+        (folder / f"{name}.toml").write_text(text)
+    return str(folder / "top.toml")
+
+
+def test_the_extending_file_wins(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "more.toml").write_text('extends = "../less.toml"\n[evaluation]\nnum_draws = 7\n')
+    top = extending(
+        tmp_path,
+        less="[evaluation]\nnum_images = 11\nnum_draws = 5\n",
+        top="""
+        extends = ["honest", "sub/more.toml"]
+        name = "mine"
+        [models.cnn]
+        epochs = 1
+        [[attacks]]
+        name = "fgsm"
+        eps = [0.1]
+        [[attacks]]
+        name = "mine"
+        method = "pgd"
+        against = ["cnn"]
+        eps = [0.1]
+        [scales.tiny.models]
+        cnn = { epochs = 2 }
+        """,
+    )
+    mine, text = read_experiment(top)
+    honest, _ = read_experiment("honest")
+    assert (mine.name, mine.title) == ("mine", honest.title)
+    assert (mine.evaluation.num_images, mine.evaluation.num_draws) == (11, 7)
+    assert mine.evaluation.shard_size == honest.evaluation.shard_size
+    assert (mine.models["cnn"].epochs, mine.models["cnn"].learning_rate) == (1, honest.models["cnn"].learning_rate)
+    assert [attack.name for attack in mine.attacks] == [*(attack.name for attack in honest.attacks), "mine"]
+    fgsm = next(attack for attack in mine.attacks if attack.name == "fgsm")
+    assert (fgsm.eps, fgsm.against) == ((0.1,), ("cnn", "cnn+malade"))
+    assert read_experiment(top, ["scale=tiny"]).experiment.models["cnn"].epochs == 2
+    # The bundle keeps all of it, and what it keeps is still an experiment.
+    assert "# [models.cnn]" in text
+    assert tomllib.loads(text)["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("texts", "complaint"),
+    [
+        ({"top": 'extends = "top.toml"'}, r"extends: .*top.toml, .*top.toml extend each other"),
+        ({"top": 'extends = "a.toml"', "a": 'extends = "./top.toml"'}, "extend each other; remove one"),
+        ({"top": 'extends = "nothing"'}, "extends: nothing is called 'nothing'; expected one of .*path of a TOML file"),
+        ({"top": 'extends = "mnist-bot"'}, "did you mean 'mnist-both'"),
+        ({"top": 'extends = "a.toml"'}, r"top.toml: extends: .*a.toml: cannot be read"),
+        ({"top": "extends = 3"}, "top.toml: extends: expected the name"),
+        ({"top": "extends = [1]"}, "top.toml: extends: expected the name"),
+        ({"top": 'extends = ["honest", "honest"]'}, "expected no name twice"),
+        ({"top": 'extends = "a.toml"', "a": "x = "}, "a.toml: not valid TOML"),
+        ({"top": 'extends = "honest"\nevaluatoin = 1'}, "evaluatoin: unknown key; did you mean 'evaluation'"),
+        (
+            {"top": 'extends = "f0.toml"', **{f"f{i}": f'extends = "f{i + 1}.toml"' for i in range(9)}},
+            "at most 8 files may extend each other",
+        ),
+    ],
+)
+def test_bad_extensions(tmp_path: Path, texts: dict[str, str], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        read_experiment(extending(tmp_path, **texts))
 
 
 class Sized(NamedTuple):

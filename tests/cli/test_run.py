@@ -154,7 +154,7 @@ def test_interrupt_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path) -> 
     _, err = process.communicate()
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == (
-        "malade: interrupted; what was done is kept; go on with: malade run demo --out bundle --resume --set scale=tiny"
+        "malade: interrupted; what was done is kept; go on with: malade run demo --set scale=tiny --out bundle --resume"
     )
     assert "Traceback" not in err
     assert (tmp_path / "bundle" / "config.json").exists()

@@ -77,6 +77,21 @@ def channels() -> list[Launch]:
     return found
 
 
+def groups() -> list[Launch]:
+    """Two samples of three groups: fewer numbers than threads, neighbours; and more, two by two."""
+    found = []
+    for count, run, real, dtype in ((35, 35, "float", "float32"), (300, 2, "double", "float64")):
+        rng = np.random.default_rng(count)
+        x, dz = rng.random((2, 2, 3 * count)).astype(dtype)
+        out, scale = np.full_like(x, np.nan), np.full(6, np.nan, dtype)
+        for kernel, arguments in (
+            ("standardise", (x, out, scale, count, 3, run, 1e-5)),
+            ("standardise_vjp", (dz, x, rng.random(6).astype(dtype), out, count, 3, run)),
+        ):
+            found.append(Launch("groups", kernel, (6,), (128,), arguments, defines={"REAL": real}))
+    return found
+
+
 def softmax() -> list[Launch]:
     """Five samples, one more than a block takes; fewer and more classes than a warp has lanes."""
     found = []
@@ -209,7 +224,7 @@ def chain_half() -> list[Launch]:
     return found
 
 
-LAUNCHES = rows() + channels() + softmax() + conv() + narrow() + chain() + chain_half()
+LAUNCHES = rows() + channels() + groups() + softmax() + conv() + narrow() + chain() + chain_half()
 NAMES = [f"{launch.file}.{launch.kernel}-{i}" for i, launch in enumerate(LAUNCHES)]
 
 

@@ -13,6 +13,8 @@ import pytest
 import malade_ref
 from malade_ref.checks import InputError
 from malade_ref.interop import OnTensors
+from malade_ref.layers import Flatten, Linear, Reshape, Tanh
+from malade_ref.network import build
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -96,3 +98,57 @@ def test_complaints(package: ModuleType) -> None:
             model.purify(bad)
     with pytest.raises(InputError, match=r"^y: label 10 "):
         model.loss_gradient(x, y + 8)
+
+
+def smooth(package: ModuleType) -> tuple[Any, Any]:
+    """A classifier and a denoiser in float64 whose derivatives exist everywhere."""
+    shape = (1, 2, 3)
+    layers = (Flatten(), Linear(6, 5), Tanh(), Linear(5, 3))
+    back = (Flatten(), Linear(6, 6), Tanh(), Reshape(shape))
+    settings: dict[str, Any] = {"initialisation": "glorot", "dtype": "float64", "ops": package.ops}
+    return build(layers, shape, seed=1, **settings), build(back, shape, seed=2, **settings)
+
+
+def through(package: ModuleType, what: str) -> Any:
+    """A function of images that gradients can flow through."""
+    classifier, denoiser = smooth(package)
+    if what == "network":
+        return OnTensors(classifier).logits
+    model = OnTensors(package.MALADE(classifier, denoiser, num_steps=3, a=0.3, delta=0.01, clip=False, seed=1))
+    index = torch.tensor([4, 2])
+    if what == "purify":
+        return lambda x: model.purify(x, sample_index=index, draw=1)
+    return lambda x: model.logits(x, sample_index=index, num_draws=3, first_draw=1)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("what", ["network", "purify", "logits"])
+def test_gradients_flow_exactly(what: str) -> None:
+    """Against finite differences, for every entry of the Jacobian."""
+    x = torch.rand((2, 1, 2, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = (0.2 + 0.6 * x).requires_grad_()
+    assert torch.autograd.gradcheck(through(malade_ref, what), (x,), eps=1e-6, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.faults
+def test_a_regularised_objective_reaches_the_images(package: ModuleType) -> None:
+    model, (x, y) = defended(package), tensors()
+    x.requires_grad_()
+    logits = OnTensors(model).logits(x)
+    (torch.nn.functional.cross_entropy(logits, y, reduction="sum") + 0.1 * x.square().sum()).backward()
+    own = OnTensors(model).loss_gradient(x, y)
+    np.testing.assert_allclose(x.grad, own + 0.2 * x.detach(), rtol=1e-4, atol=1e-6)
+    assert OnTensors(model).predict(x).dtype == torch.int64
+
+
+@pytest.mark.faults
+def test_gradients_only_where_they_are_wanted(package: ModuleType) -> None:
+    model, (x, _) = OnTensors(defended(package)), tensors()
+    assert not model.logits(x).requires_grad
+    x.requires_grad_()
+    with torch.no_grad():
+        assert not model.purify(x).requires_grad
+    with pytest.raises(InputError, match=r"^x: gradients of gradients are not known; leave create_graph=True out$"):
+        torch.autograd.grad(model.purify(x).sum(), x, create_graph=True)
+    with pytest.raises(InputError, match=r"^x: the tensor on meta"):
+        model.logits(torch.zeros(x.shape, device="meta", requires_grad=True))

@@ -40,6 +40,8 @@ UPSAMPLING = "tests/agree/test_upsampling.py -k 'test_upsample'"
 GROUPED = "tests/agree/test_conv_grouped.py -k 'test_grouped'"
 POOLING = "tests/agree/test_pooling.py -k '{}'"
 LARGEST, MEANS, ADAPTIVE = (POOLING.format(name) for name in ("max_pool2d", "avg_pool2d and not adaptive", "adaptive"))
+ACTIVATIONS = "tests/agree/test_activations.py"
+NORMALISATION = "tests/agree/test_normalisation.py"
 LOSSES = "tests/agree/test_losses.py"
 LOSSES_OF_ATTACKS = "tests/agree/test_losses.py -k attacks"
 MINIMUM_NORM = "tests/agree/test_minimum_norm.py -k 'changes or ead or between'"
@@ -222,6 +224,60 @@ MUTANTS = [
         "gridDim.y] = total",
         f"{LAYERS} -k chunks",
     ),
+    # groups.cuh
+    Mutant("groups: half of the lanes", "groups.cuh", "lanes = 16;", "lanes = 8;", NORMALISATION),
+    Mutant(
+        "groups: no barrier after the warps' sums",
+        "groups.cuh",
+        "partial[threadIdx.x / 32] = value;\n  __syncthreads();",
+        "partial[threadIdx.x / 32] = value;",
+        ORDERS.format("groups"),
+    ),
+    Mutant(
+        "groups: no barrier before the next sums",
+        "groups.cuh",
+        "value, lanes);\n  __syncthreads();  // the previous call's readers are done\n",
+        "value, lanes);\n",
+        ORDERS.format("groups"),
+    ),
+    Mutant(
+        "groups: groups of the first sample",
+        "groups.cuh",
+        "int64_t(blockIdx.x) / groups * groups * count",
+        "0",
+        NORMALISATION,
+    ),
+    Mutant(
+        "groups: run and group swapped",
+        "groups.cuh",
+        "(k / run * groups + index) * run + k % run",
+        "(k % run * groups + index) * run + k / run",
+        NORMALISATION,
+    ),
+    Mutant(
+        "groups: mean not subtracted",
+        "groups.cuh",
+        "const double deviation = x[at(k)] - mean;",
+        "const double deviation = x[at(k)];",
+        NORMALISATION,
+    ),
+    Mutant(
+        "groups: epsilon lost",
+        "groups.cuh",
+        "over_block(squares, partial) / count + epsilon",
+        "over_block(squares, partial) / count",
+        NORMALISATION,
+    ),
+    Mutant("groups: variance not rooted", "groups.cuh", "1.0 / sqrt(over_block", "1.0 / (over_block", NORMALISATION),
+    Mutant(
+        "groups: gradient without the mean's share",
+        "groups.cuh",
+        "factor * (dz[at(k)] - mean - z",
+        "factor * (dz[at(k)] - z",
+        NORMALISATION,
+    ),
+    Mutant("groups: gradient without the variance's share", "groups.cuh", " - z[at(k)] * product", "", NORMALISATION),
+    Mutant("groups: gradient not scaled", "groups.cuh", "REAL(factor * (dz", "REAL((dz", NORMALISATION),
     # softmax.cuh
     Mutant("softmax: the true class counted", "softmax.cuh", "if (j != but) ", "", LOSSES),
     Mutant(
@@ -1159,6 +1215,158 @@ MUTANTS = [
         "dresidual[i] = a * dy[i]",
         LANGEVIN,
     ),
+    # activations.py
+    Mutant(
+        "activations: NaN lost where it has settled at its limit",
+        "activations.py",
+        "return -SETTLED if x < -SETTLED else SETTLED if x > SETTLED else x",
+        "return SETTLED if x > SETTLED else x if x >= -SETTLED else -SETTLED",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: sigmoid of the other sign",
+        "activations.py",
+        "(ONE if x >= ZERO else small)",
+        "(ONE if x <= ZERO else small)",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: slope of leaky ReLU at 0",
+        "activations.py",
+        'Gradient of `leaky_relu`."""\n    dx[i] = dy[i] if x[i] > ZERO',
+        'Gradient of `leaky_relu`."""\n    dx[i] = dy[i] if x[i] >= ZERO',
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: leaky ReLU without its slope",
+        "activations.py",
+        'negative numbers."""\n    out[i] = x[i] if x[i] > ZERO else x[i] *',
+        'negative numbers."""\n    out[i] = x[i] if x[i] > ZERO else',
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: ELU without alpha",
+        "activations.py",
+        "else alpha * math.expm1(x[i])",
+        "else math.expm1(x[i])",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: ELU's gradient at the output",
+        "activations.py",
+        "dy[i] * (alpha * math.exp(x[i]))",
+        "dy[i] * (alpha * math.expm1(x[i]))",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: sigmoid's gradient without the rest",
+        "activations.py",
+        "(y[i] * (ONE - y[i]))",
+        "(y[i] * (ONE - y[i] * y[i]))",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: SiLU's gradient of the wrong sign",
+        "activations.py",
+        "(ONE + bounded(x[i]) * logistic(-x[i]))",
+        "(ONE - bounded(x[i]) * logistic(-x[i]))",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: SiLU at infinity",
+        "activations.py",
+        'its sigmoid."""\n    out[i] = (-SETTLED if x[i] < -SETTLED else x[i])',
+        'its sigmoid."""\n    out[i] = x[i]',
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: GELU without its half",
+        "activations.py",
+        "(HALF * math.erfc(-root_half * bounded(x[i])))",
+        "math.erfc(-root_half * bounded(x[i]))",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: GELU's density too wide",
+        "activations.py",
+        "math.exp(-HALF * (z * z))",
+        "math.exp(-HALF * HALF * (z * z))",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: GELU's cubic term squared",
+        "activations.py",
+        "out[i] = (-SETTLED if x[i] < -SETTLED else x[i]) * logistic(slope * (z + cubic * z * z * z))",
+        "out[i] = (-SETTLED if x[i] < -SETTLED else x[i]) * logistic(slope * (z + cubic * z * z))",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: GELU's gradient without the cubic term's",
+        "activations.py",
+        "(ONE + thrice_cubic * z * z)",
+        "(ONE + cubic * z * z)",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: softplus without its threshold",
+        "activations.py",
+        "out[i] = x[i] if z > threshold else smooth / beta",
+        "out[i] = smooth / beta",
+        ACTIVATIONS,
+    ),
+    Mutant("activations: softplus not divided", "activations.py", "smooth / beta", "smooth", ACTIVATIONS),
+    Mutant(
+        "activations: softplus's gradient beyond its threshold",
+        "activations.py",
+        "dx[i] = dy[i] if z > threshold else dy[i] * logistic(z)",
+        "dx[i] = dy[i] * logistic(z)",
+        ACTIVATIONS,
+    ),
+    Mutant("activations: hardtanh's upper end", "activations.py", "high if x[i] > high else x[i]", "x[i]", ACTIVATIONS),
+    Mutant(
+        "activations: hardtanh's slope at its end",
+        "activations.py",
+        "low < x[i] and x[i] < high",
+        "low < x[i] and x[i] <= high",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: slope of the wrong channel",
+        "activations.py",
+        "out[i] = x[i] if x[i] > ZERO else x[i] * slopes[i // run % channels]",
+        "out[i] = x[i] if x[i] > ZERO else x[i] * slopes[i % channels]",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: gradient by the wrong channel's slope",
+        "activations.py",
+        "dx[i] = dy[i] if x[i] > ZERO else dy[i] * slopes[i // run % channels]",
+        "dx[i] = dy[i] if x[i] > ZERO else dy[i] * slopes[i // channels % channels]",
+        ACTIVATIONS,
+    ),
+    Mutant(
+        "activations: slope's gradient of the positive numbers",
+        "activations.py",
+        "(ZERO if x[i] > ZERO else x[i])",
+        "(ZERO if x[i] < ZERO else x[i])",
+        ACTIVATIONS,
+    ),
+    # normalisation.py
+    Mutant(
+        "normalisation: gain of the wrong channel",
+        "normalisation.py",
+        "c = i // run % channels\n    out[i] = x[i] * gain[c]",
+        "c = i % channels\n    out[i] = x[i] * gain[c]",
+        NORMALISATION,
+    ),
+    Mutant("normalisation: no bias", "normalisation.py", "x[i] * gain[c] + bias[c]", "x[i] * gain[c]", NORMALISATION),
+    Mutant(
+        "normalisation: gradient by the wrong gain",
+        "normalisation.py",
+        "x[i] * gain[i // run % channels]",
+        "x[i] * gain[i % channels]",
+        NORMALISATION,
+    ),
     # layers.py
     Mutant("layers: bias missing", "layers.py", "x[i] + bias[i // run % channels]", "x[i]", LAYERS),
     Mutant("layers: bias of the wrong channel", "layers.py", "bias[i // run % channels]", "bias[i % channels]", LAYERS),
@@ -1469,9 +1677,9 @@ MUTANTS = [
         'itself."""\n    out[i] = x[0]',
         MEMORY,
     ),
-    Mutant("memory: last of equals", "memory.py", "value > largest or", "value >= largest or", MEMORY),
-    Mutant("memory: NaN is not the largest", "memory.py", " or math.isnan(value)", "", MEMORY),
-    Mutant("memory: first number skipped", "memory.py", "best = 0\n", "best = 1 % size\n", MEMORY),
+    Mutant("memory: last of equals", "memory.py", "if value > x[", "if value >= x[", MEMORY),
+    Mutant("memory: NaN of the last class only", "memory.py", "known = known and not", "known = not", MEMORY),
+    Mutant("memory: first number skipped", "memory.py", "best, known = 0,", "best, known = 1 % size,", MEMORY),
     Mutant("memory: difference for a sum", "memory.py", "x[i] + y[i]", "x[i] - y[i]", MEMORY),
     # metropolis.py
     Mutant(

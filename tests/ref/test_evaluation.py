@@ -22,7 +22,7 @@ def cell(
     outcomes = np.array(correct, dtype=bool)
     outcomes = outcomes[:, None] if outcomes.ndim == 1 else outcomes
     arrays = {"sample_index": np.arange(len(outcomes)) if index is None else np.array(index), "correct": outcomes}
-    return Cell(defence, attack, eps, {"method": attack, "norm": "linf", **meta}, arrays)
+    return Cell(defence, attack, eps, {"method": attack, "norm": "linf"} | meta, arrays)
 
 
 def test_two_readings_of_a_deterministic_defence() -> None:
@@ -59,7 +59,7 @@ def test_summary_of_a_random_defence() -> None:
 
 def test_worst_case_is_over_the_samples_that_all_attacks_had() -> None:
     everyone = cell([1, 1, 0, 1, 1, 0], attack="transfer", index=[5, 4, 3, 2, 1, 0])
-    some = cell([0, 1], attack="exact", index=[2, 5])
+    some = cell([0, 1], attack="exact", index=[2, 5], method="eot")
     worst = derive_results([everyone, some], {})["defences"]["cnn"]["worst"]["linf 0.3"]
     assert worst["honest"]["n"] == 2
     assert worst["honest"]["mean"]["value"] == 0.5

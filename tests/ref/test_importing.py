@@ -160,7 +160,7 @@ def put_zip(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEF
     [
         (npy(pixels(4), shape=(10**9, 28, 28)), zipfile.ZIP_DEFLATED, "does not fit its size"),
         (npy(pixels(4), shape=(3, 28, 28)), zipfile.ZIP_DEFLATED, "does not fit its size"),
-        (npy(pixels(4), shape=(-4, -28, 28)), zipfile.ZIP_DEFLATED, "expected at least one"),
+        (npy(pixels(4), shape=(-4, -28, 28)), zipfile.ZIP_DEFLATED, "does not fit its size"),
         (npy(pixels(4), fortran_order=True), zipfile.ZIP_DEFLATED, "Fortran"),
         (npy(pixels(4), descr="|O"), zipfile.ZIP_DEFLATED, "holds object"),
         (npy(pixels(4)), zipfile.ZIP_BZIP2, "compressed oddly"),
@@ -180,7 +180,7 @@ def test_an_npz_member_that_lies_about_its_size(tmp_path: Path) -> None:
     claimed = struct.pack("<I", len(npy(pixels(4))) + 10**9)
     assert content.count(size) == 2
     path.write_bytes(content.replace(size, claimed))
-    assert "too many" in complaint(import_dataset, path, "mine", tmp_path)
+    assert "can hold" in complaint(import_dataset, path, "mine", tmp_path)
 
 
 @given(data=st.data(), kind=st.sampled_from(["npz", "h5", "record"]))
@@ -254,7 +254,10 @@ def test_hostile_h5(tmp_path: Path) -> None:
             make(file)
             file["labels"] = classes(5 if make is huge_chunk else 4)
         text = complaint(import_dataset, path, "mine", tmp_path)
-        assert any(words in text for words in ("no plain array", "can hold", "variable length")), (make, text)
+        assert any(
+            words in text
+            for words in ("no plain array", "no array", "is a link", "can hold", "variable length", "smaller chunks")
+        ), (make, text)
 
 
 def test_damaged_record(tmp_path: Path, good_files: dict[str, bytes]) -> None:
@@ -358,7 +361,7 @@ def test_import_pictures(tmp_path: Path, kind: str) -> None:
             images = got.pixels(np.flatnonzero(got.labels() == label)).transpose(0, 2, 3, 1)
             assert sorted(map(bytes, images)) == sorted(map(bytes, expected[split, class_name]))
         assert got.labels().tolist() != sorted(got.labels().tolist())  # in random order
-    assert "1 files that were no .png or .jpg" in data.note
+    assert "Thumbs.db" in data.note
 
 
 def test_grey_pictures(tmp_path: Path) -> None:
@@ -379,7 +382,7 @@ def test_grey_pictures(tmp_path: Path) -> None:
         (lambda: {"train/a/1.png": picture(pixels(1)[0])[:60]}, "not a whole image"),
         (lambda: {"train/a/1.png": b"GIF89a"}, "not a whole image"),
         (lambda: {"train/a/1.png": b""}, "not a whole image"),
-        (lambda: {"train/a/1.png": picture(np.zeros((4, 4, 4)))}, "is RGBA or transparent"),
+        (lambda: {"train/a/1.png": picture(np.zeros((4, 4, 4)))}, "is of the mode RGBA"),
         (lambda: {"train/a/1.png": picture(np.zeros((1, 5000)))}, "more than 4096"),
         (lambda: {"train/a/1.png": picture(pixels(1)[0]), "test/b/1.png": picture(pixels(1)[0])}, "'b'"),
         (lambda: {"train/a\n/1.png": picture(pixels(1)[0])}, "printable"),

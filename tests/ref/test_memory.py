@@ -51,6 +51,15 @@ def test_argmax_takes_the_first_of_a_tie() -> None:
     assert ops.argmax(np.array([[0.0, 2.0, 2.0], [1.0, 1.0, 0.0]])).tolist() == [1, 0]
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_not_a_number_is_no_class(dtype: str) -> None:
+    rows = [[np.nan, 1, 2], [1, np.nan, 2], [1, 2, np.nan], [np.nan] * 3, [np.inf, 0, -np.inf], [-np.inf] * 3]
+    classes = ops.argmax(np.array(rows, dtype))
+    assert classes.dtype == np.int64
+    assert classes.tolist() == [-1, -1, -1, -1, 0, 0]
+
+
 # Images -----------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,20 @@ from hypothesis import strategies as st
 
 from malade_ref import ops
 from malade_ref.checks import InputError
-from malade_ref.layers import AvgPool2d, BatchNorm, Conv2d, ConvTranspose2d, Flatten, Layer, Linear, ReLU, Reshape, Tanh
-from malade_ref.network import LossGradient, Network, build, cnn, join, mlp, sdae, together
+from malade_ref.layers import (
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    Layer,
+    Linear,
+    ReLU,
+    Reshape,
+    Tanh,
+    fused,
+)
+from malade_ref.network import LossGradient, Network, build, cnn, join, mlp, sdae
 from tests import textbook
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_no_alias, assert_not_mutated, directional_check, planted
@@ -223,8 +235,15 @@ def test_layers_together_are_layers_apart(network: Network, training: bool) -> N
 def test_which_layers_go_together() -> None:
     layers = [ReLU(), Conv2d(1, 2, (3, 3)), BatchNorm(2), Tanh(), Flatten(), Reshape((2, 4, 4)), Conv2d(2, 1, (1, 1))]
     layers += [ReLU(), AvgPool2d((2, 2)), Flatten(), Linear(4, 4), Tanh(), Tanh(), Linear(4, 4)]
-    assert together(layers) == ({6: 7, 10: 11}, {1: 0, 6: 3, 13: 12})
-    assert together([]) == ({}, {})
+    steps = fused(layers)
+    products = {i: (step.activation, step.input_activation) for i, step in enumerate(steps) if i in (1, 6, 10, 13)}
+    assert products == {1: (None, "relu"), 6: ("relu", "tanh"), 10: ("tanh", None), 13: (None, "tanh")}
+    activations = {i: (step.forwards, step.backwards) for i, step in enumerate(steps) if i in (0, 3, 7, 11, 12)}
+    assert activations == {
+        **{0: (False, True), 3: (False, True), 7: (True, False), 11: (True, False), 12: (False, True)}
+    }
+    assert [steps[i] for i in (2, 4, 5, 8, 9)] == [layers[i] for i in (2, 4, 5, 8, 9)]
+    assert fused([]) == ()
 
 
 def test_no_call_is_wasted() -> None:

@@ -302,6 +302,12 @@ def chunks(png: bytes) -> set[bytes]:
     return found
 
 
+@pytest.mark.faults
+def test_a_dollar_in_a_title_is_a_dollar() -> None:
+    histories = {"cnn": {"epoch": [1, 2], "loss": [1.0, 0.5]}}
+    assert figures.training_curves(histories, labels={"cnn": r"$\nothing{"}).startswith(b"\x89PNG")
+
+
 def path_arguments(channels: int = 1) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {

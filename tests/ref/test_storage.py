@@ -316,9 +316,10 @@ def test_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     path.write_text("an HDF5 file? no")
     assert_refused(path, "not a whole malade file")
-    with h5py.File(path, "w") as file:
-        file["x"] = np.zeros(2)
-    assert_refused(path, "it has no format")
+    for libver, words in (("earliest", "another version of HDF5's format"), ("v110", "it has no format")):
+        with h5py.File(path, "w", libver=(libver, "latest")) as file:
+            file["x"] = np.zeros(2)
+        assert_refused(path, f"{words}.*choose another file")
     save_record(path, ARRAYS, kind="other")
     assert_refused(path, "expected a malade-test file, got 'malade-other'")
 
@@ -326,7 +327,7 @@ def test_foreign_files(tmp_path: Path) -> None:
 def planted(path: Path, plant: Callable[[h5py.File], None]) -> None:
     """Change a good record."""
     save_record(path, {"x": np.zeros(3)}, META, kind="test")
-    with h5py.File(path, "r+") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         plant(file)
 
 
@@ -421,21 +422,21 @@ def plant_another_shape(file: h5py.File) -> None:
     ("plant", "complaint"),
     [
         (plant_version, "version 2 of the format, this malade reads 1"),
-        (plant_huge_attribute, "its format is not as malade writes it"),
+        (plant_huge_attribute, "it has no format that malade wrote"),
         (plant_object_attribute, "its format is not as malade writes it"),
         (plant_no_json, "not a whole malade file"),
         (plant_huge_json, "meta claims 1073741824 bytes and has 0"),
         (plant_claim, "huge claims 8796093022208 bytes and has 0"),
         (plant_bomb, "bomb is not stored in one piece"),
-        (plant_object, "words has dtype object"),
-        (plant_compound, "pair has dtype"),
+        (plant_object, "words has a dtype that"),
+        (plant_compound, "pair has a dtype that"),
         (plant_null, "null is not stored in one piece"),
         (plant_type, "type is not an array"),
         (plant_outside, "outside is not stored in one piece"),
         (plant_external_link, "link is a link"),
         (plant_soft_link, "link is a link"),
-        (plant_loop, "expected names of letters"),
-        (plant_aliases, "it claims .* bytes of arrays"),
+        (plant_loop, "g/again is a link"),
+        (plant_aliases, "is a link"),
         (plant_hidden, "expected names of letters"),
         (plant_another_array, "does not match its SHA-256"),
         (plant_another_dtype, "does not match its SHA-256"),

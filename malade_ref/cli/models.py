@@ -1,0 +1,210 @@
+"""``malade models``: which trained networks are kept, what they are, and away with them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from typing import Any
+
+from malade_ref.checks import InputError, check_number
+from malade_ref.cli.console import duration, say
+from malade_ref.experiment.models import TRAINING_VERSION
+from malade_ref.experiment.store import OFF, VARIABLE, Entry, Store, store_folder
+
+DAYS = 90.0
+SHOWN = 12  # digits of a fingerprint
+
+
+def add_commands(commands: Any) -> None:
+    """Add ``models``.
+
+    Parameters
+    ----------
+    commands : argparse subparsers
+        Where to.
+    """
+    command = commands.add_parser(
+        "models",
+        help="list, show or remove the trained networks that are kept",
+        description="Networks that experiments trained, kept so that no other run has to train them again. They are in "
+        f"{VARIABLE}, or in the user's cache; malade run --set store=off neither takes nor keeps any.",
+    )
+    command.set_defaults(command=_none)
+    actions = command.add_subparsers(title="actions", metavar="ACTION")
+    listing = actions.add_parser("list", help="which networks are kept, newest use first", allow_abbrev=False)
+    listing.set_defaults(command=_list)
+    show = actions.add_parser("show", help="how a network was trained, and how good it was", allow_abbrev=False)
+    show.add_argument("model", metavar="NAME", help="its name, or the first digits of its fingerprint")
+    show.set_defaults(command=_show)
+    remove = actions.add_parser("remove", help="remove networks", allow_abbrev=False)
+    remove.add_argument("model", metavar="NAME", nargs="*", help="names, or the first digits of fingerprints")
+    which = remove.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="all of them")
+    which.add_argument(
+        "--unused", action="store_true", help="those that no run has used lately, and those that none can use any more"
+    )
+    remove.add_argument("--days", type=float, metavar="N", help=f"with --unused: for so many days; {DAYS:g} by default")
+    remove.add_argument(
+        "--yes", action="store_true", help="with --all or --unused: do it, do not only say what would go"
+    )
+    remove.set_defaults(command=_remove)
+    for action in (listing, show, remove):
+        action.add_argument("--store", metavar="DIR", default="", help=f"the folder; {VARIABLE} does the same")
+
+
+def _none(arguments: argparse.Namespace) -> int:
+    raise InputError("expected list, show or remove; see malade models --help")
+
+
+def _store(arguments: argparse.Namespace) -> Store:
+    folder = store_folder(arguments.store)
+    if folder is None:
+        raise InputError(f"{VARIABLE}: is {OFF}, so no networks are kept; name a folder with --store")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; name another with --store")
+    return Store(folder)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    store = _store(arguments)
+    entries = store.entries()
+    for entry in entries:
+        say(_line(entry))
+    total = _size(sum(entry.size for entry in entries))
+    say(
+        f"{len(entries)} networks, {total}, in {store.folder}" if entries else f"no networks are kept in {store.folder}"
+    )
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    entry = _named(_store(arguments), arguments.model)[0]
+    meta = entry.meta
+    if not meta:
+        raise InputError(f"{entry.path}: is damaged; malade models remove {entry.key[:SHOWN]} removes it")
+    recipe = meta["recipe"]
+    rows = {
+        "name": meta["title"],
+        "fingerprint": meta["fingerprint"],
+        "recipe": entry.key,
+        "file": f"{entry.path} ({_size(entry.size)})",
+        "trained": f"{meta['trained']}, in {duration(meta['seconds'])}",
+        "last used": time.strftime("%Y-%m-%d", time.gmtime(entry.used)),
+        "data": f"{meta['data']}: {_counts(recipe)}",
+        "objective": json.dumps(_without_none(recipe["objective"]), sort_keys=True),
+        "settings": ", ".join(
+            f"{name} {recipe[name]}"
+            for name in ("epochs", "batch_size", "learning_rate", "schedule", "optimizer", "seed", "dtype", "backend")
+        ),
+        "starts from": recipe["start"]["params"],
+        "at the end": ", ".join(f"{name} {value:.4g}" for name, value in sorted(meta["last"].items())) or "unknown",
+        "software": ", ".join(
+            f"{name} {version}" for name, version in sorted(meta["environment"].get("packages", {}).items())
+        ),
+    }
+    if not _usable(entry):
+        rows["note"] = "trained by another version of the training; no run takes it any more"
+    for name, value in rows.items():
+        say(f"{name:12} {value}")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    store = _store(arguments)
+    several = arguments.all or arguments.unused
+    if several == bool(arguments.model):
+        raise InputError("malade models remove: expected the name of a network, or --unused, or --all")
+    if arguments.days is not None:
+        if not arguments.unused:
+            raise InputError("--days: only with --unused; remove it")
+        check_number("--days", arguments.days, minimum=0)
+    if arguments.unused:
+        days = DAYS if arguments.days is None else arguments.days
+        since = time.time() - days * 24 * 3600
+        chosen = [entry for entry in store.entries() if entry.used < since or not _usable(entry)]
+    elif arguments.all:
+        chosen = store.entries()
+    else:
+        found = [_only(name, _named(store, name)) for name in arguments.model]
+        chosen = list({entry.key: entry for entry in found}.values())
+    size = _size(sum(entry.size for entry in chosen))
+    if several and not arguments.yes:
+        for entry in chosen:
+            say(_line(entry))
+        say(f"{_count(chosen)}, {size}, would be removed" + ("; --yes does it" if chosen else ""))
+        return 0
+    for entry in chosen:
+        store.remove(entry)
+    store.sweep()
+    say(f"removed {_count(chosen)}, {size}")
+    return 0
+
+
+def _named(store: Store, name: str) -> list[Entry]:
+    """Networks of a name, or whose fingerprint or recipe begins with it; at least one, newest use first."""
+    entries = store.entries()
+    found = [entry for entry in entries if entry.meta.get("title") == name]
+    if not found and len(name) >= 4:
+        found = [
+            entry
+            for entry in entries
+            if entry.key.startswith(name) or str(entry.meta.get("fingerprint", "")).startswith(name)
+        ]
+    if not found:
+        raise InputError(f"{name}: no such network in {store.folder}; malade models list shows what there is")
+    return found
+
+
+def _only(name: str, entries: list[Entry]) -> Entry:
+    if len(entries) > 1:
+        digits = ", ".join(_digits(entry) for entry in entries)
+        raise InputError(f"{name}: {len(entries)} networks are called so; name one by its fingerprint: {digits}")
+    return entries[0]
+
+
+def _line(entry: Entry) -> str:
+    meta = entry.meta
+    if not meta:
+        return f"{_digits(entry)}  damaged, {_size(entry.size)}"
+    last, quality = meta["last"], []
+    for name, title in (("validation_accuracy", "accuracy"), ("validation_error", "error")):
+        if name in last:
+            value = f"{100 * last[name]:.1f}%" if title == "accuracy" else f"{last[name]:.4g}"
+            quality.append(f"{title} {value}")
+    facts = [_counts(meta["recipe"]), _epochs(meta["recipe"]), *quality, duration(meta["seconds"])]
+    facts += [_size(entry.size), *([] if _usable(entry) else ["no longer usable"])]
+    return f"{_digits(entry)}  {entry.date}  {meta['title']} on {meta['data']}: {', '.join(facts)}"
+
+
+def _count(entries: list[Entry]) -> str:
+    return f"{len(entries)} network{'' if len(entries) == 1 else 's'}"
+
+
+def _digits(entry: Entry) -> str:
+    return str(entry.meta.get("fingerprint", entry.key))[:SHOWN]
+
+
+def _usable(entry: Entry) -> bool:
+    return bool(entry.meta) and entry.meta["recipe"].get("version") == TRAINING_VERSION
+
+
+def _counts(recipe: dict[str, Any]) -> str:
+    return f"{recipe['data']['train']['count']} images"
+
+
+def _epochs(recipe: dict[str, Any]) -> str:
+    return f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}"
+
+
+def _without_none(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: item for name, item in value.items() if item is not None}
+
+
+def _size(number: int) -> str:
+    """Write a number of bytes."""
+    if number < 1000:
+        return f"{number} B"
+    power = min(3, int(math.log10(number) // 3))
+    return f"{number / 1000**power:.1f} {('', 'kB', 'MB', 'GB')[power]}"

@@ -1,0 +1,22 @@
+"""Networks: layers with parameters, and those that are built here."""
+
+from .builders import build, cnn, mlp, sdae
+from .losses import LOSSES, LossGradient, join, loss_ops
+from .network import Network, check_finite, fingerprint
+from .resnets import resnet, wide_resnet
+
+__all__ = [
+    "LOSSES",
+    "LossGradient",
+    "Network",
+    "build",
+    "check_finite",
+    "cnn",
+    "fingerprint",
+    "join",
+    "loss_ops",
+    "mlp",
+    "resnet",
+    "sdae",
+    "wide_resnet",
+]
