@@ -234,7 +234,7 @@ class CudaDevice:
     Raises
     ------
     InputError
-        If there is no CuPy, no driver, no GPU, or one of them is too old.
+        If there is no CuPy, no driver, no GPU, or one of them is too old; or no compiler.
     """
 
     emulated = False
@@ -270,6 +270,7 @@ class CudaDevice:
             raise InputError(
                 f"malade_gpu: numba-cuda is not installed; install it with: pip install 'malade[gpu]' ({WITHOUT_GPU})"
             )
+        check_compilers()
         self.out_of_memory: type[BaseException] = cupy.cuda.memory.OutOfMemoryError
         free, self._total = runtime.memGetInfo()
         limit = _memory_limit()
@@ -357,6 +358,33 @@ class CudaDevice:
         options = ("-std=c++17", *(f"-D{name}={value}" for name, value in defines))
         module = self.xp.RawModule(code=source_for_gpu(text), options=options)
         return module, kernels_of(text, dict(defines))
+
+
+def check_compilers() -> None:
+    """Look for what compiles kernels on this machine; CuPy and numba-cuda would ask for it only when one is launched.
+
+    Raises
+    ------
+    InputError
+        If NVRTC, its headers, NVVM or nvJitLink is missing.
+    """
+    from cuda import pathfinder
+
+    missing = []
+    for name, library in (("NVRTC", "nvrtc"), ("NVVM", "nvvm"), ("nvJitLink", "nvJitLink")):
+        try:
+            pathfinder.load_nvidia_dynamic_lib(library)
+        except (pathfinder.DynamicLibNotFoundError, RuntimeError, OSError):
+            missing.append(name)
+    # Those of the runtime: CuPy's own kernels include them.
+    folder = pathfinder.find_nvidia_header_directory("cudart")
+    if folder is None or not (Path(folder) / "cuda_fp16.h").is_file():
+        missing.append("the CUDA runtime's headers")
+    if missing:
+        raise InputError(
+            f"malade_gpu: {', '.join(missing)} not found, which compile kernels; install what is missing with: "
+            f"pip install 'malade[gpu]' ({WITHOUT_GPU})"
+        )
 
 
 def source_for_gpu(text: str) -> str:
