@@ -240,7 +240,7 @@ def register(layer: L) -> L:
 
 
 # What a description from a file may hold.
-MAX_DEPTH = 16  # each layer of layers is up to three of the 64 levels that a file may have
+MAX_DEPTH = 32
 MAX_LAYERS = 10_000
 
 
