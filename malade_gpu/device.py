@@ -304,7 +304,8 @@ class CudaDevice:
         if not count:
             return
         ndarray = self.xp.ndarray
-        signature, numbers = [], [count]
+        signature: list[Any] = []
+        numbers: list[Any] = [count]
         for value in arguments:
             if isinstance(value, ndarray):
                 signature.append((value.dtype, value.ndim))

@@ -100,6 +100,13 @@ def element_launcher(cupy: Any, dispatcher: Any, signature: Sequence[Any]) -> La
     -------
     Launcher
         Takes the count, and of each argument `element_numbers`.
+
+    Raises
+    ------
+    InputError
+        If NVVM, nvJitLink or the driver refuses.
+    TypeError
+        If an argument is neither an array nor a number: a mistake of the caller, not of the user.
     """
     from numba import types
     from numba.core.errors import NumbaError
@@ -124,8 +131,8 @@ def element_launcher(cupy: Any, dispatcher: Any, signature: Sequence[Any]) -> La
     except Exception as error:  # of NVVM, nvJitLink or the driver; each has types of its own
         reason = " ".join(str(error).split())[-300:]
         raise InputError(
-            f"malade_gpu: Numba cannot compile for this GPU ({type(error).__name__}: {reason}); reinstall its compilers "
-            "with: pip install 'malade[gpu]', or update the driver"
+            f"malade_gpu: Numba cannot compile for this GPU ({type(error).__name__}: {reason}); reinstall its "
+            "compilers with: pip install 'malade[gpu]', or update the driver"
         ) from error
     module = cupy.cuda.function.Module()
     code = kernel.library.get_cubin()

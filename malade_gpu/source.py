@@ -196,18 +196,15 @@ def _checked(kernel: Kernel, parameter: Parameter, value: Any) -> Any:
             found = getattr(value, "dtype", value)
             raise TypeError(f"{_where(kernel, parameter)}: expected an array of {parameter.dtype}, got {found!r}")
         if not value.flags.c_contiguous:
-            raise TypeError(
-                f"{_where(kernel, parameter)}: expected a contiguous array, got strides {value.strides} for {value.shape}"
-            )
+            found = f"strides {value.strides} for {value.shape}"
+            raise TypeError(f"{_where(kernel, parameter)}: expected a contiguous array, got {found}")
         return value
     if hasattr(value, "shape") and value.shape != ():
         raise TypeError(f"{_where(kernel, parameter)}: expected one number, got an array of shape {value.shape}")
     if parameter.dtype in RANGES:
         lowest, highest = RANGES[parameter.dtype]
         if not hasattr(value, "__index__") or not lowest <= value.__index__() <= highest:
-            raise TypeError(
-                f"{_where(kernel, parameter)}: expected an integer in {lowest}..{highest}, got {value!r}"
-            )
+            raise TypeError(f"{_where(kernel, parameter)}: expected an integer in {lowest}..{highest}, got {value!r}")
     return parameter.dtype.type(value)
 
 

@@ -267,5 +267,13 @@ __all__ = [
 ]
 
 # Names that give arrays of another library their own line, whatever they came to.
-TAKE_ANYTHING = {"asarray", "to_host", "device_settings", "describe_device", "map_slices", "copies_at_once", "num_threads"}
+TAKE_ANYTHING = {
+    "asarray",
+    "to_host",
+    "device_settings",
+    "describe_device",
+    "map_slices",
+    "copies_at_once",
+    "num_threads",
+}
 globals().update({name: of_this_device(globals()[name]) for name in __all__ if name not in TAKE_ANYTHING})

@@ -33,7 +33,6 @@ def of_this_device(op: F) -> F:
     callable
         With the op's signature.
     """
-
     parameters = list(inspect.signature(op).parameters)
 
     def check(args: tuple[Any, ...], settings: dict[str, Any]) -> None:

@@ -195,7 +195,9 @@ def test_missing_compilers_are_named_in_one_line(
     (tmp_path / "cuda_fp16.h").touch()
     found = None if "headers" in missing else str(tmp_path)
     pathfinder = SimpleNamespace(
-        load_nvidia_dynamic_lib=load, DynamicLibNotFoundError=NotFoundError, find_nvidia_header_directory=lambda _: found
+        load_nvidia_dynamic_lib=load,
+        DynamicLibNotFoundError=NotFoundError,
+        find_nvidia_header_directory=lambda _: found,
     )
     monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(pathfinder=pathfinder))
     if not missing:

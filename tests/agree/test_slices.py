@@ -17,7 +17,6 @@ from malade_ref.checks import InputError, OutOfMemoryError
 
 from .backends import device, gpu
 
-
 NO_ROOM = r"(no room|Out of memory allocating 2,048 bytes \(.*\)\.)"
 
 

@@ -18,7 +18,6 @@ from malade_gpu.precision import TENSOR_CORES
 from malade_ref import ops as ref
 from tests.emulator.test_kernels import LAUNCHES, NAMES, Launch, fresh, run
 
-
 # Sums in another order and fused multiply-adds: a few roundings of the largest number.
 ROUNDING = {"float32": 1e-5, "float64": 1e-13}
 # What a GPU may do otherwise than the emulated device in the chain of halves: tensor cores cut their sums off where the
@@ -46,7 +45,9 @@ def test_kernels(cupy: Any, launch: Launch) -> None:
     if tensor_cores and device().capability < TENSOR_CORES:
         pytest.skip(f"{device().name} has no such tensor cores")
     if launch.shared_bytes > device().max_shared:
-        pytest.skip(f"{device().name} has {device().max_shared} bytes of shared memory, needed are {launch.shared_bytes}")
+        pytest.skip(
+            f"{device().name} has {device().max_shared} bytes of shared memory, needed are {launch.shared_bytes}"
+        )
     arguments = [cupy.asarray(value) if isinstance(value, np.ndarray) else value for value in fresh(launch)]
     device().launch(
         launch.file,
