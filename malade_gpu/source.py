@@ -192,7 +192,9 @@ def _parameter(kernel: str, text: str, defines: Mapping[str, Any]) -> Parameter:
 
 def _checked(kernel: Kernel, parameter: Parameter, value: Any) -> Any:
     if parameter.is_array:
-        if getattr(value, "dtype", None) != parameter.dtype or not hasattr(value, "flags"):
+        dtype = getattr(value, "dtype", None)
+        # Most often it is the same object, which is quicker to see.
+        if (dtype is not parameter.dtype and dtype != parameter.dtype) or not hasattr(value, "flags"):
             found = getattr(value, "dtype", value)
             raise TypeError(f"{_where(kernel, parameter)}: expected an array of {parameter.dtype}, got {found!r}")
         if not value.flags.c_contiguous:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,16 @@ def check_compiler() -> None:
         pytest.skip("the emulated device needs g++")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def meets() -> Iterator[None]:
-    """With ``MALADE_GPU_MEETS=FOLDER`` it is written down which ops and kernels the tests met."""
-    folder = os.environ.get("MALADE_GPU_MEETS")
-    if not folder:
-        yield
-        return
+MEETS = os.environ.get("MALADE_GPU_MEETS")
+if MEETS:
+    # Before test modules take hold of ops: it is written down which ops and kernels the tests meet.
     from .meets import written_down
 
-    with written_down(Path(folder)):
-        yield
+    noting = written_down(Path(MEETS))
+    noting.__enter__()
+
+    def pytest_sessionfinish() -> None:
+        noting.__exit__(None, None, None)
 
 
 @pytest.fixture(autouse=True)
