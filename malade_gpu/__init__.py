@@ -1,6 +1,7 @@
 """MALADE on a GPU: the public names of `malade_ref`, computed with CuPy, Numba CUDA and CUDA C++.
 
 Without a GPU the same code runs on the emulated device (``MALADE_GPU_EMULATE=1``), slowly and strictly; see `device`.
+A device, a compiler or a setting that is missing or does not fit raises `InputError`.
 
 Arithmetic is written twice, sequencing once: networks, chains, attacks and training are those of `malade_ref`, over the
 ``ops`` of this package. So only what makes a network is another function here, one whose ``ops`` are these by default.

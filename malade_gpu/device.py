@@ -411,11 +411,6 @@ def device() -> Device:
     -------
     Device
         The GPU, or the emulated device if the environment asks for it.
-
-    Raises
-    ------
-    InputError
-        If there is no usable GPU, or a setting in the environment is malformed.
     """
     return _device(os.environ.get("MALADE_GPU_EMULATE", ""), os.environ.get(MEMORY, ""))
 
@@ -445,11 +440,6 @@ def memory_size(name: str, text: str) -> int:
     -------
     int
         At least 1.
-
-    Raises
-    ------
-    InputError
-        If it is nothing of this kind.
     """
     match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) *([a-z]*)", text.strip().lower())
     size = int(float(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else 0

@@ -37,11 +37,6 @@ TENSOR_CORES = 80
 def precision() -> str:
     """The precision that the environment asks for, or the device's own.
 
-    Returns
-    -------
-    str
-        One of `PRECISIONS`.
-
     Raises
     ------
     InputError

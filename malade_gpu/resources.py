@@ -148,11 +148,14 @@ class Compiled(NamedTuple):
     ----------
     ptx : str
         Intermediate code.
+    machine_code : bytes
+        An ELF file, as NVIDIA's nvdisasm reads it.
     kernels : dict of str to Resources
         What each kernel takes.
     """
 
     ptx: str
+    machine_code: bytes
     kernels: dict[str, Resources]
 
 
@@ -218,6 +221,7 @@ def compile_text(text: str, defines: Mapping[str, Any], capability: int) -> Comp
         except nvrtc.NVRTCError:
             raise RuntimeError(f"NVRTC: {nvrtc.getProgramLog(program)}") from None
         log, ptx = nvrtc.getProgramLog(program), nvrtc.getPTX(program)
+        machine_code = nvrtc.getCUBIN(program) + b"\0"  # CuPy leaves out the last byte
     finally:
         nvrtc.destroyProgram(program)
     if "warning" in log:
@@ -233,7 +237,7 @@ def compile_text(text: str, defines: Mapping[str, Any], capability: int) -> Comp
         )
         for match in REPORT.finditer(log)
     }
-    return Compiled(code, kernels)
+    return Compiled(code, machine_code, kernels)
 
 
 def occupancy(taken: Resources, capability: int, *, shared_bytes: int = 0) -> Occupancy:

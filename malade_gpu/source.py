@@ -107,11 +107,6 @@ def kernels_of(text: str, defines: Mapping[str, Any]) -> dict[str, Kernel]:
     defines : dict of str to object
         Macros with which it is compiled; a parameter's type may be one.
 
-    Returns
-    -------
-    dict of str to Kernel
-        The kernels by name.
-
     Raises
     ------
     ValueError

@@ -1,5 +1,8 @@
 """MALADE in NumPy: a defence by Langevin relaxation, attacks on it, and an honest laboratory around both.
 
+What does not fit (types, shapes, ranges, files) raises `InputError`: one line that says what, where, how to mend it.
+Docstrings speak of it where there is more to say.
+
 >>> from malade_ref import MALADE, attacks, cnn, sdae
 >>> defended = MALADE(cnn("small"), sdae("small"), num_steps=5, a=0.5, delta=0.05, seed=0)
 >>> defended.stochastic

@@ -166,11 +166,6 @@ def gradient_check(
     -------
     GradientCheck
         The error is 1 if only one of the two is zero.
-
-    Raises
-    ------
-    InputError
-        If there are no images.
     """
     if len(x) == 0:
         raise InputError("x: expected at least one image, got none")
@@ -225,11 +220,6 @@ def eot_check(
     -------
     EotCheck
         A cosine is 1 without noise, about 1 / (1 + noise / (k signal)) with it, and 0 where a gradient is zero.
-
-    Raises
-    ------
-    InputError
-        If there are no images, or numbers of draws are missing or out of range.
 
     Notes
     -----

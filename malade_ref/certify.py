@@ -161,11 +161,6 @@ def certify(
     progress : callable, optional
         Told the fraction done and a line of text.
 
-    Returns
-    -------
-    Certificates
-        Of each image.
-
     Raises
     ------
     InputError
@@ -231,16 +226,6 @@ def predict(
     stream : str
         Name of the noise; these draws have a stream of their own under it.
 
-    Returns
-    -------
-    Predictions
-        Of each image.
-
-    Raises
-    ------
-    InputError
-        As in `certify`.
-
     References
     ----------
     .. [1] Cohen, Rosenfeld, Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019, PREDICT.
@@ -284,11 +269,6 @@ def certificates_of(
     num_estimation : int, optional
         Draws that `counts` are of; the largest sum of a row by default. A row with a smaller sum had draws without a
         class (logits that are NaN), and abstains.
-
-    Returns
-    -------
-    Certificates
-        Of each image.
     """
     top, rows = selection.argmax(axis=1), list(range(len(selection)))
     answered = counts.sum(axis=1)
@@ -319,11 +299,6 @@ def predictions_of(counts: Array, *, alpha: float, num_draws: int | None = None)
         Probability of a wrong answer, at most; in (0, 1).
     num_draws : int, optional
         Draws that `counts` are of; a row with a smaller sum abstains. Not looked at by default.
-
-    Returns
-    -------
-    Predictions
-        Of each image.
     """
     missing = counts.sum(axis=1) < max(1, num_draws or 1)
     predicted = counts.argmax(axis=1)
@@ -369,11 +344,6 @@ def certified_accuracy(certificates: Certificates, radii: Sequence[float]) -> li
     -------
     list of Estimate
         For each radius r: right, and certified beyond r; with Wilson's interval over images.
-
-    Raises
-    ------
-    InputError
-        If there are no images or a radius is negative.
     """
     correct = certificates.correct
     return [
@@ -385,10 +355,7 @@ def certified_accuracy(certificates: Certificates, radii: Sequence[float]) -> li
 def largest_radius(*, sigma: float, num_estimation: int, alpha: float, bound: str = "rest") -> float:
     """Radius of an image whose draws all agree: the most that so many draws can certify.
 
-    Parameters
-    ----------
-    sigma, num_estimation, alpha, bound
-        As in `certify`.
+    The parameters are those of `certify`.
 
     Returns
     -------
@@ -430,21 +397,16 @@ def resolve_sigma(sigma: float | None, denoiser: Network | None, *, any_sigma: b
     Parameters
     ----------
     sigma : float, optional
-        What was asked for.
+        What was asked for; that of the denoiser's training by default.
     denoiser : Network, optional
         What the noisy images pass through.
     any_sigma : bool
-        Whether the two may differ.
+        Whether it may differ from that of the training; otherwise a difference raises `InputError`.
 
     Returns
     -------
     float
         Standard deviation, in pixel units.
-
-    Raises
-    ------
-    InputError
-        If it cannot be known, or is not that of the denoiser's training and that was not asked for.
     """
     trained = None if denoiser is None else training_sigma(denoiser)
     if sigma is None:

@@ -55,11 +55,6 @@ def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
     -------
     Network
         Its parameters have the bits that were saved.
-
-    Raises
-    ------
-    InputError
-        If the file is truncated, damaged, foreign, or describes no network.
     """
     arrays, meta = load_record(path, kind="network")
     params = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
@@ -104,15 +99,5 @@ def load_state(path: str | Path) -> Record:
     ----------
     path : path
         The file.
-
-    Returns
-    -------
-    Record
-        The pair (arrays, meta).
-
-    Raises
-    ------
-    InputError
-        If the file is truncated, damaged or foreign.
     """
     return load_record(path, kind="state", mend="delete it to begin this step again")

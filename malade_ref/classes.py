@@ -69,11 +69,6 @@ def class_names_of(network: Any, what: str = "network") -> tuple[str, ...] | Non
     -------
     tuple of str, or None
         From class 0 on; None if it keeps none.
-
-    Raises
-    ------
-    InputError
-        If its metadata hold something else under this name.
     """
     names = network.metadata.get(KEY)
     return None if names is None else check_class_names(what, names, network.num_classes)
@@ -114,11 +109,6 @@ def numbers_by_name(names: Sequence[str], known: Sequence[str], *, data: str, mo
     -------
     list of int
         For each name its place among the model's.
-
-    Raises
-    ------
-    InputError
-        If the model does not know one of the names.
     """
     place = {name: number for number, name in enumerate(known)}
     composed = [unicodedata.normalize("NFC", name) for name in names]

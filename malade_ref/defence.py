@@ -4,16 +4,18 @@ The image is relaxed towards the data by N Langevin steps driven by a denoiser a
 
     logits(x) = f(x_N),    x_0 = x,    x_{t+1} = clip(x_t + a (r(x_t) - x_t) + delta z_t).
 
-The result is random through z. Three gradients of its loss are offered to attackers, all from the same forward pass.
-With g the gradient of the loss with respect to x_N they are the transpose of a Jacobian times g:
+The result is random through z. An attacker needs the gradient of the loss with respect to x. With g the gradient with
+respect to x_N, it is A^T g for a matrix A; there is a choice of three:
 
-- ``exact``: of dx_N/dx, through all N steps for the given noise; averaged over draws it estimates the gradient of the
+- ``exact``: A = dx_N/dx, through all N steps for the given noise; averaged over draws it estimates the gradient of the
   expected loss (expectation over transformation, EOT);
-- ``bpda``: of the identity in its place (backward pass differentiable approximation);
-- ``bpda-denoiser``: of dr/dx at x, one application of the denoiser to the image that is attacked.
+- ``bpda``: A = the identity (backward pass differentiable approximation);
+- ``bpda-denoiser``: A = dr/dx at x, as if the denoiser had been applied once to the image that is attacked.
 
-And two expectations over D draws: of the ``loss``, (1/D) sum_d J(z_d, y) with z_d the logits, or of the ``logits``, the
-loss of their mean J((1/D) sum_d z_d, y), which is what a defender who averages D answers is judged by.
+The forward pass, and so g, is the same for all three. Over D draws, with logits z_d, the loss is one of two:
+
+- ``loss``: the mean of the losses, (1/D) sum_d J(z_d, y);
+- ``logits``: the loss of the mean, J((1/D) sum_d z_d, y), which suits a defender who averages the logits of D draws.
 
 References
 ----------
@@ -36,7 +38,7 @@ from .sampling import ChainSettings, Stream, last_position, last_position_with_v
 MODES = ("exact", "bpda", "bpda-denoiser")
 EXPECTATIONS = ("loss", "logits")
 
-# Some draws, their purified images, and the way of a gradient from these back to the images.
+# Some draws, their purified images x_N, and a function that carries a gradient from x_N back to x.
 Chain = tuple[Group, Array, Callable[[Array], Array]]
 
 
@@ -59,11 +61,6 @@ class MALADE(NamesBackend):
         Whether the chain is clipped to [0, 1] after every step.
     seed : int
         Of the defender's noise.
-
-    Raises
-    ------
-    InputError
-        If the networks do not fit each other or a setting is out of range.
 
     Notes
     -----
@@ -130,11 +127,6 @@ class MALADE(NamesBackend):
         -------
         array of shape (n, c, h, w)
             Purified images.
-
-        Raises
-        ------
-        InputError
-            If the images are not what the networks take.
         """
         key, index = self._noise(x, sample_index, stream, draw)
         return last_position(x, self.denoiser, self.chain, key=key, sample_index=index)
@@ -244,11 +236,9 @@ class MALADE(NamesBackend):
         y : array of shape (n,), integer
             Labels.
         mode : {"exact", "bpda", "bpda-denoiser"}
-            Through all steps; or, on the way back only, with the chain replaced by the identity, or by one application
-            of the denoiser to x: its vector-Jacobian product at x stands for that of the whole chain, so the other
-            positions, the share a of each step, what was clipped, and the number of steps are all ignored. The loss and
-            its gradient with respect to the purified image are those of the chain itself. A chain without steps is the
-            identity in any mode.
+            How the gradient gets back from x_N to x: through all steps; unchanged; or by the vector-Jacobian product
+            of the denoiser at x, whatever the number of steps, their size a and what was clipped. The loss and its
+            gradient with respect to x_N are always those of the chain. A chain without steps is the identity.
         expectation : {"loss", "logits"}
             The mean of the draws' losses, or the loss of their mean logits, which takes a second pass forward through
             the classifier for each draw.
@@ -257,11 +247,6 @@ class MALADE(NamesBackend):
         -------
         array of shape (n, c, h, w)
             Gradient of each sample's loss with respect to its own image.
-
-        Raises
-        ------
-        InputError
-            If images or labels do not fit the networks, or a setting is out of range.
 
         Notes
         -----
@@ -331,7 +316,7 @@ class MALADE(NamesBackend):
         return join(ops, ops.map_slices(of_slice, len(x), slice_size=min(f.slice_size, r.slice_size)))
 
     def _chain(self, x: Array, group: Group, index: Array, mode: str) -> Chain:
-        """Purified images, and the way of a gradient back through all steps, or around them."""
+        """Purified images x_N, and a function from the gradient there to the one at x (BPDA: unchanged)."""
         start, noise = group.copies(x), {"key": group.key, "sample_index": group.copies(index)}
         if mode == "exact":
             return group, *last_position_with_vjp(start, self.denoiser, self.chain, **noise)

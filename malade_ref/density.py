@@ -80,11 +80,6 @@ class GaussianMixture(NamesBackend):
     num_components, num_dimensions, num_classes : int
         m, d and K.
 
-    Raises
-    ------
-    InputError
-        If the arrays do not fit each other or do not make a density.
-
     Examples
     --------
     >>> import numpy as np
@@ -141,17 +136,12 @@ class GaussianMixture(NamesBackend):
     # The density.
 
     def log_density(self, x: Array) -> Array:
-        """Logarithm of the density.
+        """Logarithm of the density, of shape (n,).
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points, of the mixture's dtype.
-
-        Returns
-        -------
-        array of shape (n,)
-            log p(x).
         """
         return self.ops.mixture_log_densities(x, *self._arrays, self._one_class, num_classes=1)[:, 0]
 
@@ -206,17 +196,12 @@ class GaussianMixture(NamesBackend):
     # The classes.
 
     def class_log_posteriors(self, x: Array) -> Array:
-        """Logarithms of the classes' probabilities given the points.
+        """Logarithms of the classes' probabilities given the points, of shape (n, K).
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        array of shape (n, K)
-            log p(y | x).
         """
         joint = self.ops.mixture_log_densities(x, *self._arrays, self._labels, num_classes=self.num_classes)
         return self.ops.log_softmax(joint)
@@ -237,32 +222,22 @@ class GaussianMixture(NamesBackend):
         return self.ops.mixture_scores(x, *self._arrays, self._labels, num_classes=self.num_classes)[1]
 
     def logits(self, x: Array) -> Array:
-        """Logits of the Bayes classifier, which are the log posteriors.
+        """Logits of the Bayes classifier, which are the log posteriors, of shape (n, K).
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        array of shape (n, K)
-            log p(y | x).
         """
         return self.class_log_posteriors(x)
 
     def predict(self, x: Array) -> Array:
-        """Most probable classes, the Bayes decision.
+        """Most probable classes, the Bayes decision, of shape (n,), int64.
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        array of shape (n,), int64
-            Classes.
         """
         return self.ops.argmax(self.logits(x))
 
@@ -386,11 +361,6 @@ class GaussianMixture(NamesBackend):
             Points.
         y : array of shape (n,), int64
             Their classes.
-
-        Raises
-        ------
-        InputError
-            If a number is out of range.
         """
         check_count("n", n, minimum=0)
         ops = self.ops
@@ -424,11 +394,6 @@ class GaussianMixture(NamesBackend):
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        Expansion
-            Of log p(y | x).
         """
         return self.tempered().expand(x)
 
@@ -461,11 +426,6 @@ class TemperedPosterior(NamesBackend):
         Inverse temperature, > 0.
     bias : array_like of shape (K,), optional
         b; 0 by default.
-
-    Raises
-    ------
-    InputError
-        If a setting is out of range.
     """
 
     stochastic = False
@@ -510,17 +470,12 @@ class TemperedPosterior(NamesBackend):
         return self.ops.log_softmax(self.logits(x))
 
     def predict(self, x: Array) -> Array:
-        """Most probable classes, as the classifier sees it.
+        """Most probable classes, as the classifier sees it, of shape (n,), int64.
 
         Parameters
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        array of shape (n,), int64
-            Classes.
         """
         return self.ops.argmax(self.logits(x))
 

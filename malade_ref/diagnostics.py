@@ -86,11 +86,6 @@ def t_interval(values: NDArray[Any], *, confidence: float = CONFIDENCE) -> Estim
     confidence : float
         Of the two-sided interval, in (0, 1).
 
-    Returns
-    -------
-    Estimate
-        Of the expectation.
-
     Raises
     ------
     InputError

@@ -1,4 +1,4 @@
-"""What survives: statistics of the outcomes of attacks, in two readings.
+"""Statistics of the outcomes of attacks, in two readings.
 
 The unit is the `Cell`: one defence under one attack at one eps, with the outcome of every sample in every draw of the
 defence. Draws are fresh: no attack saw them.
@@ -6,8 +6,11 @@ defence. Draws are fresh: no attack saw them.
 Paper
     Accuracy under each attack, in the first draw; the worst case is the smallest of these accuracies.
 Honest
-    The worst attack is chosen for each sample. A random defence is right with probability p_i: given are the mean of
-    p_i, majorities of K draws, and the survival of N submissions of the same image.
+    The worst attack is chosen for each sample i, on which a random defence is right with probability p_i. Reported are
+
+        mean_i p_i,    the share of samples right by a majority of K draws,    mean_i p_i^N,
+
+    the last being what withstands an attacker who submits the same image N times.
 
 `derive_results` turns cells into a JSON-able dictionary from which every figure of a report is taken. Arrays are host
 arrays, used through their methods; the arithmetic is in `malade_ref.statistics`.
@@ -103,13 +106,7 @@ class Cell(NamedTuple):
 
     @property
     def profile(self) -> Profile:
-        """What the attack is: as its `card` said when it ran or, if that was not recorded, says now.
-
-        Raises
-        ------
-        InputError
-            If nothing says what it is.
-        """
+        """What the attack is: as its `card` said when it ran or, if that was not recorded, says now."""
         card = self.meta.get("card")
         if self.attack == CLEAN:
             return Profile("clean images", "none", "", False, CLEAN)
@@ -132,7 +129,7 @@ class Cell(NamedTuple):
 
     @property
     def distance(self) -> Array:
-        """How far the images are moved, (n,): what was found only beyond eps was not submitted."""
+        """How far the images were moved, (n,): 0 where an image was found only beyond eps, and so not submitted."""
         found = self.arrays["distance"]
         if self.nearest or not self.profile.nearest or "success" not in self.arrays:
             return found
@@ -176,11 +173,6 @@ def threat(norm: str, eps: float) -> str:
     ----------
     norm, eps : str and float
         The ball.
-
-    Returns
-    -------
-    str
-        Its name.
     """
     return f"{norm} {eps:g}".strip()
 
@@ -192,11 +184,6 @@ def check_cells(cells: Sequence[Cell]) -> None:
     ----------
     cells : sequence of Cell
         From a bundle.
-
-    Raises
-    ------
-    InputError
-        If there are none, one is there twice, or an array is missing or of the wrong shape.
     """
     if not cells:
         raise InputError("outcomes: expected at least one cell (defence, attack, eps), got none")
@@ -216,9 +203,9 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 
 def cut_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """What attacks that look for the nearest wrong image do to somebody who bears so much and no more.
+    """Outcomes of attacks that look for the nearest wrong image, under limits on the distance.
 
-    Up to a distance their finds are submitted, beyond it the clean images; outcomes are those that were stored of both.
+    Up to the limit the attack's image is submitted, beyond it the clean one; the outcomes stored of both are used.
 
     Parameters
     ----------
@@ -231,11 +218,6 @@ def cut_cells(cells: Sequence[Cell]) -> list[Cell]:
     list of Cell
         One for each distance, in its norm. ``success`` is that of the find or, beyond the distance, false,
         unless no draw was right about the clean image.
-
-    Raises
-    ------
-    InputError
-        If the clean images, or distances, of such an attack are missing.
     """
     clean = {cell.defence: cell for cell in cells if cell.attack == CLEAN}
     found = []
@@ -277,11 +259,6 @@ def join(cells: Iterable[Cell]) -> tuple[Array, list[Array]]:
         The samples.
     correct : list of arrays of shape (n, M_j), bool
         Outcomes in each cell.
-
-    Raises
-    ------
-    InputError
-        If no sample is in all of them.
     """
     cells = list(cells)
     rows = common_rows([cell.sample_index for cell in cells])
@@ -355,11 +332,6 @@ def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str
         JSON-able and independent of the order of the cells: ``main`` (threat), ``cells`` by name, ``defences`` (clean,
         and by threat the worst cases and the attacks on the samples that all had) and ``comparisons`` of defences on
         the same samples.
-
-    Raises
-    ------
-    InputError
-        If the cells are inconsistent.
     """
     check_cells(cells)
     cells = sorted([*cells, *cut_cells(cells)], key=lambda cell: cell.name)
@@ -376,7 +348,7 @@ def derive_results(cells: Sequence[Cell], config: Mapping[str, Any]) -> dict[str
 
 
 def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
-    """Attacks on one defence that may do the same.
+    """The cells of one defence and one threat.
 
     Parameters
     ----------
@@ -384,11 +356,6 @@ def of_threat(cells: Iterable[Cell], defence: str, name: str) -> list[Cell]:
         To choose from.
     defence, name : str
         The defence, and a `Cell.threat`.
-
-    Returns
-    -------
-    list of Cell
-        Those of them.
     """
     return [cell for cell in cells if cell.defence == defence and cell.threat == name]
 

@@ -58,13 +58,7 @@ class Curve(NamedTuple):
 
 
 def require() -> None:
-    """Raise unless figures can be drawn.
-
-    Raises
-    ------
-    InputError
-        If matplotlib is not installed.
-    """
+    """Raise unless figures can be drawn."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -80,16 +74,6 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], *, l
         For each network ``epoch``, ``loss`` and what else was followed; ``validation_*`` of each.
     labels : mapping of str to str
         What to call the networks; their own names by default.
-
-    Returns
-    -------
-    bytes
-        PNG.
-
-    Raises
-    ------
-    InputError
-        If there are no histories, or matplotlib is missing.
     """
     if not histories:
         raise InputError("training curves: expected at least one history, got none")
@@ -131,16 +115,6 @@ def accuracy_curves(
         What accuracy is drawn against; by title, if the panels differ in it.
     clean : mapping of str to float
         Accuracy on clean images, as a share, by title.
-
-    Returns
-    -------
-    bytes
-        PNG.
-
-    Raises
-    ------
-    InputError
-        If there are no curves, or matplotlib is missing.
     """
     require()
     from matplotlib.ticker import MaxNLocator
@@ -221,16 +195,6 @@ def certified_curves(curves: Sequence[Curve], *, sigma: float, num_draws: int, a
         Probability of a wrong certificate, at most.
     largest : float
         The largest radius that so many draws can certify.
-
-    Returns
-    -------
-    bytes
-        PNG.
-
-    Raises
-    ------
-    InputError
-        If there are no curves, or matplotlib is missing.
     """
     if not curves:
         raise InputError("certified curves: expected at least one curve, got none")
@@ -296,16 +260,6 @@ def picture_table(
         What to call the columns.
     names : sequence of str
         What to call the rows.
-
-    Returns
-    -------
-    bytes
-        PNG.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit, or matplotlib is missing.
     """
     check_ndim("images", images, 5, "(rows, columns, c, h, w)")
     rows, columns = images.shape[:2]
@@ -360,16 +314,6 @@ def contact_sheet(images: NDArray[Any], *, columns: int = 10, titles: Sequence[s
         Images in a row.
     titles : sequence of str
         One for each image, or none.
-
-    Returns
-    -------
-    bytes
-        PNG.
-
-    Raises
-    ------
-    InputError
-        If the images are of another shape, or matplotlib is missing.
     """
     check_ndim("images", images, 4, "(n, c, h, w)")
     if len(images) == 0 or images.shape[1] not in (1, 3) or len(titles) not in (0, len(images)):
@@ -402,11 +346,6 @@ def drawing(*, width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO
         Without axes.
     content : BytesIO
         Where `png_settings` lets it be written to.
-
-    Raises
-    ------
-    InputError
-        If matplotlib is not installed.
     """
     require()
     from matplotlib import style

@@ -167,11 +167,6 @@ def init(position: Array, density: Any, settings: Langevin) -> State:
     -------
     State
         At step 0.
-
-    Raises
-    ------
-    InputError
-        If a setting is out of range.
     """
     check_number("alpha", settings.alpha, above=0)
     check_number("delta", settings.delta, **({"above": 0} if settings.metropolis else {"minimum": 0}))
@@ -256,16 +251,6 @@ def walk(
         Number of the first step: a walk in pieces is the walk in one.
     keep_every : int, optional
         Keep the positions after every so many steps, which must divide ``num_steps``; none are kept by default.
-
-    Returns
-    -------
-    Walk
-        Positions and moves.
-
-    Raises
-    ------
-    InputError
-        If a setting is out of range.
     """
     ops = density.ops
     check_count("num_steps", num_steps, minimum=0)

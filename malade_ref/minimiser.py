@@ -55,11 +55,6 @@ class Classifier(Protocol):
         ----------
         x : array of shape (n, d)
             Points.
-
-        Returns
-        -------
-        Expansion
-            Values, gradients and Hessians.
         """
 
 
@@ -127,11 +122,6 @@ def minimise(
     -------
     Minimum
         On the host. Where a residual is larger than the tolerance, the search has not converged.
-
-    Raises
-    ------
-    InputError
-        If the points or a setting are not as expected.
     """
     if mixture.dtype != "float64":
         raise InputError(f"mixture: expected dtype float64, got {mixture.dtype}")

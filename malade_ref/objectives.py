@@ -109,11 +109,6 @@ class Objective(Protocol):
             The samples.
         training : bool
             Whether gradients are wanted; otherwise the losses are those of validation.
-
-        Returns
-        -------
-        SliceResult
-            Sums over the samples.
         """
         ...
 
@@ -148,11 +143,11 @@ class Adversarial(Classification):
         ``attack(network, x, y, seed=..., sample_index=...)`` with an ``x_adv`` in its result, such as
         `malade_ref.attacks.ascent` with its settings bound; any attack will do.
     ramp : int
-        Epochs over which the settings of ``growing`` grow, linearly, to what they are from then on: epoch e of them,
-        counted from 1, has the share e / (ramp + 1). A network that starts with all of eps may never learn anything
-        but the classes' frequencies.
+        Number of epochs, at the beginning, in which the settings in ``growing`` rise linearly: in epoch e = 1, 2, ...
+        they have the share min(1, e / (ramp + 1)) of their full size. A network that is attacked with all of eps from
+        the start may learn nothing but how frequent the classes are.
     growing : dict of str to float
-        The attack's settings that grow, such as ``eps`` and ``step_size``, at their full size.
+        The attack's settings that rise, such as ``eps`` and ``step_size``, at their full size.
     """
 
     attack: Callable[..., Any]
@@ -171,16 +166,16 @@ class Adversarial(Classification):
 
 @dataclass(frozen=True)
 class Distillation(Classification):
-    """Cross entropy against a model's answers in place of the labels: makes a surrogate of a model to be attacked.
+    """Cross entropy against the classes that a victim model answers: trains a surrogate of it.
 
-    Its answers are all that is asked of it, one an image and epoch; a stochastic one draws new noise for each, of the
-    attacker's. Attack it by `malade_ref.attacks.transfer`, whose count of queries has no part of these. Validation
-    looks at the labels.
+    The victim is asked once for each image and epoch; if it is stochastic, with new noise each time, the attacker's.
+    Validation uses the true labels. `malade_ref.attacks.transfer` then attacks the victim by way of the surrogate; the
+    queries of the training are not in its counts.
 
     Parameters
     ----------
     victim : Network or MALADE
-        Who answers.
+        The model that answers.
 
     Notes
     -----
@@ -243,11 +238,11 @@ class Denoising(Objective):
         return output, tape, ops.squared_error(output, x)
 
 
-class Judge(Protocol):
-    """What the supervised objective needs of the classifier that is to be protected; a `Network` has it."""
+class FrozenClassifier(Protocol):
+    """What the supervised objective asks of the classifier that is to be protected; a `Network` can answer it."""
 
     def forward(self, x: Array) -> tuple[Array, Any]:
-        """Logits of a batch, and what `loss_gradient_of` needs to remember.
+        """Logits of a batch, and what `loss_gradient_of` needs.
 
         Parameters
         ----------
@@ -272,11 +267,6 @@ class Judge(Protocol):
             From `forward`.
         y : array of shape (n,), integer
             Labels.
-
-        Returns
-        -------
-        LossGradient
-            Of each sample.
         """
         ...
 
@@ -301,13 +291,13 @@ class SupervisedDenoising(Denoising):
     ----------
     sigma : float
         Standard deviation of the noise, in pixel units, > 0.
-    classifier : Judge
+    classifier : FrozenClassifier
         The classifier to be protected: a network, or anything that can be asked the same.
     ce_weight : float
         Factor w of 2 sigma^2 J; 1 is the paper.
     """
 
-    classifier: Judge
+    classifier: FrozenClassifier
     ce_weight: float = 1.0
 
     def evaluate(self, network: Network, batch: Batch, *, training: bool) -> SliceResult:

@@ -6,8 +6,8 @@ with r the denoiser and z_t standard normal noise addressed by (stream, draw, st
 the same in any batch, and can be replayed without having stored its noise.
 
 `init` and `step` are the algorithm; `run_chain` repeats the step, `run_chain_vjp` carries a gradient back through it.
-`last_position` and `last_position_with_vjp` are for those who need no positions in between: they leave the whole chain
-to the backend where it has one kernel for it.
+`last_position` and `last_position_with_vjp` give the end of the chain alone; a backend that has one kernel for a whole
+chain uses it there.
 
 References
 ----------
@@ -26,7 +26,7 @@ Key = tuple[int, int] | Array
 
 
 class Stream(NamedTuple):
-    """Whose noise: a seed and a name. The streams of a defender and of an attacker never meet.
+    """A source of noise: a seed and a name. Defender and attacker have different names, and so different noise.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class ChainSettings(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where chains are, of images here or of the points of `malade_ref.mcmc`.
+    """The state of a batch of chains: of images here, of points in `malade_ref.mcmc`.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class State(NamedTuple):
     step : int
         Steps done.
     score, log_density : arrays of shapes (n, ...) and (n,), or None
-        Of a chain on a density: grad log p at the position and, for MALA alone, log p.
+        For a chain on a density only: grad log p at the position and, for MALA, log p.
     """
 
     position: Array
@@ -81,18 +81,18 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a step did.
+    """What a step drew and computed.
 
     Attributes
     ----------
     noise : array of shape (n, ...)
         Standard normal draws.
     residual : array of shape (n, c, h, w), or None
-        Of a chain driven by a denoiser: r(x) - x at the step's start, in pixel units.
+        For a chain driven by a denoiser: r(x) - x at the step's start, in pixel units.
     proposal : array of shape (n, ...), or None
-        Of a chain on a density: where it was to go.
+        For a chain on a density: the proposed position.
     log_ratio, accepted : arrays of shape (n,), float and bool, or None
-        Of MALA: logarithm of the acceptance ratio, and who went.
+        For MALA: logarithm of the acceptance ratio, and whether the proposal was accepted.
     """
 
     noise: Array
@@ -126,20 +126,20 @@ def step(
     Parameters
     ----------
     state : State
-        Where the chain is.
+        Before the step.
     denoiser : Network
-        r.
+        r, from images to images of the same shape.
     settings : ChainSettings
         a, delta, clip.
     key : tuple of two int, or array of shape (n, 2)
-        Of the noise, from ``ops.derive_key``; or one for each sample, from ``ops.keys_of_samples``.
+        Key of the noise, from ``ops.derive_key``; or one for each sample, from ``ops.keys_of_samples``.
     sample_index : array of shape (n,), integer
         Numbers of the samples in their data set.
 
     Returns
     -------
     State, Info
-        Where the chain is now, and what the step did.
+        After the step, and what it drew and computed.
     """
     ops, x = denoiser.ops, state.position
     reconstruction, _ = denoiser.forward(x)
@@ -150,7 +150,7 @@ def step(
 
 
 def run_chain(x: Array, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array) -> list[Array]:
-    """Positions of a chain, in one piece.
+    """All positions of a chain, for a batch that fits into memory at once.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def run_chain_vjp(
 
 
 def last_position(x: Array, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array) -> Array:
-    """Last position of a chain, as `run_chain`, for a batch of any size."""
+    """Last position of a chain, as `run_chain`, for a batch of any size: it is worked on in slices."""
     ops = denoiser.ops
     fused = _fused(denoiser)
     if fused is not None:
@@ -243,7 +243,7 @@ def last_position(x: Array, denoiser: Network, settings: ChainSettings, *, key: 
 def last_position_with_vjp(
     x: Array, denoiser: Network, settings: ChainSettings, *, key: Key, sample_index: Array
 ) -> tuple[Array, Callable[[Array], Array]]:
-    """Where a chain ends, and how a gradient gets back to its start; in one piece.
+    """Last position of a chain, and a function that carries a gradient back; for a batch that fits into memory at once.
 
     Returns
     -------

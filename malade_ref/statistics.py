@@ -153,11 +153,6 @@ def lower_quantile(count: Any, total: int, *, alpha: float) -> NDArray[np.float6
     ndarray of the shape of count
         Phi^-1 of the limit; minus infinity where there is no success.
 
-    Raises
-    ------
-    InputError
-        If the counts do not fit each other or alpha is out of range.
-
     Examples
     --------
     >>> float(lower_quantile(100, 100, alpha=0.001).round(2))  # of 0.001 ** (1 / 100)
@@ -205,11 +200,6 @@ def mean_interval(values: NDArray[Any], *, num_draws: int = 1, confidence: float
     -------
     Estimate
         Of the expectation: Wilson's interval at the effective sample size m (1 - m) / variance.
-
-    Raises
-    ------
-    InputError
-        If there are no values.
     """
     count = len(values)
     if count == 0:
@@ -294,7 +284,7 @@ def _won(num_draws: int, num_votes: int) -> list[float]:
 
 
 def worst_case(draws: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
-    """Outcomes under the attack that is worst for each sample.
+    """Outcomes under the attack that is worst for each sample, of shape (n, M), bool.
 
     The attack with the lowest estimated p_i looks worse than it is: its draws were picked for being bad. So one half
     of the draws chooses the attack for the other half, which gives an unbiased picture of an attacker who can try out
@@ -305,11 +295,6 @@ def worst_case(draws: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
     ----------
     draws : sequence of ndarrays of shape (n, M), bool
         Outcomes of the same samples under each attack; of more draws than the fewest, the first are used.
-
-    Returns
-    -------
-    ndarray of shape (n, M), bool
-        Outcomes under the chosen attacks.
     """
     num_draws = min(correct.shape[1] for correct in draws)
     stack = np.stack([np.asarray(correct[:, :num_draws], dtype=bool) for correct in draws])
@@ -395,11 +380,6 @@ def paired_difference(first: NDArray[Any], second: NDArray[Any], *, confidence: 
     -------
     Estimate
         Of the expectation of ``first - second``; the value is the mean itself.
-
-    Raises
-    ------
-    InputError
-        If there are no samples.
     """
     if len(first) == 0:
         raise InputError("first: expected at least one sample, got none")

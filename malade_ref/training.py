@@ -41,7 +41,7 @@ from .objectives import (
     Distillation as Distillation,
 )
 from .objectives import (
-    Judge as Judge,
+    FrozenClassifier as FrozenClassifier,
 )
 from .objectives import (
     Objective as Objective,
@@ -254,11 +254,6 @@ def evaluate(
     -------
     dict of str to float
         "loss" and what else the objective follows; means over images.
-
-    Raises
-    ------
-    InputError
-        If there are no images.
     """
     if len(images) == 0:
         raise InputError("images: expected at least one, got none")

@@ -7,6 +7,7 @@ a mutant, and what the two backends say of an op's types is the same. `test_tole
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
 import re
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 from malade_ref import ops as ref
+from malade_ref.attacks.cards import CARDS
+from malade_ref.cli import parser
 from tests.mutation.mutants import KERNELS, MUTANTS
 from tests.tolerances import tolerance_for
 
@@ -38,12 +41,41 @@ def names_in(folder: Path) -> set[str]:
     """Attributes and strings in the tests of a folder: ``gpu.conv2d`` and ``agree("conv2d", ...)`` alike."""
     found = set()
     for path in folder.glob("test_*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        # What only `pytest --full` runs does not count: the default run meets everything.
+        tree.body = [node for node in tree.body if not is_slow(node)]
+        for node in ast.walk(tree):
             if isinstance(node, ast.Attribute):
                 found.add(node.attr)
+            elif isinstance(node, ast.Name):
+                found.add(node.id)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
     return found
+
+
+def is_slow(node: ast.stmt) -> bool:
+    """Whether it is a test, or a class of tests, that is marked slow; or a line that marks all of a file."""
+    if isinstance(node, ast.Assign):
+        return "pytestmark" in ast.unparse(node.targets[0]) and "mark.slow" in ast.unparse(node.value)
+    return any("mark.slow" in ast.unparse(decorator) for decorator in getattr(node, "decorator_list", []))
+
+
+def test_no_file_is_slow_as_a_whole() -> None:
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        assert not any(isinstance(node, ast.Assign) and is_slow(node) for node in ast.parse(path.read_text()).body), (
+            path
+        )
+
+
+def test_an_attack_has_a_test() -> None:
+    assert set(CARDS) - (names_in(ROOT / "tests" / "ref") | names_in(ROOT / "tests" / "agree")) == set()
+
+
+def test_a_command_has_a_test() -> None:
+    commands = next(action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    assert len(commands) > 8
+    assert set(commands) - names_in(ROOT / "tests" / "cli") == set()
 
 
 def test_an_op_has_a_test_of_agreement() -> None:

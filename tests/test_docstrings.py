@@ -1,10 +1,16 @@
 """Every public function, class and method says what it takes, gives back and complains about.
 
-numpydoc's validation judges the sections (which of its checks: ``[tool.numpydoc_validation]`` in
-pyproject.toml). A function which raises InputError says when. A method that overrides a documented one need
-not repeat its docstring, and one of at most one parameter may say everything in its summary. A thing is said once:
-a docstring that says "As `other`" or "those of `other`" need not describe what the other one's describes (its
-parameters by name, what comes back, what is raised); it says how it differs.
+numpydoc's validation judges the sections (which of its checks: ``[tool.numpydoc_validation]`` in pyproject.toml).
+A method that overrides a documented one need not repeat its docstring, and one of at most one parameter may say
+everything in its summary. A thing is said once:
+
+- A docstring that says "As `other`" or "those of `other`" need not describe what the other one's describes (its
+  parameters by name, what comes back, what is raised); it says how it differs.
+- Which errors a function raises stands in its section Raises or, of InputError alone, in the docstring of its module or
+  of the package that the module is in.
+- A section that says nothing ("If x is not as expected", "Nothing") is left out.
+- A section Returns is left out where the summary says it and the annotation names the type: not where the annotation
+  says nothing (Any, object), nor where several things come back; of an array, the docstring says a shape.
 """
 
 from __future__ import annotations
@@ -40,6 +46,16 @@ BRIEF += ("malade_ref.ops.conv_windows",)
 BRIEF += ("malade_gpu.kernels", "malade_gpu.device")
 SECTIONS = ("PR", "RT", "YD")
 
+# Errors that a caller may meet; others are a programmer's mistakes, or say themselves what they are.
+NEED_A_SECTION = {"InputError", "FormatError", "KernelError", "LockedError", "RuntimeError"}
+
+# Annotations of results that say nothing.
+UNCLEAR = ("<class 'inspect._empty'>", "Any", "object")
+ARRAY = re.compile(r"\b(?:Array|Floats|NDArray|Labels|Pixels)\b")
+
+# What a section says that says nothing.
+EMPTY = re.compile(r"If [\w ,]+ (?:is|are) not as expected\.|Nothing\.")
+
 # "As `malade_ref.ops.conv2d`", "as of `Layer.forward`", "The others are those of `pgd`."
 POINTER = re.compile(r"(?:\b[Aa]s (?:of |in )?|\bthose of )`([\w.]+)`")
 
@@ -66,8 +82,9 @@ class Documented(Validator):  # type: ignore[misc]
         return super().signature_parameters
 
 
-def raises_input_error(function: Callable[..., Any]) -> bool:
-    """Whether a function's own body, without functions nested in it, has a ``raise InputError``."""
+def errors_raised(function: Callable[..., Any]) -> set[str]:
+    """Names of the exceptions in ``raise`` statements of a function's own body, without functions nested in it."""
+    found = set()
     tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
     nodes: list[ast.AST] = list(ast.iter_child_nodes(tree.body[0]))
     while nodes:
@@ -76,10 +93,24 @@ def raises_input_error(function: Callable[..., Any]) -> bool:
             continue
         if isinstance(node, ast.Raise) and node.exc is not None:
             raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-            if ast.unparse(raised).rpartition(".")[2] == "InputError":
-                return True
+            found.add(ast.unparse(raised).rpartition(".")[2])
         nodes += ast.iter_child_nodes(node)
-    return False
+    return found & NEED_A_SECTION
+
+
+def says_input_error(module_name: str) -> bool:
+    """Whether the docstring of a module, or of the package that it is in, speaks of InputError."""
+    places = {module_name, module_name.rpartition(".")[0]} - {""}
+    return any("`InputError`" in (importlib.import_module(place).__doc__ or "") for place in places)
+
+
+def returns_speak_for_themselves(obj: Any) -> bool:
+    """Whether an annotation says what comes back: no array without a shape in the docstring, and not several things."""
+    annotation = str(inspect.signature(obj).return_annotation) if inspect.isroutine(obj) else ""
+    several = annotation.startswith("tuple[") and not annotation.endswith(", ...]")
+    if not annotation or several or annotation.startswith(UNCLEAR):
+        return False
+    return not ARRAY.search(annotation) or "shape" in (obj.__doc__ or "")
 
 
 def named(name: str, module: str, qualname: str) -> Any:
@@ -114,8 +145,8 @@ def said_elsewhere(obj: Any, seen: tuple[Any, ...] = ()) -> tuple[set[str], bool
         parameters |= {word.strip() for entry in doc["Parameters"] for word in entry.name.split(",")}
         more, more_returns, more_raises = said_elsewhere(other, (*seen, code))
         parameters |= more
-        returns |= bool(doc["Returns"] or doc["Yields"]) or more_returns
-        raises |= bool(doc["Raises"]) or more_raises
+        returns |= bool(doc["Returns"] or doc["Yields"]) or more_returns or returns_speak_for_themselves(other)
+        raises |= bool(doc["Raises"]) or more_raises or says_input_error(other.__module__)
     return parameters, returns, raises
 
 
@@ -124,7 +155,7 @@ def still_missing(check: str, text: str, obj: Any, parameters: set[str], returns
     if check == "PR01":  # "Parameters {'x', 'y'} not documented"
         missing = set(re.findall(r"'(\w+)'", text))
         return not missing <= parameters
-    return not (check in ("RT01", "YD01") and returns)
+    return not (check in ("RT01", "YD01") and (returns or returns_speak_for_themselves(obj)))
 
 
 def is_small_method(obj: Any) -> bool:
@@ -148,6 +179,10 @@ def complaints(name: str, obj: Any) -> list[str]:
     ]
     if brief or not obj.__doc__:
         return found
+    doc = get_doc_object(obj, config={"show_class_members": False})
+    for section in ("Returns", "Yields", "Raises"):
+        if any(EMPTY.fullmatch(" ".join(entry.desc)) for entry in doc[section]):
+            found.append(f"{name}: section {section} says nothing; leave it out")
     if inspect.isclass(obj):
         constructors = [vars(obj)[key] for key in ("__init__", "__post_init__") if key in vars(obj)]
         functions = [f for f in constructors if inspect.isfunction(f) and f.__module__ == obj.__module__]
@@ -155,9 +190,13 @@ def complaints(name: str, obj: Any) -> list[str]:
             functions = [f for f in functions if f.__name__ == "__post_init__"]
     else:
         functions = [code]
-    documented = " ".join(entry.type for entry in get_doc_object(obj)["Raises"])
-    if any(map(raises_input_error, functions)) and "Error" not in documented and not raises:
-        found.append(f"{name}: raises InputError, but has no section Raises that says when")
+    documented = " ".join(entry.type for entry in doc["Raises"])
+    missing = (
+        {name for function in functions for name in errors_raised(function)} if "Error" not in documented else set()
+    )
+    if raises or says_input_error(code.__module__):
+        missing -= {"InputError"}
+    found += [f"{name}: raises {error}, but has no section Raises that says when" for error in sorted(missing)]
     return found
 
 
@@ -205,8 +244,10 @@ def test_docstrings(module_name: str) -> None:
 # The same rules on planted docstrings ----------------------------------------------------------------------
 
 PLANTED = '''
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class InputError(ValueError):
@@ -288,10 +329,87 @@ def no_returns(x):
     return x
 
 
+def no_returns_of_several(x):
+    """A function.
+
+    Parameters
+    ----------
+    x : float
+        Described.
+    """
+    return x, x
+
+
+def no_returns_but_a_type(x) -> float:
+    """Twice the number.
+
+    Parameters
+    ----------
+    x : float
+        Described.
+    """
+    return 2 * x
+
+
+def no_returns_of_any(x) -> Any:
+    """Twice the number.
+
+    Parameters
+    ----------
+    x : float
+        Described.
+    """
+    return 2 * x
+
+
+def no_returns_of_an_array(x) -> Array:
+    """Twice the numbers.
+
+    Parameters
+    ----------
+    x : array
+        Described.
+    """
+    return 2 * x
+
+
+def no_returns_but_a_shape(x) -> Array:
+    """Twice the numbers.
+
+    Parameters
+    ----------
+    x : array of shape (n,)
+        Described.
+    """
+    return 2 * x
+
+
 def no_raises():
     """A function."""
     if good:
         raise InputError("bad")
+
+
+def raises_nothing_said(x):
+    """A function.
+
+    Parameters
+    ----------
+    x : float
+        Described.
+
+    Raises
+    ------
+    InputError
+        If x is not as expected.
+    """
+    if x:
+        raise InputError("bad")
+
+
+def no_raises_of_another():
+    """A function."""
+    raise RuntimeError("bad")
 
 
 def pointer(x, y, *, eps=0.3):
@@ -437,6 +555,11 @@ EXPECTED = {
     "unknown_parameter": "PR02",
     "undescribed_parameter": "PR07",
     "no_returns": "RT01",
+    "no_returns_of_several": "RT01",
+    "no_returns_of_any": "RT01",
+    "no_returns_of_an_array": "RT01",
+    "no_raises_of_another": "raises RuntimeError",
+    "raises_nothing_said": "section Raises says nothing",
     "no_raises": "no section Raises",
     "pointer_to_nothing": "PR01",
     "pointer_that_leaves_out": "PR01",
@@ -460,3 +583,13 @@ def test_planted_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name, expected in EXPECTED.items():
         assert len(found[name]) == 1, found[name]
         assert expected in found[name][0]
+
+
+def test_a_module_speaks_of_input_error_for_its_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted_errors.py").write_text('"""A bad number raises `InputError`."""\n' + PLANTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("planted_errors")
+    found = [text for name, obj in public_objects(module) for text in complaints(name, obj) if "no section" in text]
+    assert found == [
+        "planted_errors.no_raises_of_another: raises RuntimeError, but has no section Raises that says when"
+    ]

@@ -2,6 +2,7 @@
 
 `build` compiles a kernel file with g++ and loads it; `sanitize` runs a kernel under ThreadSanitizer or
 AddressSanitizer. The C++ side is explained in ``cuda_cpu.cuh``.
+Without a compiler they raise `InputError`.
 """
 
 from .build import SCHEDULES, EmulatedLibrary, KernelError, Schedule, build

@@ -49,6 +49,12 @@ void async_wait() {
 // Every NaN becomes one and the same, as by the instruction: poison must not round to a number.
 inline unsigned to_tf32(float a) { return a != a ? 0x7fffffffu : (__float_as_uint(a) + 0x1000u) & 0xffffe000u; }
 
+// The same in the upper 19 bits; what is in the others is not read.
+template <bool IN_PLACE = false>
+unsigned near_tf32(float a) {
+  return __float_as_uint(a) + (std::fabs(a) < __uint_as_float(0x7f800000u) ? 0x1000u : 0u);
+}
+
 // Two floats in bfloat16, `low` in the lower half, rounded to nearest, ties to even.
 inline unsigned pack_bf16(float low, float high) {
   const auto rounded = [](float a) {

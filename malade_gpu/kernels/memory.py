@@ -22,11 +22,11 @@ def add(i: Any, out: Any, x: Any, y: Any) -> None:
 
 @element
 def argmax(i: Any, out: Any, x: Any, size: Any) -> None:
-    """Position of the first largest of a row's ``size`` numbers; -1 if one of them is NaN."""
+    """Position of the first largest of a row's ``size`` numbers; -1 if one of them is NaN, or that one infinite."""
     best, known = 0, True
     for k in range(size):
         value = x[i * size + k]
         known = known and not math.isnan(value)
         if value > x[i * size + best]:
             best = k
-    out[i] = best if known else -1
+    out[i] = best if known and math.isfinite(x[i * size + best]) else -1

@@ -15,6 +15,14 @@ typedef unsigned long long uint64_t;
 // a b + c in one rounding; on the emulated device in two.
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
+// The same address in global memory, of which the compiler does not know the parts: it is computed once, not anew for
+// each of the addresses near it.
+template <class T>
+__device__ __forceinline__ const T* computed_once(const T* address) {
+  asm("" : "+l"(address));
+  return address;
+}
+
 // The GPU's own exponential and reciprocal: relative errors of 2^-22 and 2^-23; denormal numbers count as 0.
 __device__ __forceinline__ float exp2_approximate(float a) {
   float result;
@@ -52,6 +60,18 @@ __device__ __forceinline__ void async_wait() { asm volatile("cp.async.wait_group
 __device__ __forceinline__ unsigned to_tf32(float a) {
   unsigned result;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(a));
+  return result;
+}
+
+// A float whose upper 19 bits are those of `to_tf32`; tensor cores do not read the others. What is not finite stays so.
+// IN_PLACE: in two instructions where the result may take the register of `a`; else in three, into any register.
+template <bool IN_PLACE = false>
+__device__ __forceinline__ unsigned near_tf32(float a) {
+  if constexpr (!IN_PLACE) return __float_as_uint(a) + (fabsf(a) < __uint_as_float(0x7f800000u) ? 0x1000u : 0u);
+  unsigned result = __float_as_uint(a);
+  asm("{\n.reg .pred finite;\nsetp.lt.f32 finite, %1, 0f7F800000;\n@finite add.u32 %0, %0, 0x1000;\n}"
+      : "+r"(result)
+      : "f"(fabsf(a)));
   return result;
 }
 

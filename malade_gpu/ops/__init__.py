@@ -1,4 +1,7 @@
-"""All arithmetic of the GPU backend: the same plain functions as in `malade_ref.ops`, on a device's arrays."""
+"""All arithmetic of the GPU backend: the same plain functions as in `malade_ref.ops`, on a device's arrays.
+
+Shapes, dtypes and settings that do not fit raise `InputError`.
+"""
 
 from .activations import (
     elu,

@@ -118,11 +118,6 @@ class FusedChain:
         -------
         array of x's shape, float32
             Positions after the steps.
-
-        Raises
-        ------
-        InputError
-            If shapes, dtypes or a setting are not as expected.
         """
         settings = _settings(x, num_steps, a, delta, clip, key, sample_index, first_step)
         start = device().xp.ascontiguousarray(x)
@@ -157,11 +152,6 @@ class FusedChain:
             Positions after the steps.
         vjp : callable
             From a gradient with respect to y to the one with respect to x, exact: through every step.
-
-        Raises
-        ------
-        InputError
-            If shapes, dtypes or a setting are not as expected.
         """
         settings = _settings(x, num_steps, a, delta, clip, key, sample_index, first_step)
         start = device().xp.ascontiguousarray(x)
@@ -199,11 +189,6 @@ class FusedChain:
         -------
         array of x's shape, float32
             Gradient with respect to the first positions.
-
-        Raises
-        ------
-        InputError
-            If shapes, dtypes or a setting are not as expected.
         """
         check_same("dy", dy, "x", x)
         chain: dict[str, Any] = {"num_steps": num_steps, "a": a, "delta": delta, "clip": clip}

@@ -35,11 +35,6 @@ def shared_bytes(resident: bool) -> int:
     ----------
     resident : bool
         Whether the weights of the third layer lie there, too.
-
-    Returns
-    -------
-    int
-        Bytes.
     """
     weights = WEIGHTS_1 + WEIGHTS_2 + (WEIGHTS_3 if resident else 0)
     return 4 * (SMALL_WORDS + weights + 2 * (SECOND_HALF + FIRST_HALF) + MAP_WORDS)

@@ -33,7 +33,7 @@ from malade_ref.checks import InputError, check_float, check_ndim, check_shape
 
 from ..device import device
 from ..precision import PRECISIONS, precision
-from .finish import Finish, of_input, of_output
+from .epilogue import Epilogue, of_input, of_output
 from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
 from .layout import address_of, channels_last, empty_channels_last
 
@@ -80,8 +80,8 @@ def conv2d_vjp(
     """As `malade_ref.ops.conv2d_vjp`."""
     geometry = _conv_geometry(x, weight, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *geometry.output))
-    finish = of_input(x, input_activation)
-    dx = _spread(dy, weight, geometry, finish) if need_dx else None
+    epilogue = of_input(x, input_activation)
+    dx = _spread(dy, weight, geometry, epilogue) if need_dx else None
     return dx, (_weight_gradient(x, dy, geometry) if need_dweight else None)
 
 
@@ -115,32 +115,37 @@ def conv_transpose2d_vjp(
     """As `malade_ref.ops.conv_transpose2d_vjp`."""
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))
-    finish = of_input(x, input_activation)
-    dx = _correlate(dy, weight, geometry, finish) if need_dx else None
+    epilogue = of_input(x, input_activation)
+    dx = _correlate(dy, weight, geometry, epilogue) if need_dx else None
     return dx, (_weight_gradient(dy, x, geometry) if need_dweight else None)
 
 
-def _correlate(x: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
+def _correlate(x: Array, weight: Array, g: Geometry, epilogue: Epilogue) -> Array:
     """W x: (n, c, h, w) to (n, o, oh, ow)."""
     y, memory = empty_channels_last((len(x), len(weight), *g.output), x.dtype)
     windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
-    _launch_correlate(channels_last(x), weight.transpose(2, 3, 1, 0), windows, memory, (1, 1), (0, 0), finish)
+    weights = device().xp.ascontiguousarray(weight)
+    (_, c, kh, kw) = weight.shape
+    steps = _Steps(0, kw, 1, kh * kw, c * kh * kw)
+    _launch_correlate(channels_last(x), weights, steps, windows, memory, (1, 1), (0, 0), epilogue)
     return y
 
 
-def _spread(dy: Array, weight: Array, g: Geometry, finish: Finish) -> Array:
+def _spread(dy: Array, weight: Array, g: Geometry, epilogue: Epilogue) -> Array:
     """W^T dy: (n, o, oh, ow) to (n, c, h, w)."""
     if bands := _bands(weight, g):
-        return _spread_narrow(dy, weight, g, bands, finish)
+        return _spread_narrow(dy, weight, g, bands, epilogue)
     dx, memory = empty_channels_last((len(dy), weight.shape[1], *g.size), dy.dtype)
     source, (sh, sw) = channels_last(dy), g.stride
+    weights, (_, c, kh, kw) = device().xp.ascontiguousarray(weight), weight.shape
     for a in _phases(g.size[0], g.kernel[0], sh, g.pads[0][0]):
         for b in _phases(g.size[1], g.kernel[1], sw, g.pads[1][0]):
             # The tap t = taps - 1 comes first: then dy's rows ascend.
-            taps = weight[:, :, a.offset :: sh, b.offset :: sw][:, :, ::-1, ::-1]
+            last = (a.offset + (a.taps - 1) * sh) * kw + b.offset + (b.taps - 1) * sw
+            steps = _Steps(last, -sh * kw, -sw, c * kh * kw, kh * kw)
             windows = _Windows((a.taps, b.taps), (1, 1), (a.before, b.before), (a.length, b.length))
             first = a.number, b.number
-            _launch_correlate(source, taps.transpose(2, 3, 0, 1), windows, memory, g.stride, first, finish)
+            _launch_correlate(source, weights, steps, windows, memory, g.stride, first, epilogue)
     return dx
 
 
@@ -164,7 +169,7 @@ def _bands(weight: Array, g: Geometry) -> _Bands | None:
     return _Bands(-(-BLOCK_PIXELS // g.size[1]), rows, ring, num_taps * (part + ring * g.output[1]) * size)
 
 
-def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, finish: Finish) -> Array:
+def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, epilogue: Epilogue) -> Array:
     """W^T dy by narrow.cuh, which reads dy once."""
     (o, c, kh, kw), source = weight.shape, channels_last(dy)
     dx, memory = empty_channels_last((len(dy), c, *g.size), dy.dtype)
@@ -177,7 +182,7 @@ def _spread_narrow(dy: Array, weight: Array, g: Geometry, bands: _Bands, finish:
             block=(THREADS,),
             arguments=(
                 *(source, matrix, memory, len(matrix), o, *g.output, kh, kw, *g.stride, g.pads[0][0], g.pads[1][0]),
-                *(*g.size, bands.of_block, bands.rows, bands.ring, *finish.arguments(matrix)),
+                *(*g.size, bands.of_block, bands.rows, bands.ring, *epilogue.arguments(matrix)),
             ),
             shared_bytes=bands.shared_bytes,
             defines={"REAL": REAL[str(dy.dtype)], "VECTOR": _vector(source)},
@@ -195,7 +200,7 @@ def _weight_gradient(x: Array, dy: Array, g: Geometry) -> Array:
     parts = device().empty((num_parts, num_taps, columns), x.dtype)
     windows = _Windows(g.kernel, g.stride, (g.pads[0][0], g.pads[1][0]), g.output)
     images, slopes = channels_last(x), channels_last(dy)
-    tile = _tile(images, slopes)
+    tile = _tile(images, columns, _vector(slopes))
     if num_parts:
         device().launch(
             "conv",
@@ -227,6 +232,19 @@ class _Bands(NamedTuple):
     rows: int
     ring: int
     shared_bytes: int
+
+
+class _Steps(NamedTuple):
+    """Where the numbers of a correlation's weights lie in an array: the first, and how far the next ones are.
+
+    ``row`` and ``column`` lead to the next taps of a window, ``channel`` and ``out`` to those of its other axes.
+    """
+
+    first: int
+    row: int
+    column: int
+    channel: int
+    out: int
 
 
 class _Windows(NamedTuple):
@@ -293,7 +311,8 @@ def tile_of(real: str, name: str, tile: int, vectors: Pair) -> Tile:
     tile : int
         Columns of a block, one of `TILES[name]`.
     vectors : pair of int
-        Numbers that one copy takes of the left and of the right operand, 1 or 4.
+        Numbers that one copy takes of the left and of the right operand, 1 or 4; where the right one is 4, so are the
+        numbers of a row of results that are stored together, if a thread has as many.
 
     Returns
     -------
@@ -311,12 +330,12 @@ def tile_of(real: str, name: str, tile: int, vectors: Pair) -> Tile:
     return Tile(rows, tile, STAGES * DEPTH * (rows + tile) * SIZE[real], defines)
 
 
-def _tile(images: Array, right: Array) -> Tile:
-    """For a product of channels-last images with a matrix (or images) whose last axis are the columns."""
-    real, columns = str(images.dtype), right.shape[-1]
+def _tile(images: Array, columns: int, right_vector: int) -> Tile:
+    """For a product of channels-last images with a matrix of so many columns."""
+    real = str(images.dtype)
     name = precision() if real == "float32" else "fp32"
     tile = next((tile for tile in TILES[name] if columns <= tile), TILES[name][-1])
-    return tile_of(real, name, tile, (_vector(images), _vector(right)))
+    return tile_of(real, name, tile, (_vector(images), right_vector))
 
 
 def _vector(array: Array) -> int:
@@ -325,24 +344,42 @@ def _vector(array: Array) -> int:
 
 
 def _launch_correlate(
-    x: Array, weight: Array, windows: _Windows, out: Array, step: Pair, first: Pair, finish: Finish
+    x: Array,
+    weight: Array,
+    steps: _Steps,
+    windows: _Windows,
+    out: Array,
+    step: Pair,
+    first: Pair,
+    epilogue: Epilogue,
 ) -> None:
-    """One correlation of channels-last images with a weight (u, v, c, o), to every ``step``-th pixel of ``out``."""
+    """One correlation of channels-last images with weights in an array, to every ``step``-th pixel of ``out``."""
     n, h, w, channels = x.shape
     _, height, width, columns = out.shape
     num_pixels, num_taps = n * math.prod(windows.grid), math.prod(windows.kernel) * channels
     if not num_pixels:
         return
-    matrix = device().xp.ascontiguousarray(weight).reshape(num_taps, columns)
-    tile = _tile(x, matrix)
+    together = _vector(out) if epilogue.input is None else min(_vector(out), _vector(epilogue.input))
+    tile = _tile(x, columns, together)
+    num_tiles, num_steps = -(-columns // tile.columns), -(-num_taps // DEPTH)
+    laid_out = device().empty((num_tiles, num_steps, tile.columns * DEPTH), x.dtype)
+    if laid_out.size:
+        device().launch(
+            "conv",
+            "lay_out",
+            grid=(-(-laid_out.size // THREADS),),
+            block=(THREADS,),
+            arguments=(weight, laid_out, num_taps, columns, channels, max(1, windows.kernel[1]), *steps),
+            defines=tile.defines,
+        )
     device().launch(
         "conv",
         "correlate",
-        grid=(-(-num_pixels // tile.rows), -(-columns // tile.columns)),
+        grid=(-(-num_pixels // tile.rows), num_tiles),
         block=(THREADS,),
         arguments=(
-            *(x, matrix, out, num_pixels, num_taps, columns, *windows.arguments(h, w, channels)),
-            *(height, width, *step, *first, *finish.arguments(matrix)),
+            *(x, laid_out, out, num_pixels, num_taps, columns, *windows.arguments(h, w, channels)),
+            *(height, width, *step, *first, *epilogue.arguments(laid_out)),
         ),
         shared_bytes=tile.shared_bytes,
         defines=tile.defines,

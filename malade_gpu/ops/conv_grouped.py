@@ -18,7 +18,7 @@ from malade_ref.checks import InputError, check_count, check_float, check_ndim, 
 
 from ..device import device
 from ..kernels import conv_grouped as kernels
-from .finish import of_input, of_output
+from .epilogue import of_input, of_output
 from .geometry import Geometry, Padding, Pair, as_pair, conv_geometry, dilated, transpose_geometry
 from .layers import add_bias, relu, relu_vjp, tanh, tanh_vjp
 from .layout import channels_last, empty_channels_last

@@ -52,11 +52,6 @@ def as_pair(name: str, value: Any, *, minimum: int) -> Pair:
     minimum : int
         The smallest number allowed.
 
-    Returns
-    -------
-    tuple of two int
-        The pair.
-
     Raises
     ------
     InputError
@@ -80,11 +75,6 @@ def as_image_size(name: str, value: Any) -> Pair:
         What to call it in the complaint.
     value : int or pair of int
         The setting.
-
-    Returns
-    -------
-    tuple of two int
-        The pair.
 
     Raises
     ------
@@ -111,11 +101,6 @@ def resolve_pads(padding: Any, size: Pair, kernel: Pair, stride: Pair) -> Pads:
     -------
     pair of pairs of int
         (top, bottom), (left, right).
-
-    Raises
-    ------
-    InputError
-        If the padding is malformed.
     """
     if isinstance(padding, str) and padding == "same":
         return _same(size[0], kernel[0], stride[0]), _same(size[1], kernel[1], stride[1])
@@ -145,11 +130,6 @@ def conv_geometry(size: Pair, kernel: Pair, stride: int | Pair, padding: Padding
     -------
     Geometry
         All sizes.
-
-    Raises
-    ------
-    InputError
-        If the stride or the padding is malformed, or the kernel is larger than the padded input.
     """
     strides = as_pair("stride", stride, minimum=1)
     pads = resolve_pads(padding, size, kernel, strides)

@@ -20,7 +20,7 @@ from malade_ref.checks import InputError, check_float, check_ndim, check_number,
 from ..device import device
 from ..kernels import layers as kernels
 from .conv import conv2d, conv2d_vjp
-from .finish import of_input, of_output
+from .epilogue import of_input, of_output
 from .layout import for_each_element, for_each_of_channels, of_channels, rows
 
 REAL = {"float32": "float", "float64": "double"}

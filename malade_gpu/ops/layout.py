@@ -184,11 +184,6 @@ def address_of(array: Any) -> int:
     ----------
     array : array
         Of NumPy or CuPy.
-
-    Returns
-    -------
-    int
-        The address.
     """
     data = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
     return int(data["data"][0])

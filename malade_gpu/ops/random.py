@@ -123,11 +123,6 @@ def own_keys(key: Key | Array, index: Array) -> tuple[Array, bool, int, int]:
     -------
     tuple of array, bool, int, int
         In the order of the kernels' parameters.
-
-    Raises
-    ------
-    InputError
-        If the keys are not as many as the samples.
     """
     if isinstance(key, tuple):
         return index, False, *key

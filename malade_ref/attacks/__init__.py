@@ -4,6 +4,7 @@ All share one semantics. Success is against the true label; an image that is wro
 at distance 0 and is returned as it is; every result lies in its ball (of attacks that have one) and in [0, 1] exactly;
 an attack that looks for the nearest wrong image and finds none returns the clean one. An attacker has random numbers of
 its own and never sees the defender's. What an attack is, its `card` says.
+Images, labels and settings that do not fit raise `InputError`.
 
 Samples never mix: what comes of an image depends on the image and its number alone, but for rounding, since sums are
 added in another order in a batch of another size. So the logits of ``x[i:i+1]`` are those of image i in its batch up to

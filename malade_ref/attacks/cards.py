@@ -91,11 +91,6 @@ def setting(name: str, **words: Any) -> Callable[[Mapping[str, Any]], Any]:
         The setting.
     **words
         For its values, where the card has other words.
-
-    Returns
-    -------
-    callable
-        From settings to the card's word.
     """
     return lambda settings: words.get(settings[name], settings[name])
 
@@ -140,18 +135,7 @@ class Card:
         return {**{name: d for name, d in defaults.items() if isinstance(d, bool | int | float | str)}, **settings}
 
     def profile(self, settings: Mapping[str, Any]) -> Profile:
-        """What the attack is, as `costs` of given settings.
-
-        Returns
-        -------
-        Profile
-            See there.
-
-        Raises
-        ------
-        InputError
-            If the card says of them what is no gradient.
-        """
+        """What the attack is, as `costs` of given settings."""
         known = self.resolved(settings)
         fields = (self.title, self.gradient, self.norm, self.nearest, self.one_step)
         title, gradient, norm, nearest, one_step = (one(known) if callable(one) else one for one in fields)
@@ -172,11 +156,6 @@ class Card:
             The others are the function's defaults.
         target : Target, optional
             What is known of the model.
-
-        Returns
-        -------
-        Cost
-            Gradients and queries.
         """
         target = Target() if target is None else target
         known = self.resolved(settings)
@@ -232,16 +211,6 @@ def card_of(name: str) -> Card:
     ----------
     name : str
         Of its function.
-
-    Returns
-    -------
-    Card
-        What it is.
-
-    Raises
-    ------
-    InputError
-        If there is none.
     """
     if name not in CARDS:
         raise InputError(f"attack {name!r}: has no card that says what it is; decorate it with malade_ref.attacks.card")

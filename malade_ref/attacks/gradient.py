@@ -10,9 +10,9 @@ With J the cross entropy of the true label y and x_0 a point of the ball B aroun
 
 (each the steepest ascent in its norm). FGSM (Linf) and FGM (L2) are T = 1, x_0 = x, step_size = eps.
 
-Of x_0..x_T the best is kept, sample by sample: success first, then the larger loss. For a stochastic model, where one
-success may be one lucky draw, the larger mean loss alone decides, and what it chose is judged against x_T on new draws.
-Restarts are merged, success first, then loss.
+Of x_0..x_T the best is kept, sample by sample: a success before a failure, then the larger loss. For a stochastic model
+a success may be one lucky draw: there the larger mean loss alone decides, and the winner is compared with x_T on new
+draws. The best of several restarts is found in the same way, success before loss.
 
 Axes: n samples, c channels, (h, w) pixels.
 
@@ -44,7 +44,7 @@ Record = Callable[[int, Array], None]
 
 
 class Ball:
-    """What an attack may do to images: a norm's ball around them, cut with [0, 1].
+    """The images that an attack may choose from: a norm's ball around each clean image, cut with [0, 1].
 
     Parameters
     ----------
@@ -56,11 +56,6 @@ class Ball:
         Radius, in pixel units, >= 0.
     norm : {"linf", "l2"}
         Which ball.
-
-    Raises
-    ------
-    InputError
-        If a setting is out of range.
     """
 
     def __init__(self, ops: ModuleType, centre: Array, *, eps: float, norm: str) -> None:
@@ -78,11 +73,6 @@ class Ball:
             Of the random numbers, from ``ops.derive_key``.
         sample_index : array of shape (n,), integer
             Numbers of the samples in their data set.
-
-        Returns
-        -------
-        array of the centre's shape and dtype
-            Starting points.
         """
         ops, shape, dtype = self.ops, self.centre.shape[1:], str(self.centre.dtype)
         if self.norm == "linf":
@@ -101,11 +91,6 @@ class Ball:
             Position, and gradient of the loss there.
         step_size : float
             Length of the step in this norm, in pixel units.
-
-        Returns
-        -------
-        array of the centre's shape and dtype
-            New position.
         """
         ops = self.ops
         if self.norm == "linf":
@@ -124,11 +109,6 @@ class Ball:
         momentum : float
             Share of the step, in [0, 1]; the rest goes to the last move.
 
-        Returns
-        -------
-        array of the centre's shape and dtype
-            New position.
-
         Notes
         -----
         The others are those of `step`.
@@ -145,7 +125,7 @@ class Ball:
         return self.ops.distance_linf(move, 0 * move) if self.norm == "linf" else self.ops.distance_l2(move, 0 * move)
 
     def dual_length(self, slope: Array) -> Array:
-        """Norm of each image's gradient that goes with this one, (n,) float64: what a move of length 1 can gain."""
+        """Dual norm of each image's gradient, (n,) float64: what a move of length 1 can gain at most."""
         return self.ops.distance_l1(slope, 0 * slope) if self.norm == "linf" else self.ops.distance_l2(slope, 0 * slope)
 
 
@@ -168,11 +148,6 @@ def climb_cost(s: Any) -> Cost:
     ----------
     s : namespace
         See `malade_ref.attacks.cards.Card`.
-
-    Returns
-    -------
-    Cost
-        For each image.
     """
     runs, steps, more = s.num_restarts, s.num_steps, getattr(s, "transfer_start", False) and s.stochastic
     extra = steps if more else 0  # evaluations of the bare classifier, counted like those of the whole model
@@ -189,7 +164,7 @@ def climb(
     *,
     record: Record | None = None,
 ) -> AttackResult:
-    """Climb from each start, and keep the best iterate: what iterative attacks in a ball have in common.
+    """Climb from each start, and keep the best iterate: the loop that iterative attacks in a ball share.
 
     Parameters
     ----------
@@ -290,8 +265,8 @@ def pgd(
     sample_index : array of shape (n,), integer, optional
         Numbers of the samples in their data set; 0..n-1 by default. A sample's random numbers depend on its own.
     record : callable, optional
-        Called with (number of the evaluation, losses of shape (n,)) at x_0..x_T of each restart, counted on from one
-        restart to the next: for plots of the loss against iterations.
+        Called with (number of the evaluation, losses of shape (n,)) at x_0..x_T of each restart; numbers go on from one
+        restart to the next. For plots of the loss against iterations.
 
     Returns
     -------
@@ -302,11 +277,6 @@ def pgd(
         num_restarts num_steps num_draws. A transfer start adds num_steps + 2 and num_steps: evaluations of the bare
         classifier are counted like those of the whole model, one draw each. Every sample is charged for every
         evaluation of its batch.
-
-    Raises
-    ------
-    InputError
-        If images or labels do not fit the model, or a setting is out of range.
 
     Notes
     -----
@@ -367,7 +337,7 @@ def pgd_iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Ite
 
 
 def _one_step_cost(s: Any) -> Cost:
-    """The same of one step."""
+    """As `climb_cost`, for one step from the clean image."""
     return Cost(s.draws, 2 * s.draws)
 
 
@@ -474,15 +444,10 @@ def ascent(
     seed: int = 0,
     sample_index: Array | None = None,
 ) -> Ascent:
-    """Inner maximisation of adversarial training: `pgd` without a judge.
+    """Inner maximisation of adversarial training: `pgd` without a verdict.
 
     Every image is moved, wrong to begin with or not, nothing is evaluated but gradients, and the last iterate is
     returned. With ``num_steps=1`` and a random start this is the fast variant (FGSM-RS).
-
-    Returns
-    -------
-    Ascent
-        The last iterates.
 
     Notes
     -----

@@ -6,16 +6,18 @@ For a model whose logits z(x, w) depend on its own noise w, an attack works with
     loss     (1/D) sum_d J(z(x, w_d), y),        J the cross entropy (expectation over transformation, EOT),
     success  argmax_k (1/D) sum_d z_k(x, w_d) != y.
 
-Logits that are NaN name no class: such an image is not classified rightly, and counts as a success.
+Instead of the mean loss the search may raise the loss of the mean logits, J((1/D) sum_d z(x, w_d), y). Logits that are
+NaN name no class: such an image counts as a success.
 
-The search may work with another loss, that of the mean logits, J((1/D) sum_d z(x, w_d), y).
+Two streams of noise are kept apart:
 
-Two streams of noise are kept apart. The *search* takes new draws at every evaluation, or the same ones throughout: then
-it climbs a deterministic stand-in of the model, without noise between iterations but with an optimum of its own. The
-verdict that is reported is
-given on *judging* draws that had no part in the search: the best of many noisy losses overestimates its mean (the
-winner's curse). All candidates face the same judging draws (common random numbers), so a further candidate can only
-improve the result. For a deterministic model one evaluation says everything.
+- The *search* takes new draws at every evaluation. With common draws it takes the same ones each time: then it climbs a
+  function without noise, whose maximum is not quite that of the expectation.
+- The *judge* gives the verdict that is reported, on draws that had no part in the search, since the best of many noisy
+  losses overestimates its mean (the winner's curse). All candidates are judged on the same draws (common random
+  numbers), so a further candidate can only improve the result.
+
+For a deterministic model one evaluation says everything.
 
 Axes: n samples, k classes.
 
@@ -40,8 +42,8 @@ from ..sampling import Stream
 
 SEARCH, JUDGE, START, PROPOSAL = "attack-search", "attack-judge", "attack-start", "attack-proposal"
 
-# What the order of a sum can do to logits, which depends on the size of the batch: some units in the last place of the
-# largest of them, with room.
+# Logits depend a little on the size of the batch, since their sums are rounded in another order. So much at most, as a
+# share of the largest logit.
 ROUNDING = {"float32": 64 * 2.0**-23, "float64": 64 * 2.0**-52}
 
 
@@ -115,12 +117,12 @@ class Verdict(NamedTuple):
     x : array of shape (n, c, h, w)
         Images.
     success : array of shape (n,), bool
-        Whether the mean logits are wrong by more than rounding can do. A tie is decided by the number of the class, but
-        where the margin was asked for it counts as right.
+        Whether the mean logits are wrong by more than rounding can do. In a tie the first class wins, but if the loss
+        is the margin a tie counts as right.
     loss : array of shape (n,)
-        The loss that was asked for, in expectation over draws; of what is reported the mean cross entropy, in nats.
+        The loss that was asked for, in expectation over draws; after `Oracle.judge` the mean cross entropy, in nats.
         Attacks that look for the nearest wrong image put minus the distance here while they search, so that `stronger`
-        keeps it.
+        keeps the nearest.
     """
 
     x: Array
@@ -129,7 +131,7 @@ class Verdict(NamedTuple):
 
 
 class Asking(NamedTuple):
-    """How an attack asks a model, passed on to every question; the fields are those of `Oracle`."""
+    """How an attack asks a model: the settings that every attack passes on; the fields are those of `Oracle`."""
 
     mode: str = "exact"
     expectation: str = "loss"
@@ -140,13 +142,7 @@ class Asking(NamedTuple):
     sample_index: Array | None = None
 
     def oracle(self, model: Model, x: Array, y: Array) -> Oracle:
-        """As `Oracle`, with these keywords.
-
-        Returns
-        -------
-        Oracle
-            To ask.
-        """
+        """As `Oracle`, with these keywords."""
         return Oracle(model, x, y, **self._asdict())
 
 
@@ -175,11 +171,6 @@ class Oracle:
         Of the attacker's noise.
     sample_index : array of shape (n,), integer, optional
         Numbers of the samples in their data set; 0..n-1 by default.
-
-    Raises
-    ------
-    InputError
-        If images or labels do not fit the model, or a setting is out of range.
     """
 
     def __init__(
@@ -267,11 +258,6 @@ class Oracle:
             Whether to take the draws of the last evaluation again: what two images make of the same noise can be
             compared, and what a search makes of one draw throughout is a function of the image.
 
-        Returns
-        -------
-        Verdict
-            Of these draws.
-
         Notes
         -----
         The others are those of `gradient`.
@@ -314,10 +300,7 @@ class Oracle:
         return Verdict(x, self._wrong(logits), loss), right == 0
 
     def _wrong(self, logits: Array, *, ties: bool = True) -> Array:
-        """Whether logits are wrong by more than rounding can do, (n,).
-
-        A tie, as of a model that says the same of all images, is decided by the number of the class, if ties count.
-        """
+        """Whether logits are wrong by more than rounding, (n,); in a tie, if ties count, the first class wins."""
         ops, margin = self.ops, self.ops.margin_loss(logits, self.y)
         clear = margin > ROUNDING[self.model.dtype] * abs(logits).max(axis=1)
         return clear | ((margin == 0) & (ops.argmax(logits) != self.y)) if ties else clear
@@ -348,11 +331,6 @@ class Oracle:
             The adversarial images, judged.
         distance : array of shape (n,), float64
             Their distances from the clean images.
-
-        Returns
-        -------
-        AttackResult
-            With these.
         """
         none = self.ops.zeros((len(self.y),), "int64")
         return AttackResult(
@@ -371,11 +349,6 @@ def select(ops: ModuleType, condition: Array, new: Verdict, old: Verdict) -> Ver
         Where to take the new one.
     new, old : Verdict
         The alternatives.
-
-    Returns
-    -------
-    Verdict
-        The selection.
     """
     return Verdict(*(ops.select(condition, *pair) for pair in zip(new, old, strict=True)))
 

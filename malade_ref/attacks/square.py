@@ -123,11 +123,6 @@ def share_at(step: int, num_steps: int, initial_share: float) -> float:
         How many there are.
     initial_share : float
         Share in the first.
-
-    Returns
-    -------
-    float
-        The share p.
     """
     of_many = int(step / num_steps * 10000)
     return initial_share / (1 << sum(of_many > limit for limit in HALVINGS))
@@ -144,11 +139,6 @@ def side(share: float, h: int, w: int, *, odd: bool) -> int:
         Of the image.
     odd : bool
         Whether it is to be odd, and three at least, if the image has room.
-
-    Returns
-    -------
-    int
-        Pixels.
     """
     size = round(math.sqrt(share * h * w))
     size = max(3, size + 1 - size % 2) if odd else max(1, size)

@@ -119,11 +119,6 @@ class Log:
         ----------
         step : str
             Its name.
-
-        Yields
-        ------
-        None
-            Nothing.
         """
         start = time.monotonic()
         yield
@@ -136,11 +131,6 @@ class Log:
         ----------
         path : path
             The bundle's folder.
-
-        Raises
-        ------
-        InputError
-            If it cannot be written.
         """
         log = {
             "sessions": self.sessions,
@@ -158,16 +148,6 @@ def read_log(path: Path) -> Log:
     ----------
     path : path
         The bundle's folder.
-
-    Returns
-    -------
-    Log
-        The log.
-
-    Raises
-    ------
-    InputError
-        If it is missing or damaged.
     """
     file = path / ENVIRONMENT
     log = load_json(file)

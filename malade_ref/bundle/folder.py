@@ -138,11 +138,6 @@ class Bundle:
         device : mapping, optional
             JSON-able: what computes, from ``ops.describe_device``; for the log.
 
-        Returns
-        -------
-        Bundle
-            Ready to compute.
-
         Raises
         ------
         InputError
@@ -227,11 +222,6 @@ class Bundle:
         -------
         Bundle
             To read from; :meth:`verify` tells whether it is whole.
-
-        Raises
-        ------
-        InputError
-            If the folder holds no bundle, or its settings cannot be read.
         """
         path = Path(path)
         if not (path / CONFIG).is_file():
@@ -301,11 +291,6 @@ class Bundle:
         keep : bool
             Keep the record in the finished bundle as ``<name>.h5``; otherwise it goes when that is finished.
 
-        Returns
-        -------
-        Record
-            As it was stored.
-
         Raises
         ------
         InputError
@@ -352,11 +337,6 @@ class Bundle:
             As it was stored.
         history : dict of str to list of float
             As it was stored; None became NaN.
-
-        Raises
-        ------
-        InputError
-            If a file is damaged or cannot be written.
         """
         check_name("network", name)
         model, history = f"models/{name}.h5", f"histories/{name}.h5"
@@ -386,11 +366,6 @@ class Bundle:
         -------
         Path
             A file in an existing folder, removed when the bundle is finished.
-
-        Raises
-        ------
-        InputError
-            If the bundle is open for reading only, or the folder cannot be made.
         """
         self._check_computing()
         path = self.path / WORK / "partial" / f"{check_name('partial', name)}.h5"
@@ -487,11 +462,6 @@ class Bundle:
         """Merge all shards of this run into outcomes.h5; memory holds one shard at a time.
 
         Call it before a report that reads the outcomes; :meth:`finish` calls it otherwise.
-
-        Raises
-        ------
-        InputError
-            If a shard is damaged or the file cannot be written.
         """
         self._check_computing()
         if self._groups:
@@ -521,11 +491,6 @@ class Bundle:
         ----------
         files : mapping of str to str or bytes
             Contents of ``report.md``, ``results.json`` and ``figures/*``, by name.
-
-        Raises
-        ------
-        InputError
-            If the bundle is not finished, another file is named, or one cannot be written.
         """
         if not self.finished:
             raise InputError(f"{self.path}: is not finished; malade run --resume finishes it")
@@ -551,11 +516,6 @@ class Bundle:
             The network.
         ops : module, optional
             Its arithmetic, see :func:`malade_ref.checkpoint.load`.
-
-        Returns
-        -------
-        Network
-            The network.
         """
         return checkpoint.load(self.path / "models" / f"{check_name('network', name)}.h5", ops=ops)
 
@@ -583,11 +543,6 @@ class Bundle:
         ----------
         name : str
             The stage.
-
-        Returns
-        -------
-        Record
-            Its record.
         """
         header = {"stage": name, "config_sha256": self._config_sha256}
         return load_of_run(self.path / f"{check_name('stage', name)}.h5", "stage", header)

@@ -51,11 +51,6 @@ def read_manifest(path: Path) -> dict[str, str]:
     -------
     dict of str to str
         SHA-256 of every file, by name.
-
-    Raises
-    ------
-    InputError
-        If there is none, or it is damaged or of another version.
     """
     file = path / MANIFEST
     manifest = load_json(file)
@@ -79,11 +74,6 @@ def write_manifest(path: Path, files: Mapping[str, str]) -> None:
         The bundle's folder.
     files : mapping of str to str
         SHA-256 of every file, by name.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written.
     """
     manifest = {"format": FORMAT, "version": VERSION, "files": dict(files)}
     atomic_write(path / MANIFEST, to_json(MANIFEST, manifest) + "\n")
@@ -102,11 +92,6 @@ def verify(path: str | Path) -> list[str]:
     list of str
         The problems, one line each; empty if the bundle is finished and whole. Of a record, which was kept without its
         manifest, outcomes and log are looked at.
-
-    Raises
-    ------
-    InputError
-        If there is no folder.
     """
     path = Path(path)
     if not path.is_dir():

@@ -391,11 +391,6 @@ def check_arrays(where: str, arrays: Mapping[str, NDArray[Any]], declared: Mappi
         The arrays; what is not declared may be anything.
     declared : mapping
         `CELL_ARRAYS`, or one of `RECORD_ARRAYS`; ``*/`` stands for any name before the last.
-
-    Raises
-    ------
-    InputError
-        Naming the array, what was expected and what it is.
     """
     lengths: dict[str, int] = {}
     for name, array in arrays.items():
@@ -426,11 +421,6 @@ def check_log(where: str, log: Mapping[str, Any]) -> None:
         The file, for the complaint.
     log : mapping
         Its content.
-
-    Raises
-    ------
-    InputError
-        Naming the first field that is not as it should be.
     """
     _ENVIRONMENT_SCHEMA(f"{where}: ", log)
 
@@ -444,11 +434,6 @@ def check_config(where: str, config: Mapping[str, Any]) -> None:
         The file, for the complaint.
     config : mapping
         Its content.
-
-    Raises
-    ------
-    InputError
-        As `check_log`.
     """
     (_THEOREM_SCHEMA if config.get("kind") == "theorem" else _CONFIG_SCHEMA)(f"{where}: ", config)
 
@@ -464,11 +449,6 @@ def check_cell(where: str, meta: Any, arrays: Mapping[str, NDArray[Any]]) -> Non
         What they are of.
     arrays : mapping of str to ndarray
         The outcomes.
-
-    Raises
-    ------
-    InputError
-        As `check_log` and `check_arrays`.
     """
     _CELL_SCHEMA(f"{where}: ", meta)
     check_arrays(where, arrays, CELL_ARRAYS)
@@ -487,11 +467,6 @@ def check_record(where: str, stage: str, meta: Any, arrays: Mapping[str, NDArray
         The record's JSON.
     arrays : mapping of str to ndarray
         Its arrays.
-
-    Raises
-    ------
-    InputError
-        As `check_log` and `check_arrays`, or if an array is missing.
     """
     of = stage.partition("/")[0]
     _RECORD_SCHEMAS[of](f"{where}: ", meta)

@@ -93,11 +93,6 @@ class Group:
         ----------
         first, last : int
             Its samples.
-
-        Returns
-        -------
-        Path
-            Its file.
         """
         return self.folder / f"{first:09d}-{last:09d}.h5"
 
@@ -110,11 +105,6 @@ class Group:
             Its samples.
         arrays : mapping of str to ndarray
             Their outcomes.
-
-        Raises
-        ------
-        InputError
-            If an array does not have one row a sample, or the file cannot be written.
         """
         for name, array in arrays.items():
             if np.shape(array)[:1] != (last - first,):
@@ -132,11 +122,6 @@ class Group:
         ----------
         first, last : int
             Its samples.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Their outcomes.
 
         Raises
         ------
@@ -170,11 +155,6 @@ def merge(path: Path, groups: Mapping[str, Group]) -> None:
         The file.
     groups : mapping of str to Group
         The shards, all complete and read once; the same content gives the same bytes, however it was cut.
-
-    Raises
-    ------
-    InputError
-        If a shard is damaged or the file cannot be written.
     """
     ordered = [groups[name] for name in sorted(groups)]
     meta = {

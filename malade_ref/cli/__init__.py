@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 a check failed; 2 bad usage or bad input, said in one line
 terminated, and what was done is kept.
 Progress goes to standard error, everything else to standard output. What cannot be said ends no work; only a command
 whose result is what it says, and says it to a full disk or a closed stream, ends with exit code 2.
+Bad input is an `InputError` on its way here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +22,7 @@ from malade_ref.bundle.layout import WORK
 from malade_ref.checks import InputError
 from malade_ref.cli import certify, data, info, models, report, run, single, stopping, theorem
 from malade_ref.cli.console import lost, say, write
+from malade_ref.storage.files import cannot_read
 
 DONE, CHECK_FAILED, BAD_INPUT = 0, 1, 2
 
@@ -87,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         say(f"malade: error: {' '.join(str(error).split())}", error=True)
         return BAD_INPUT
+    except OSError as error:  # what no reader or writer has put into words of its own, such as a name that is too long
+        say(f"malade: error: {cannot_read(error.filename or 'system', error)}", error=True)
+        return BAD_INPUT
     except MemoryError as error:
         say(f"malade: error: out of memory: {' '.join(str(error).split()) or 'no details'}", error=True)
         return BAD_INPUT
@@ -104,14 +110,10 @@ def _check_heard(arguments: Any) -> None:
 
 
 def process() -> int:
-    """Run the command of this process, which signals may end.
-
-    Returns
-    -------
-    int
-        Exit code.
-    """
+    """Run the command of this process, which signals may end."""
     stopping.listen()
+    # Numbers that overflow are noticed where they would decide something, and said there in one line.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"malade_")
     try:
         return main()
     except KeyboardInterrupt:  # between two lines of `main`

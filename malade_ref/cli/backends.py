@@ -38,16 +38,6 @@ def backend_ops(name: str) -> ModuleType:
     ----------
     name : {"ref", "gpu"}
         The backend.
-
-    Returns
-    -------
-    module
-        Its ops.
-
-    Raises
-    ------
-    InputError
-        If it, something that it needs, or its device cannot be had.
     """
     ops = _imported(name)
     ops.describe_device()
@@ -94,11 +84,6 @@ def ready_backend(name: str, settings: Mapping[str, str]) -> Iterator[ModuleType
     ------
     module
         Its ops.
-
-    Raises
-    ------
-    InputError
-        If the backend cannot be had, or has no such settings.
     """
     ops = _imported(name)
     with ops.device_settings(**settings):

@@ -109,17 +109,12 @@ def _hush(stream: Any) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Write a duration.
+    """Write a duration, such as ``"2 min 5 s"``.
 
     Parameters
     ----------
     seconds : float
         How long.
-
-    Returns
-    -------
-    str
-        Such as ``"2 min 5 s"``.
 
     Examples
     --------

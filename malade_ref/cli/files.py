@@ -37,7 +37,7 @@ from malade_ref.datasets.incoming import damage, open_zip
 from malade_ref.datasets.library import check_dataset_name
 from malade_ref.datasets.splits import RECORD, SPLITS, Dataset, Split, open_dataset
 from malade_ref.storage import file_sha256, from_json, is_record, open_record, to_json, write_record
-from malade_ref.storage.files import aside
+from malade_ref.storage.files import aside, cannot_read
 
 NAMES = {"x": ("x", "images"), "y": ("y", "labels")}
 HELP = (
@@ -177,13 +177,7 @@ class Images:
                     filled = 0
 
     def check(self) -> None:
-        """Look at all images once.
-
-        Raises
-        ------
-        InputError
-            Naming the first image that is wrong.
-        """
+        """Look at all images once."""
         digest, done, most = hashlib.sha256(), 0, 0
         for raw in self._x.pieces():
             piece = _as_pixels(raw)
@@ -270,20 +264,18 @@ def read_images(
     -------
     Images
         At least one.
-
-    Raises
-    ------
-    InputError
-        Naming the file and what is wrong with it.
     """
     with ExitStack() as stack:
         notes: list[str] = []
         choice = _Choice(source, split, training, notes)
         choice.shape = shape
-        found = _open(source, choice, data_dir, stack)
-        choice.check(found.x)
-        if labels is not None:
-            found = _with_labels(found, labels, data_dir, stack)
+        try:
+            found = _open(source, choice, data_dir, stack)
+            choice.check(found.x)
+            if labels is not None:
+                found = _with_labels(found, labels, data_dir, stack)
+        except OSError as error:
+            raise cannot_read(error.filename or source, error) from error
         images = Images(choice.taken, found.x, stack.pop_all())
     try:
         where = f"{images.source}: x"
@@ -313,6 +305,8 @@ class _Choice:
 
     def check(self, x: Rows) -> None:
         """Raise unless images have the shape and a dtype that are expected; done before anything else is read."""
+        if len(x.shape) not in (3, 4):
+            raise InputError(f"{self.taken}: x: expected 4 axes (n, c, h, w), got {x.shape}")
         if self.shape is not None:
             empty = np.empty((0, *x.shape[1:]), dtype=x.dtype)
             check_images(_as_pixels(empty), name=f"{self.taken}: x", shape=self.shape)
@@ -420,6 +414,8 @@ def _open(source: str, choice: _Choice, data_dir: str | None, stack: ExitStack, 
         return dataset
     path = Path(choice.path)
     suffix = path.suffix.lower()
+    if not choice.path:
+        raise InputError("input: expected a file or a data set, got an empty name; name one")
     if path.is_dir() or suffix == ".zip":
         files = find_idx_files(path) if path.is_dir() else {}
         return _of_idx(files, choice) if files else _of_files(path, choice, stack)
@@ -455,6 +451,7 @@ def _located(source: str, choice: _Choice, data_dir: str | None) -> _Found | Non
             raise InputError(f"{source}: there is no {head}; check the path, or the name of the data set")
         return None
     name, _, split = head.partition(":")
+    split = _SPLIT_WORDS.get(split, split)
     if split in SPLITS and _is_name(name) and tail.isascii() and tail.isdecimal() and len(tail) < 10:
         choice.path = name
         return _of_name(name, split, int(tail), choice, data_dir)
@@ -619,7 +616,7 @@ def _of_arrays(
         count = arrays[name or y or ""].shape[0] if arrays[name or y or ""].shape else 0
         found = _Found(x, None if y is None else _one_each(path, "y", arrays[y], count))
         if words is None:
-            words = {key: _words(arrays[key]) for key in (CLASS_NAMES, IMAGE_NAMES) if key in arrays}
+            words = {key: _words(path, key, arrays[key]) for key in (CLASS_NAMES, IMAGE_NAMES) if key in arrays}
         found = found._replace(**_names_in(path, words, count))
         if "index" in arrays and (arrays["index"].shape, arrays["index"].dtype) == ((count,), np.dtype(np.int64)):
             found = found._replace(rows=arrays["index"].read(count))
@@ -641,11 +638,14 @@ def _names_in(path: Path, words: Mapping[str, Any], count: int) -> dict[str, Any
     return found
 
 
-def _words(array: OpenRows) -> list[str] | None:
-    """A list of words, if an array holds one."""
-    if array.dtype.kind != "U" or len(array.shape) != 1:
+def _words(path: Path, name: str, array: OpenRows) -> list[str] | None:
+    """A list of words; names of files may be missing, but what labels stand for is not left out in silence."""
+    if array.dtype.kind not in "SU" or len(array.shape) != 1:
+        if name == CLASS_NAMES:
+            raise InputError(f"{path}: {name}: expected words (k,), got {array.dtype} {array.shape}; save it as such")
         return None
-    return [str(word) for word in array.read(array.shape[0]).tolist()]
+    words = array.read(array.shape[0]).tolist()
+    return [word.decode("utf-8", "backslashreplace") if isinstance(word, bytes) else str(word) for word in words]
 
 
 def _one_each(path: Path, name: str, array: OpenRows, count: int) -> NDArray[Any]:
@@ -697,11 +697,6 @@ def check_new(path: str, *, resume: bool = False) -> Path:
     resume : bool
         Whether it may be there already.
 
-    Returns
-    -------
-    Path
-        The same.
-
     Raises
     ------
     InputError
@@ -721,16 +716,6 @@ def check_free(path: str, *, resume: bool = False) -> Path:
         The file.
     resume : bool
         Whether it may be there already.
-
-    Returns
-    -------
-    Path
-        The same.
-
-    Raises
-    ------
-    InputError
-        If it exists, or its folder does not.
     """
     if Path(path).exists() and not resume:
         raise InputError(f"--out {path}: exists already; choose another name or delete it")
@@ -802,16 +787,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     ----------
     path : Path
         A file of `write_arrays`.
-
-    Returns
-    -------
-    dict
-        Its ``settings``.
-
-    Raises
-    ------
-    InputError
-        If it is damaged or not of this program, or does not say.
     """
     settings: Any = None
     if path.suffix == ".h5":
@@ -838,10 +813,5 @@ def fingerprint_of_model(path: str | None) -> str | None:
     ----------
     path : str, optional
         The file.
-
-    Returns
-    -------
-    str or None
-        In hexadecimal; None for no file.
     """
     return None if path is None else file_sha256(Path(path))

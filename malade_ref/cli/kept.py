@@ -57,11 +57,6 @@ def check_question(place: Path, made: Mapping[str, Any], asked: Mapping[str, Any
         The settings it was made with, and those of now.
     how : str
         Such as ``"was made"``.
-
-    Raises
-    ------
-    InputError
-        Naming the first setting that differs.
     """
     for key, old, new in differences(dict(made), from_json("settings", to_json("settings", dict(asked)))):
         raise InputError(
@@ -84,11 +79,6 @@ def interruptible(arguments: argparse.Namespace, partial: Path) -> Iterator[None
         Its ``argv``.
     partial : Path
         Where work is kept.
-
-    Yields
-    ------
-    None
-        Nothing.
 
     Raises
     ------
@@ -124,21 +114,12 @@ class Kept:
         self.group = Group(out.name, self.folder, count, size, digest, {})
 
     def finished(self) -> bool:
-        """Whether the result is there, as it would be made now; leftovers of the work on it are removed.
-
-        Returns
-        -------
-        bool
-            Whether nothing is left to do.
-
-        Raises
-        ------
-        InputError
-            If it was made with other settings, or is damaged.
-        """
-        if not self.out.exists():
-            return False
+        """Whether the result is there, as it would be made now; leftovers of the work on it are removed."""
         kept = self._kept_settings()
+        if not self.out.exists():
+            if kept is not None:  # before a model is tried, and much is said
+                check_question(self.folder, kept, self.settings, "was begun")
+            return False
         made = kept if kept is not None and self.out.suffix == ".npy" else read_settings(self.out)
         check_question(self.out, made, self.settings, "was made")
         self.remove()
@@ -151,11 +132,6 @@ class Kept:
         -------
         int
             How many blocks are there.
-
-        Raises
-        ------
-        InputError
-            If the folder belongs to another computation, or is none.
         """
         kept = self._kept_settings()
         if kept is not None:

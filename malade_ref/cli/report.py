@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from malade_ref import report, theorem
 from malade_ref.bundle import Bundle, verify
 from malade_ref.bundle.layout import CONFIG, is_record
 from malade_ref.bundle.schema import check_config
-from malade_ref.checks import InputError
-from malade_ref.cli.console import say
+from malade_ref.checks import InputError, check_count
+from malade_ref.cli.backends import BACKENDS, ready_backend
+from malade_ref.cli.console import Meter, say
 from malade_ref.experiment.models import check_networks
+from malade_ref.experiment.recompute import recompute
 from malade_ref.report.markdown import spoken
 from malade_ref.storage.files import open_regular
 
@@ -39,12 +42,29 @@ def add_commands(commands: Any) -> None:
         help="change nothing; check every file against its SHA-256 and every number against the outcomes; exit code 1 "
         "if anything differs",
     )
+    command.add_argument(
+        "--recompute",
+        type=int,
+        metavar="N",
+        help="with --verify: also compute N outcomes again, chosen at random, from the bundle's networks and the data, "
+        "and compare them",
+    )
+    command.add_argument("--data-dir", metavar="DIR", help="with --recompute: where to look for data first")
+    command.add_argument("--seed", type=int, help="with --recompute: of the choice; another one each time by default")
     command.set_defaults(command=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    if arguments.recompute is None and (arguments.seed is not None or arguments.data_dir is not None):
+        raise InputError("--seed and --data-dir: are for --recompute; add --verify --recompute N")
+    if arguments.recompute is not None:
+        if not arguments.verify:
+            raise InputError("--recompute: is a way to verify; add --verify")
+        check_count("--recompute", arguments.recompute)
+        _check_computable(arguments.bundle)
     if arguments.verify:
-        return _verify(arguments.bundle)
+        code = _verify(arguments.bundle)
+        return code if code or arguments.recompute is None else _recompute(arguments)
     bundle = Bundle.open(arguments.bundle)
     if is_record(bundle.path):
         raise InputError(
@@ -90,6 +110,45 @@ def _verify(path: str) -> int:
         return 0
     say(f"{path}: whole; every file is as the run left it, and every number follows from the outcomes")
     return 0
+
+
+def _check_computable(path: str) -> None:
+    """Raise if a folder has no networks that outcomes could be computed with."""
+    bundle = Bundle.open(path)
+    if is_record(bundle.path):
+        raise InputError(f"{path}: is a record, kept without networks; leave out --recompute, or give the run's bundle")
+    if theorem.is_theorem(bundle):
+        raise InputError(f"{path}: is of malade theorem, which has no outcomes; leave out --recompute")
+
+
+def _recompute(arguments: argparse.Namespace) -> int:
+    bundle = Bundle.open(arguments.bundle)
+    seed = arguments.seed if arguments.seed is not None else secrets.randbelow(1 << 31)
+    check_count("--seed", seed, minimum=0)
+    backend = {package: name for name, package in BACKENDS.items()}[bundle.config.get("backend", "malade_ref")]
+    precision = bundle.config.get("precision")
+    meter = Meter("compute again")
+    try:
+        with report.fitting(bundle), ready_backend(backend, {"precision": precision} if precision else {}) as ops:
+            found = recompute(
+                bundle, arguments.recompute, ops=ops, seed=seed, data_dir=arguments.data_dir, progress=meter
+            )
+    finally:
+        meter.close()
+    for problem in found.problems:
+        say(problem)
+    rule = (
+        f"decisions and counts were compared, and numbers to rounding: {found.other} differs from environment.json"
+        if found.other
+        else "bits were compared: BLAS kernel, SIMD, threads and versions are those of environment.json"
+    )
+    what = f"computed {found.num_chosen} outcomes again (--seed {seed}), with their shards {found.num_compared}"
+    wrong = len(found.problems)
+    say(
+        f"{arguments.bundle}: {what}, of {found.num_cells} cells; {rule}; "
+        + (f"{wrong} mismatch{'es' if wrong > 1 else ''}" if wrong else "all agree")
+    )
+    return 1 if wrong else 0
 
 
 def _is_theorem(bundle: Bundle) -> bool:

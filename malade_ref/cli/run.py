@@ -104,11 +104,6 @@ def run_folder(arguments: argparse.Namespace, name: str) -> Iterator[Path]:
     ------
     Path
         That of ``out``, or else `default_folder`; if nothing came to be in it, it is gone afterwards.
-
-    Raises
-    ------
-    InputError
-        If it cannot be made.
     """
     if arguments.out:
         yield Path(arguments.out)
@@ -136,11 +131,6 @@ def default_folder(name: str, *, resume: bool) -> Path:
     -------
     Path
         ``runs/<name>-<number>``: the unfinished one, or a new folder, made here so that no other process takes it.
-
-    Raises
-    ------
-    InputError
-        If it cannot be made.
     """
     numbers = []
     for path in RUNS.glob(f"{name}-*"):

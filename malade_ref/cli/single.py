@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from malade_ref.arrays import Array
 from malade_ref.checkpoint import load, save
-from malade_ref.checks import InputError, check_count, check_number
+from malade_ref.checks import InputError, check_count, check_number, check_work
 from malade_ref.classes import class_names_of, with_class_names
 from malade_ref.cli.backends import add_backend, backend_ops
 from malade_ref.cli.console import Meter, duration, say
@@ -192,15 +192,15 @@ def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
         check_kind(networks[model.classifier], "classifier", "--classifier")
     labelled = model.kind == "classifier" or model.classifier is not None
     # Whose classes the labels are: those of the classifier that is asked; a new one takes those of the data.
-    judge_file = model.classifier or (model.init if model.kind == "classifier" else None)
-    judge = networks[judge_file] if judge_file else start
+    classifier_file = model.classifier or (model.init if model.kind == "classifier" else None)
+    classifier = networks[classifier_file] if classifier_file else start
     options: dict[str, Any] = {
         "shape": start.input_shape,
-        "num_classes": judge.num_classes if labelled else 1 << 31,
+        "num_classes": classifier.num_classes if labelled else 1 << 31,
         "data_dir": arguments.data_dir,
-        "class_names": class_names_of(judge, str(judge_file)) if labelled and judge_file else None,
-        "own_labels": not (labelled and judge_file),
-        "model": str(judge_file),
+        "class_names": class_names_of(classifier, str(classifier_file)) if labelled and classifier_file else None,
+        "own_labels": not (labelled and classifier_file),
+        "model": str(classifier_file),
     }
     images = opened(arguments.input, labels=arguments.labels, split="train", training=True, **options)
     x, y = images
@@ -273,7 +273,7 @@ def _model_table(arguments: argparse.Namespace) -> Model:
     return Model(
         kind=arguments.kind,
         preset=arguments.preset,
-        epochs=check_count("--epochs", arguments.epochs),
+        epochs=check_work("--epochs", arguments.epochs),
         batch_size=check_count("--batch-size", arguments.batch_size),
         learning_rate=check_number("--learning-rate", arguments.learning_rate, above=0),
         schedule=arguments.schedule,
@@ -304,11 +304,6 @@ def needed_labels(y: NDArray[np.int64] | None, source: str, *, needed: bool, cou
     -------
     ndarray of shape (n,), int64
         The labels; zeros if there are none and none are needed.
-
-    Raises
-    ------
-    InputError
-        If they are needed and missing.
     """
     if y is None and needed:
         raise InputError(f"{source}: has no labels; name a file of labels with --labels")
@@ -354,7 +349,7 @@ def _attack(arguments: argparse.Namespace) -> int:
                     method, model, asarray(x), asarray(y[part]), sample_index=asarray(index), seed=arguments.seed
                 )
 
-        check_answers("--model", model.ops.to_host(model.logits(model.ops.asarray(images.x[:FIRST_USE]))))
+        check_answers("--model", model.ops.to_host(model.logits(model.ops.asarray(next(images.blocks(FIRST_USE))))))
         say(f"{arguments.method} on {len(images):,} images of {images.source}, into {out}")
         in_blocks(arguments.method, images, work, size=size, kept=kept)
         names = ("success", "loss", "distance", "num_queries", "num_gradients")
@@ -372,7 +367,7 @@ def _purify(arguments: argparse.Namespace) -> int:
         denoiser = load(arguments.denoiser, ops=ops)
         check_kind(denoiser, "denoiser", "--denoiser")
         chain = ChainSettings(
-            check_count("--chain-steps", arguments.chain_steps, minimum=0),
+            check_work("--chain-steps", arguments.chain_steps, minimum=0),
             check_number("--a", arguments.a, above=0),
             check_number("--delta", arguments.delta, minimum=0),
             not arguments.no_clip,
@@ -409,12 +404,12 @@ def _purify(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    out = _checked_out(arguments) if arguments.out else None
+    out = _checked_out(arguments) if arguments.out is not None else None
     if out is None and arguments.resume:
         raise InputError("--resume: nothing is kept without --out; add it or leave --resume out")
     with interruptible(arguments, partial_of(out or Path("nowhere"))):
         model = _model(arguments)
-        num_draws = check_count("--num-draws", arguments.num_draws)
+        num_draws = check_work("--num-draws", arguments.num_draws)
         size = _batch_size(arguments, BLOCK)
         images = opened(arguments.input, **options_of(model, arguments))
         kept = None
@@ -457,11 +452,6 @@ def check_answers(option: str, answers: NDArray[Any], *, first: int = 0) -> None
         Logits, or images.
     first : int
         Number of the first image.
-
-    Raises
-    ------
-    InputError
-        If one of them is NaN.
     """
     broken = np.isnan(answers).reshape(len(answers), -1).any(axis=1)
     if broken.any():
@@ -480,11 +470,6 @@ def opened(source: str, **options: Any) -> Images:
         Where they are.
     **options
         Of `read_images`.
-
-    Returns
-    -------
-    Images
-        As `read_images` gives them.
     """
     images = read_images(source, **options)
     for note in images.notes:
@@ -561,11 +546,6 @@ class _Calls:
             The block's images.
         count : int
             Images altogether.
-
-        Yields
-        ------
-        None
-            Nothing.
         """
         done, lock = 0, threading.Lock()
 
@@ -631,11 +611,6 @@ def check_kind(network: Network, kind: str, where: str) -> None:
         What it should be.
     where : str
         The option, for the complaint.
-
-    Raises
-    ------
-    InputError
-        If it is something else.
     """
     found = "classifier" if len(network.output_shape) == 1 else "denoiser"
     if found != kind or (kind == "denoiser" and network.output_shape != network.input_shape):

@@ -67,11 +67,6 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     -------
     int
         Exit code: 0, whatever the verdicts are; they are the result.
-
-    Raises
-    ------
-    InputError
-        As `run_theorem`.
     """
     watcher = _Watcher(settings.scale)
     with run_folder(arguments, KIND) as out:

@@ -104,16 +104,6 @@ def open_h5(path: Path, names: Sequence[str], stack: ExitStack) -> dict[str, Row
         Arrays to look for at its top.
     stack : ExitStack
         Closes it.
-
-    Returns
-    -------
-    dict of str to Rows
-        Those that are there.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or hostile, or one of them is none that can be read.
     """
     file = stack.enter_context(ForeignFile(path, names))
 
@@ -147,16 +137,6 @@ def open_npz(
         Whether arrays in Fortran order are taken, too; such an array is read whole at once.
     max_word : int
         Most bytes of a word, in an array of words.
-
-    Returns
-    -------
-    dict of str to Rows
-        Those that are there.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or hostile, or one of them is none that can be read.
     """
     found = {}
     with damage(path):
@@ -179,16 +159,6 @@ def open_npy(path: Path, stack: ExitStack, *, fortran: bool = False) -> Rows:
         Closes it.
     fortran : bool
         As in `open_npz`.
-
-    Returns
-    -------
-    Rows
-        The array.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or hostile, or holds no array of numbers.
     """
     stream = stack.enter_context(open_regular(path))
     return _npy_rows(path, "", stream, os.fstat(stream.fileno()).st_size, fortran)

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from malade_ref.checks import InputError, printable
+from malade_ref.classes import check_class_names
 from malade_ref.datasets.idx import MAX_SIDE
 from malade_ref.datasets.incoming import (
     BLOCK_BYTES,
@@ -44,7 +45,8 @@ from malade_ref.storage.files import cannot_read, one_line, open_regular
 MAX_IMAGE_FILE = 1 << 26
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_SPLIT_FOLDERS = {"train": 0, "validation": 1, "val": 1, "test": 2}
+# In upper or lower case.
+_SPLIT_FOLDERS = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "test": 2, "testing": 2}
 _MAX_DEPTH = 32  # of folders within folders
 # Names that other programs give to what they leave in people's folders, besides those that begin with . @ or __
 _OTHERS = {"#recycle", "$recycle.bin", "desktop.ini", "lost+found", "system volume information", "thumbs.db"}
@@ -76,11 +78,6 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
     -------
     Incoming
         The data; a missing validation or test split is chosen at random.
-
-    Raises
-    ------
-    InputError
-        If there are no such images, or they do not fit together.
     """
     _pillow(path)
     left_out = _LeftOut()
@@ -95,6 +92,7 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
         raise InputError(f"{path}: expected at most {MAX_CLASSES} classes with short printable names; rename them")
     if all(name.isascii() and name.isdecimal() for name in names):
         names.sort(key=int)
+    class_names = check_class_names(str(path), names, MAX_CLASSES)
     unseen = {file.class_name for file in files} - {file.class_name for file in files if file.split == 0}
     if unseen and any(file.split == 0 for file in files):
         raise InputError(f"{path}: class {min(unseen)!r} has no folder in train; rename or add it")
@@ -113,7 +111,7 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
         np.stack([_decode(path, file, shape) for file in files[first : first + rows_at_once]])
         for first in range(0, len(files), rows_at_once)
     )
-    return Incoming(shape, labels, splits, tuple(names), blocks, " ".join(notes))
+    return Incoming(shape, labels, splits, class_names, blocks, " ".join(notes))
 
 
 class ImageFiles(NamedTuple):
@@ -224,20 +222,32 @@ def _is_foreign(name: str) -> bool:
     return name not in (".", "..") and (name.startswith((".", "@", "__")) or name.lower() in _OTHERS)
 
 
+def _split_number(folder: str) -> int | None:
+    """Number of the split that a folder's name stands for."""
+    return _SPLIT_FOLDERS.get(folder.casefold())
+
+
 def _files_in_folder(path: Path, left_out: _LeftOut) -> list[_ImageFile]:
-    """Images in the folders of the splits and classes."""
-    found = []
+    """Images in the folders of the splits and classes; nothing is looked at if there are no such folders."""
+    found: list[_ImageFile] = []
     with damage(path):
-        for split, number in _SPLIT_FOLDERS.items():
-            for parts, why in _walk(path / split):
+        if not any(_split_number(entry.name) is not None and entry.is_dir() for entry in path.iterdir()):
+            return found
+        for top in sorted(path.iterdir()):
+            foreign, number = _FOREIGN if _is_foreign(top.name) else "", _split_number(top.name)
+            alone = [((), "" if top.is_file() else "that were no files")]
+            for inner, reason in _walk(top) if top.is_dir() else alone:
+                parts, why = (top.name, *inner), foreign or reason
                 name = "/".join(parts)
-                if why or len(parts) < 2:
-                    left_out.add(why or _NO_CLASS, f"{split}/{name}")
+                if why:
+                    left_out.add(why, name)
                 elif not parts[-1].lower().endswith(_SUFFIXES):
-                    left_out.add(_NO_IMAGE, f"{split}/{name}")
+                    left_out.add(_NO_IMAGE, name)
+                elif number is None or len(parts) < 3:
+                    left_out.add(_NO_CLASS, name)
                 else:
-                    read = partial(_read_file, path.joinpath(split, *parts))
-                    found.append(_ImageFile(number, parts[0], "/".join(parts[1:]), f"{split}/{name}", read))
+                    read = partial(_read_file, path.joinpath(*parts))
+                    found.append(_ImageFile(number, parts[1], "/".join(parts[2:]), name, read))
     return found
 
 
@@ -272,12 +282,9 @@ def _files_without_splits(path: Path, stack: ExitStack, left_out: _LeftOut) -> l
             members = [(parts, why, partial(_read_file, path.joinpath(*parts))) for parts, why in _walk(path)]
         else:
             archive = open_zip(path, stack)
-            for info in archive.infolist():
-                text = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
-                parts = PurePosixPath(text).parts
-                if not info.is_dir() and not text.endswith("/"):
-                    why = _FOREIGN if any(map(_is_foreign, parts)) else ""
-                    members.append((parts, why, partial(_read_member, path, archive, info)))
+            for parts, info in _members(path, archive, left_out):
+                why = _FOREIGN if any(map(_is_foreign, parts)) else ""
+                members.append((parts, why, partial(_read_member, path, archive, info)))
     images = [parts for parts, why, _ in members if not why and parts[-1].lower().endswith(_SUFFIXES)]
     root: tuple[str, ...] = ()
     # Around the folders of the classes an archive often has one more.
@@ -286,6 +293,7 @@ def _files_without_splits(path: Path, stack: ExitStack, left_out: _LeftOut) -> l
         if len(tops) > 1:
             break
         root = tops.pop()
+    _check_no_splits(path, [parts[len(root) :] for parts in images if parts[: len(root)] == root])
     found = []
     for parts, why, read in members:
         below = parts[len(root) :] if parts[: len(root)] == root else ()
@@ -295,6 +303,22 @@ def _files_without_splits(path: Path, stack: ExitStack, left_out: _LeftOut) -> l
         else:
             found.append(_ImageFile(0, below[0], "/".join(below[1:]), "/".join(below), read))
     return found
+
+
+def _check_no_splits(path: Path, images: list[tuple[str, ...]]) -> None:
+    """Raise if folders of splits would be taken for classes, or for folders within classes."""
+    for parts in images:
+        inner = next((i for i, part in enumerate(parts[1:-1], 1) if _split_number(part) is not None), None)
+        if inner is not None:
+            raise InputError(
+                f"{path}: has a folder of a split within another, {printable('/'.join(parts[: inner + 1]), 80)!r}; "
+                "name the folder that holds train/<class>/*.png, or arrange the images like this"
+            )
+    tops = sorted({parts[0] for parts in images if len(parts) > 1})
+    if tops and all(_split_number(top) is not None for top in tops):
+        raise InputError(
+            f"{path}: has images in {', '.join(tops[:3])}, in no class folder; arrange them as train/<class>/*.png"
+        )
 
 
 def _read_file(path: Path) -> bytes:
@@ -313,35 +337,49 @@ def _files_in_zip(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[_Ima
     found: list[_ImageFile] = []
     with damage(path):
         archive = open_zip(path, stack)
-        members = []
-        for info in archive.infolist():
-            # Some programs of Windows write its own separators.
-            text = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
-            if not info.is_dir() and not text.endswith("/"):
-                members.append((PurePosixPath(text).parts, info))
+        members = _members(path, archive, left_out)
     root = _root_of(path, [parts for parts, _ in members if not any(map(_is_foreign, parts))])
     for parts, info in members:
         below = parts[len(root) :]
-        inside = parts[: len(root)] == root and below[0] in _SPLIT_FOLDERS
+        number = _split_number(below[0]) if below and parts[: len(root)] == root else None
+        inside = number is not None
         if any(map(_is_foreign, below if inside else parts)):
             left_out.add(_FOREIGN, info.filename)
         elif not parts[-1].lower().endswith(_SUFFIXES):
             left_out.add(_NO_IMAGE, info.filename)
-        elif not inside or len(below) < 3:
+        elif number is None or len(below) < 3:
             left_out.add(_NO_CLASS, info.filename)
         else:
             read = partial(_read_member, path, archive, info)
-            found.append(_ImageFile(_SPLIT_FOLDERS[below[0]], below[1], "/".join(below[2:]), "/".join(below), read))
+            found.append(_ImageFile(number, below[1], "/".join(below[2:]), "/".join(below), read))
     return found
+
+
+def _members(path: Path, archive: zipfile.ZipFile, left_out: _LeftOut) -> list[tuple[tuple[str, ...], zipfile.ZipInfo]]:
+    """Files in an archive by the parts of their names, each of which stands once."""
+    found: dict[tuple[str, ...], zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        # Some programs of Windows write its own separators.
+        text = info.filename if "/" in info.filename else info.filename.replace("\\", "/")
+        if info.is_dir() or text.endswith("/"):
+            continue
+        parts = PurePosixPath(text).parts
+        if not parts:
+            left_out.add("without a name", info.filename)
+        elif parts in found:
+            raise InputError(f"{path}: holds {printable(info.filename, 80)!r} twice; pack it again")
+        else:
+            found[parts] = info
+    return list(found.items())
 
 
 def _root_of(path: Path, members: list[tuple[str, ...]]) -> tuple[str, ...]:
     """The folder of an archive in which the folders of the splits lie."""
     images = [parts for parts in members if parts[-1].lower().endswith(_SUFFIXES)]
     roots = {
-        next(parts[:i] for i, part in enumerate(parts[:-2]) if part in _SPLIT_FOLDERS)
+        next(parts[:i] for i, part in enumerate(parts[:-2]) if _split_number(part) is not None)
         for parts in images
-        if any(part in _SPLIT_FOLDERS for part in parts[:-2])
+        if any(_split_number(part) is not None for part in parts[:-2])
     }
     if len(roots) > 1:
         raise InputError(f"{path}: holds several data sets; make a zip of each")
@@ -349,7 +387,7 @@ def _root_of(path: Path, members: list[tuple[str, ...]]) -> tuple[str, ...]:
     # A folder that is called as a split, and holds the splits: train/train/<class>.
     below = [parts[len(root) :] for parts in images if parts[: len(root)] == root]
     if len({parts[0] for parts in below}) == 1 and all(
-        len(parts) > 3 and parts[1] in _SPLIT_FOLDERS for parts in below
+        len(parts) > 3 and _split_number(parts[1]) is not None for parts in below
     ):
         root = (*root, below[0][0])
     return root
@@ -429,7 +467,7 @@ def _decode(path: Path, file: _ImageFile, shape: tuple[int, int, int]) -> Pixels
         turn = _turn(image)
         upright = image if turn is None else image.transpose(turn)
         pixels = np.asarray(upright.convert("L" if shape[0] == 1 else "RGB"), dtype=np.uint8)
-    return pixels.reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)
+        return pixels.reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)
 
 
 def _check_format(label: str, content: bytes) -> None:
@@ -466,4 +504,6 @@ def _opened(path: Path, file: _ImageFile) -> Iterator[Any]:
     except InputError:
         raise
     except Exception as error:  # a decoder of hostile bytes may raise anything
-        raise InputError(f"{label}: not a whole image ({printable(one_line(error), 200)}); leave it out") from error
+        # Pillow names an object of ours where it finds no picture.
+        what = "its header is damaged" if "cannot identify" in str(error) else printable(one_line(error), 200)
+        raise InputError(f"{label}: not a whole image ({what}); leave it out") from error

@@ -55,11 +55,6 @@ def find_idx_files(folder: str | Path) -> dict[str, Path]:
     -------
     dict of str to Path
         By what they hold, see `MNIST_FILES`. Empty if there are none.
-
-    Raises
-    ------
-    InputError
-        If there are some, but not all.
     """
     found = {}
     for what, name in MNIST_FILES.items():
@@ -93,11 +88,6 @@ class IdxFile:
     ----------
     shape : tuple of int
         Shape of the array; the file may be large enough for it.
-
-    Raises
-    ------
-    InputError
-        If the header is not that of such a file.
     """
 
     def __init__(self, path: str | Path, *, ndim: int, what: str) -> None:
@@ -142,11 +132,6 @@ class IdxFile:
         -------
         ndarray of shape (count, ...), uint8
             The rows.
-
-        Raises
-        ------
-        InputError
-            If the file is damaged, or longer than its array.
         """
         shape = (count, *self.shape[1:])
         payload = np.empty(math.prod(shape), dtype=np.uint8)
@@ -172,29 +157,19 @@ class IdxFile:
 
 
 def read_idx_images(path: str | Path) -> NDArray[np.uint8]:
-    """Read an IDX file of images.
+    """Read an IDX file of images, of shape (n, 1, h, w), uint8.
 
     Parameters
     ----------
     path : path
         A plain or gzip-compressed file, possibly damaged or hostile.
-
-    Returns
-    -------
-    ndarray of shape (n, 1, h, w), uint8
-        The images.
-
-    Raises
-    ------
-    InputError
-        If the file is not exactly one whole IDX file of images.
     """
     with IdxFile(path, ndim=3, what="images") as file:
         return file.read(file.shape[0])[:, None]
 
 
 def read_idx_labels(path: str | Path, *, num_classes: int = 10, num_images: int | None = None) -> NDArray[np.int64]:
-    """Read an IDX file of labels.
+    """Read an IDX file of labels, of shape (n,), int64.
 
     Parameters
     ----------
@@ -204,16 +179,6 @@ def read_idx_labels(path: str | Path, *, num_classes: int = 10, num_images: int 
         How many classes there are.
     num_images : int, optional
         How many labels there must be; looked at before they are read.
-
-    Returns
-    -------
-    ndarray of shape (n,), int64
-        The labels.
-
-    Raises
-    ------
-    InputError
-        If the file is not exactly one whole IDX file of labels, or a label is out of range.
     """
     with IdxFile(path, ndim=1, what="labels") as file:
         (n,) = file.shape

@@ -21,7 +21,7 @@ from malade_ref.checks import InputError
 from malade_ref.datasets.from_arrays import incoming_h5, incoming_npz
 from malade_ref.datasets.from_images import incoming_images
 from malade_ref.datasets.idx import IdxFile, find_idx_files, read_idx_labels
-from malade_ref.datasets.incoming import BLOCK_BYTES, MAX_IMAGES, Incoming, complete_splits
+from malade_ref.datasets.incoming import BLOCK_BYTES, MAX_IMAGES, Incoming, complete_splits, damage
 from malade_ref.datasets.splits import RECORD, SPLITS, Pixels, open_dataset
 from malade_ref.storage import is_record, open_record
 
@@ -35,20 +35,14 @@ def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
         A folder of IDX files or of images, a ``.zip`` of images, an ``.npz`` or an ``.h5``.
     stack : ExitStack
         Closes what the data is read from, when the blocks are used up.
-
-    Returns
-    -------
-    Incoming
-        The data.
-
-    Raises
-    ------
-    InputError
-        If it is none of these, or damaged.
     """
+    if not str(path):
+        raise InputError("PATH: expected a file or folder, got an empty name; name one")
     path = Path(path)
     suffix = path.suffix.lower()
-    if not path.exists():
+    with damage(path):
+        there = path.exists()
+    if not there:
         raise InputError(f"{path}: no such file or folder; check the path")
     if suffix in (".h5", ".hdf5") and path.is_file() and is_record(path):
         return _incoming_record(path)
@@ -98,11 +92,6 @@ def incoming_idx(files: Mapping[str, Path], stack: ExitStack) -> Incoming:
     -------
     Incoming
         The data, ten classes.
-
-    Raises
-    ------
-    InputError
-        If a file is damaged or they do not belong together.
     """
     images = {}
     labels = []

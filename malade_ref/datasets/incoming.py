@@ -15,7 +15,7 @@ from malade_ref.checks import InputError, printable
 from malade_ref.datasets.splits import RECORD, SPLITS, Labels, Pixels
 from malade_ref.ops.random import derive_key, permutation
 from malade_ref.storage import write_record
-from malade_ref.storage.files import one_line, open_regular
+from malade_ref.storage.files import cannot_read, one_line, open_regular
 from malade_ref.storage.foreign import DEFLATE_RATIO
 
 Progress = Callable[[float, str], None]  # the fraction done, in [0, 1], and a message
@@ -177,11 +177,6 @@ def damage(path: Path) -> Iterator[None]:
     path : Path
         The file, for the complaint.
 
-    Yields
-    ------
-    None
-        Nothing.
-
     Raises
     ------
     InputError
@@ -192,6 +187,8 @@ def damage(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:  # the system's word, not that of a reader of archives
+            raise cannot_read(path, error) from error
         raise InputError(
             f"{path}: damaged or not of its kind ({printable(one_line(error), 200)}); fetch or save it again"
         ) from error

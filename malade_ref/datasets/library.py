@@ -239,11 +239,6 @@ def import_dataset(
     progress : callable, optional
         Called now and then with the fraction done, in [0, 1], and a message.
 
-    Returns
-    -------
-    Path
-        The record.
-
     Raises
     ------
     InputError
@@ -270,11 +265,6 @@ def check_dataset_name(name: str) -> str:
     Parameters
     ----------
     name : str
-        The name.
-
-    Returns
-    -------
-    str
         The name.
 
     Raises
@@ -344,13 +334,7 @@ def _destination(data_dir: str | Path | None) -> Path:
 
 @functools.cache
 def load_sources() -> Mapping[str, Any]:
-    """The public data sets: the content of ``sources.toml``, described in ``data/README.md``.
-
-    Returns
-    -------
-    mapping
-        By name.
-    """
+    """The public data sets: the content of ``sources.toml``, described in ``data/README.md``."""
     text = resources.files("malade_ref.datasets").joinpath("sources.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 

@@ -38,31 +38,21 @@ class Source(Protocol):
     """Where pixels and labels come from, by their numbers; rows are ``slice`` with step 1 or increasing."""
 
     def pixels(self, rows: slice | Labels) -> Pixels:
-        """Images of given numbers.
+        """Images of given numbers, of shape (m, c, h, w), uint8.
 
         Parameters
         ----------
         rows : slice with step 1, or ndarray of shape (m,), int64, strictly increasing
             Their numbers, within range.
-
-        Returns
-        -------
-        ndarray of shape (m, c, h, w), uint8
-            The images.
         """
 
     def labels(self, rows: slice | Labels) -> Labels:
-        """Labels of given numbers.
+        """Labels of given numbers, of shape (m,), int64.
 
         Parameters
         ----------
         rows : slice with step 1, or ndarray of shape (m,), int64, strictly increasing
             Their numbers, within range.
-
-        Returns
-        -------
-        ndarray of shape (m,), int64
-            The labels.
         """
 
 
@@ -84,10 +74,7 @@ class ArraySource:
     def pixels(self, rows: slice | Labels) -> Pixels:
         """Images of given numbers.
 
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
+        The parameters are those of `Source.pixels`.
 
         Returns
         -------
@@ -99,10 +86,7 @@ class ArraySource:
     def labels(self, rows: slice | Labels) -> Labels:
         """Labels of given numbers.
 
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
+        The parameters are those of `Source.labels`.
 
         Returns
         -------
@@ -131,43 +115,11 @@ class RecordSource:
     sha256: str
 
     def pixels(self, rows: slice | Labels) -> Pixels:
-        """Images of given numbers.
-
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
-
-        Returns
-        -------
-        ndarray of shape (m, c, h, w), uint8
-            The images.
-
-        Raises
-        ------
-        InputError
-            If the file is gone, damaged or another one by now.
-        """
+        """Images of given numbers, as `Source.pixels`, of shape (m, c, h, w), uint8."""
         return self._read("images", rows)
 
     def labels(self, rows: slice | Labels) -> Labels:
-        """Labels of given numbers.
-
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
-
-        Returns
-        -------
-        ndarray of shape (m,), int64
-            The labels.
-
-        Raises
-        ------
-        InputError
-            If the file is gone, damaged or another one by now.
-        """
+        """Labels of given numbers, as `Source.labels`, of shape (m,), int64."""
         return self._read("labels", rows)
 
     def _read(self, what: str, rows: slice | Labels) -> NDArray[Any]:
@@ -207,18 +159,7 @@ class SyntheticSource:
     split: str
 
     def pixels(self, rows: slice | Labels) -> Pixels:
-        """Images of given numbers.
-
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
-
-        Returns
-        -------
-        ndarray of shape (m, 1, 28, 28), uint8
-            The images.
-        """
+        """Images of given numbers, as `Source.pixels`, of shape (m, 1, 28, 28), uint8."""
         numbers = _numbers(rows)
         out = np.empty((len(numbers), 1, 28, 28), dtype=np.uint8)
         block = numbers // _BLOCK
@@ -228,18 +169,7 @@ class SyntheticSource:
         return out
 
     def labels(self, rows: slice | Labels) -> Labels:
-        """Labels of given numbers.
-
-        Parameters
-        ----------
-        rows : slice or ndarray
-            As in `Source`.
-
-        Returns
-        -------
-        ndarray of shape (m,), int64
-            The labels.
-        """
+        """Labels of given numbers, as `Source.labels`, of shape (m,), int64."""
         return synthetic_labels(_numbers(rows), seed=self.seed, split=self.split)
 
 
@@ -291,11 +221,6 @@ class Split:
         -------
         ndarray of shape (m, c, h, w), float32
             Pixels in [0, 1], the caller's own.
-
-        Raises
-        ------
-        InputError
-            If the index is out of range, or the file behind cannot be read.
         """
         pixels = self.pixels(index).astype(np.float32)
         pixels /= np.float32(255)
@@ -304,10 +229,7 @@ class Split:
     def pixels(self, index: slice | Any = slice(None)) -> Pixels:
         """Images as they are kept.
 
-        Parameters
-        ----------
-        index : slice or sequence of integers
-            As in `images`.
+        The parameters are those of `images`.
 
         Returns
         -------
@@ -321,10 +243,7 @@ class Split:
     def labels(self, index: slice | Any = slice(None)) -> Labels:
         """Labels.
 
-        Parameters
-        ----------
-        index : slice or sequence of integers
-            As in `images`.
+        The parameters are those of `images`.
 
         Returns
         -------
@@ -413,11 +332,6 @@ class Dataset:
         sizes : mapping of str to int, or None
             Number of images by name of the split.
 
-        Returns
-        -------
-        Dataset
-            The smaller set.
-
         Raises
         ------
         InputError
@@ -447,16 +361,6 @@ def check_sizes(sizes: Mapping[str, int] | None) -> dict[str, int]:
     ----------
     sizes : mapping of str to int, or None
         Number of images by name of the split.
-
-    Returns
-    -------
-    dict of str to int
-        The same.
-
-    Raises
-    ------
-    InputError
-        If a name is not a split's or a size not a count.
     """
     sizes = dict(sizes or {})
     unknown = sorted(set(sizes) - set(SPLITS))
@@ -473,16 +377,6 @@ def open_dataset(path: str | Path) -> Dataset:
     path : path
         A record as `malade data import` writes it, possibly damaged or hostile. Its SHA-256 is not checked
         here, since that means to read all of it; see `malade_ref.storage.RecordReader.verify`.
-
-    Returns
-    -------
-    Dataset
-        Reads the record in slices.
-
-    Raises
-    ------
-    InputError
-        If the file is not a whole record of a data set.
     """
     with open_record(path, kind=RECORD, mend=MEND) as record:
         sha256 = record.sha256

@@ -153,11 +153,6 @@ def synthetic_digits(
     labels : ndarray of shape (n,), int64
         In 0..9.
 
-    Raises
-    ------
-    InputError
-        If an argument is out of range.
-
     Examples
     --------
     >>> images, labels = synthetic_digits(20, seed=0, split="train")

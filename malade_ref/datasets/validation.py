@@ -24,11 +24,6 @@ def check_images(x: Any, *, name: str = "images", shape: Sequence[int] | None = 
     first : int
         Number of the first image, for the complaint.
 
-    Raises
-    ------
-    InputError
-        Naming the first image that is wrong.
-
     Examples
     --------
     >>> check_images(np.zeros((2, 1, 28, 28), dtype=np.float32), shape=(1, 28, 28))
@@ -70,11 +65,6 @@ def check_labels(y: Any, num_classes: int, *, name: str = "labels", num_images: 
         What they are, for the complaint.
     num_images : int, optional
         The n that is expected.
-
-    Raises
-    ------
-    InputError
-        Naming the first label that is wrong.
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""Experiments: data, models, defences, attacks and their evaluation, described in a TOML file, run into a bundle."""
+"""Experiments: data, models, defences, attacks and their evaluation, described in a TOML file, run into a bundle.
+
+A setting, a file or a folder that cannot be used raises `InputError`, which names it.
+"""
 
 from malade_ref.experiment.config import Experiment
 from malade_ref.experiment.plan import Step, plan_of

@@ -506,11 +506,6 @@ class Experiment:
     def training_order(self) -> list[str]:
         """Names of the models, each after those it refers to.
 
-        Returns
-        -------
-        list of str
-            All of them.
-
         Raises
         ------
         InputError
@@ -565,11 +560,6 @@ def check_experiment(experiment: Experiment, file: str) -> None:
         The experiment.
     file : str
         Where it is from, for complaints.
-
-    Raises
-    ------
-    InputError
-        Naming the key that refers to nothing, is superfluous or is missing.
     """
     check_slug(f"{file}: name", experiment.name)
     for name, model in experiment.models.items():
@@ -732,11 +722,6 @@ def check_method(method: Method, where: str, *, training: bool = False) -> None:
         File and key, for complaints.
     training : bool
         Whether it is to find images to train on.
-
-    Raises
-    ------
-    InputError
-        If there is no such attack, or a setting is unknown or of the wrong type.
     """
     available = available_attacks(training=training)
     if method.method not in available:

@@ -95,11 +95,6 @@ def merged(old: Any, new: Any, where: str) -> Any:
     -------
     object
         A new value; the old one is not modified.
-
-    Raises
-    ------
-    InputError
-        If a table names an item that the array does not have.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         changed = {

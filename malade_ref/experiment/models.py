@@ -86,11 +86,6 @@ def objective_of(model: Model, networks: Mapping[str, Network]) -> Objective:
         Its table.
     networks : mapping of str to Network
         The models it refers to.
-
-    Returns
-    -------
-    Objective
-        For `malade_ref.training.fit`.
     """
     if model.kind == "classifier":
         if model.teacher is not None:
@@ -123,11 +118,6 @@ def training_of(
         Of the initial weights, the order and the noise.
     ops : module
         The backend.
-
-    Returns
-    -------
-    Training
-        For `train_model`.
     """
     start = networks[model.init] if model.init else BUILDERS[model.kind](model.preset, seed=seed, ops=ops)
     if model.kind == "classifier":
@@ -160,11 +150,6 @@ def train_model(training: Training, *, checkpoint: Path, progress: Progress | No
         For interruptions.
     progress : callable, optional
         Told the fraction done and a line of text.
-
-    Returns
-    -------
-    Fitted
-        Network and history.
     """
     model, asarray = training.model, training.start.ops.asarray
     train, validation = training.train, training.validation
@@ -265,11 +250,6 @@ def read_files(experiment: Experiment, data: Dataset, ops: ModuleType) -> dict[s
         Its data.
     ops : module
         The backend.
-
-    Returns
-    -------
-    dict of str to Network
-        By model.
 
     Raises
     ------
@@ -401,11 +381,6 @@ def saved(seconds: float) -> str:
     ----------
     seconds : float
         How long.
-
-    Returns
-    -------
-    str
-        In minutes, or in seconds.
     """
     return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{max(1, round(seconds))} s"
 

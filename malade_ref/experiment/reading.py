@@ -20,7 +20,7 @@ from malade_ref.experiment.files import built_in_experiments, merged, read_files
 from malade_ref.experiment.tables import nearest, read_table
 from malade_ref.storage.files import MAX_PARTS, from_toml
 
-__all__ = ["Reading", "built_in_experiments", "parse_change", "read_experiment", "settings_of"]
+__all__ = ["Reading", "built_in_experiments", "experiment_of", "parse_change", "read_experiment", "settings_of"]
 
 _KEY = re.compile(r"\"([^\"]+)\"|'([^']+)'|([^.\"'=\s]+)")
 
@@ -49,16 +49,6 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
         Name of a built-in experiment, or path of a TOML file.
     changes : sequence of str
         Each ``key=value``: the key dotted, the value in TOML's syntax, or a word. ``scale=NAME`` selects a scale.
-
-    Returns
-    -------
-    Reading
-        The experiment and its text.
-
-    Raises
-    ------
-    InputError
-        If there is no such experiment, or it is not as `Experiment` says, before or after the changes.
     """
     file, table, text = read_files(source)
     scales = table.pop("scales", {})
@@ -108,6 +98,59 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     return settings
 
 
+def experiment_of(config: Mapping[str, Any], file: str) -> Experiment:
+    """The experiment that a bundle's configuration is of.
+
+    Parameters
+    ----------
+    config : mapping
+        What `settings_of` gave, with facts on data and models from files.
+    file : str
+        For complaints.
+
+    Returns
+    -------
+    Experiment
+        With all settings; what is published beside it, and networks' files, are left out.
+
+    Raises
+    ------
+    InputError
+        If they are no experiment's of this version.
+    """
+
+    def method(table: Mapping[str, Any]) -> dict[str, Any]:
+        settings = {key: value for key, value in table["settings"].items() if key != "seed"}
+        return {**{key: value for key, value in table.items() if key != "settings"}, **settings}
+
+    def model(table: Mapping[str, Any]) -> dict[str, Any]:
+        adversarial = table.get("adversarial")
+        return {**table, "file": None, "adversarial": method(adversarial) if adversarial else None}
+
+    def defence(table: Mapping[str, Any]) -> dict[str, Any]:
+        search = table.get("search")
+        return {**table, "search": {**search, "attack": method(search["attack"])} if search else None}
+
+    def attack(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {**method(table), "eps": table["eps"]}
+
+    known = {
+        **{key: value for key, value in config.items() if key not in ("backend", "precision", "paper")},
+        "data": {key: config["data"][key] for key in ("name", "seed", "train", "validation", "test")},
+        "models": {name: model(table) for name, table in config["models"].items()},
+        "defences": {name: defence(table) for name, table in config["defences"].items()},
+        "attacks": [attack(table) for table in config["attacks"]],
+    }
+    return read_table(Experiment, _without_nothing(known), file=file)
+
+
+def _without_nothing(value: Any) -> Any:
+    """A JSON value without keys whose value is null, which stand for what was left out."""
+    if isinstance(value, Mapping):
+        return {key: _without_nothing(item) for key, item in value.items() if item is not None}
+    return [_without_nothing(item) for item in value] if isinstance(value, list) else value
+
+
 def parse_change(change: str) -> tuple[list[str], Any]:
     """Take ``key=value`` apart.
 
@@ -122,11 +165,6 @@ def parse_change(change: str) -> tuple[list[str], Any]:
         Parts of the key.
     value : object
         The value.
-
-    Raises
-    ------
-    InputError
-        If it is not of this form.
     """
     text, equals, value = change.partition("=")
     keys, position = [], 0

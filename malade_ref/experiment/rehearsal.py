@@ -20,11 +20,6 @@ def check_sizes(experiment: Experiment, data: Dataset) -> None:
         The experiment.
     data : Dataset
         Its data.
-
-    Raises
-    ------
-    InputError
-        Naming the key that asks for too much.
     """
     wanted = [("evaluation.num_images", experiment.evaluation.num_images, "test", data.test)]
     for name, model in experiment.models.items():
@@ -64,11 +59,6 @@ def rehearse(experiment: Experiment, ops: ModuleType) -> None:
         The experiment.
     ops : module
         The backend.
-
-    Raises
-    ------
-    InputError
-        Naming the attack and the setting.
     """
     classifier = BUILDERS["classifier"]("small", ops=ops)
     defended = MALADE(classifier, BUILDERS["denoiser"]("small", ops=ops), num_steps=1, a=0.5, delta=0.1)

@@ -22,7 +22,7 @@ from malade_ref.bundle import Bundle
 from malade_ref.checkpoint import load_state, save_state
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
-from malade_ref.defence import MALADE, MODES
+from malade_ref.defence import MODES
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment
 from malade_ref.experiment.models import (
     NETWORKS,
@@ -35,18 +35,11 @@ from malade_ref.experiment.models import (
     trained_for_another,
     training_of,
 )
+from malade_ref.experiment.outcomes import Outcomes
 from malade_ref.experiment.plan import Step, plan_of
 from malade_ref.experiment.reading import Reading, settings_of
 from malade_ref.experiment.rehearsal import check_sizes, rehearse
-from malade_ref.experiment.stages import (
-    Arrays,
-    certified,
-    chain_paths,
-    clean_outcome,
-    judge,
-    run_attack,
-    search_settings,
-)
+from malade_ref.experiment.stages import Arrays, chain_paths, run_attack, search_settings
 from malade_ref.experiment.store import Store, store_folder
 from malade_ref.figures import require
 from malade_ref.network import Network
@@ -121,11 +114,6 @@ def run_experiment(
     watcher : Watcher, optional
         Told how it goes.
 
-    Returns
-    -------
-    Bundle
-        Finished, to be read.
-
     Raises
     ------
     InputError
@@ -152,7 +140,7 @@ def run_experiment(
     return Bundle.open(out)
 
 
-class _Run:
+class _Run(Outcomes):
     """A run in progress: what its steps share."""
 
     def __init__(
@@ -164,13 +152,12 @@ class _Run:
         watcher: Watcher,
         given: Mapping[str, Network],
     ) -> None:
-        self.bundle, self.experiment, self.data, self.ops, self.watcher = bundle, experiment, data, ops, watcher
-        self.given = given
-        self.seed = experiment.seed
+        self.networks: dict[str, Network] = {}
+        super().__init__(experiment, data, ops, self.networks)
+        self.bundle, self.watcher, self.given = bundle, watcher, given
         folder = store_folder(experiment.store)
         self.store = Store(folder) if folder is not None else None
         self.recipes: dict[str, str] = {}
-        self.networks: dict[str, Network] = {}
         self.quality: dict[str, Any] = {}
         self.findings: dict[str, dict[str, Any]] = {"gradient": {}, "eot": {}}
 
@@ -321,27 +308,10 @@ class _Run:
             for name, value in self.bundle.stage("settings", lambda: Record({}, found), keep=True).meta.items()
         }
 
-    def defence(self, name: str, *, denoiser: str | None = None) -> Any:
-        """A defence as a model; possibly with another denoiser."""
-        defence = self.experiment.defences[name]
-        classifier = self.networks[defence.classifier]
-        if defence.denoiser is None:
-            return classifier
-        chain = {key: value for key, value in self.settings[name].items() if key != "sigma2"}
-        return MALADE(classifier, self.networks[denoiser or defence.denoiser], **chain, seed=self.seed)
+    def chain_settings(self, name: str) -> Mapping[str, Any]:
+        return self.settings[name]
 
     # Attacks ---------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def order(self) -> Array:
-        """Numbers of the test images, in the order in which they are used."""
-        key = self.ops.derive_key(self.seed, "evaluation-order")
-        return self.ops.permutation(len(self.data.test), key=key)[: self.experiment.evaluation.num_images]
-
-    def images(self, index: Array) -> tuple[Array, Array]:
-        """Test images of given numbers, and their labels."""
-        host, test = self.ops.to_host(index), self.data.test
-        return self.ops.asarray(test.images(host)), self.ops.asarray(test.labels(host))
 
     def attack(self, progress: Progress, name: str, attack: Attack | None, eps: float) -> None:
         evaluation = self.experiment.evaluation
@@ -353,36 +323,18 @@ class _Run:
 
         def compute(first: int, last: int) -> Arrays:
             progress(first / num_images, f"image {first} of {num_images}")
-            index = self.order[first:last]
-            x, y = self.images(index)
-            if attack is None:
-                found = clean_outcome(model, x, y, sample_index=index, seed=self.seed)
-            elif (target := attack.target(defence)) is not None:
-                found = self.attacked_classifier(target, attack, eps, first, last)
-            else:
-                found = self.attacked(model, attack, eps, index)
-            x_adv = self.ops.asarray(found["x_adv"])
-            if attack is not None and attack.nearest:
-                found["distance_l2"] = self.ops.to_host(self.ops.distance_l2(x_adv, x))
+            outcome = self.outcome(model, name, attack, eps, first, last)
             if first == 0 and self.experiment.pictures is not None:
-                self.keep_pictures(cell, model, x_adv, index)
-            outcome = {key: value for key, value in found.items() if key != "x_adv" or evaluation.save_images}
-            outcome["correct"] = judge(model, x_adv, y, num_draws=evaluation.num_draws, sample_index=index)
-            return {"sample_index": self.ops.to_host(index), "label": self.ops.to_host(y), **outcome}
+                self.keep_pictures(cell, model, self.ops.asarray(outcome["x_adv"]), self.order[:last])
+            return {key: value for key, value in outcome.items() if key != "x_adv" or evaluation.save_images}
 
         self.bundle.shards(cell, num_images, evaluation.shard_size, compute, meta=meta, only=())
-
-    def attacked(self, model: Any, attack: Attack, eps: float, index: Array) -> Arrays:
-        x, y = self.images(index)
-        return run_attack(
-            attack, model, x, y, sample_index=index, seed=self.seed, **({"eps": eps} if attack.eps else {})
-        )
 
     def attacked_classifier(self, name: str, attack: Attack, eps: float, first: int, last: int) -> Arrays:
         """An attack on a bare classifier: made once, for all defences that it is tried on."""
         path = self.bundle.partial(f"attacked/{name}/{attack.name}/{eps:g}/{first:09d}-{last:09d}")
         if not path.exists():
-            save_state(path, self.attacked(self.networks[name], attack, eps, self.order[first:last]), {})
+            save_state(path, super().attacked_classifier(name, attack, eps, first, last), {})
         return dict(load_state(path).arrays)
 
     def keep_pictures(self, cell: str, model: Any, x_adv: Array, index: Array) -> None:
@@ -436,21 +388,14 @@ class _Run:
         """Certify one smoothed classifier, some images at a time."""
         settings = self.experiment.certify
         assert settings is not None
-        smoothed = settings.smoothed[name]
-        classifier = self.networks[smoothed.classifier]
-        denoiser = self.networks[smoothed.denoiser] if smoothed.denoiser is not None else None
         total = settings.num_images
 
         def of_shard(first: int, last: int) -> Record:
-            index = self.order[first:last]
-
             def tell(fraction: float, _: str) -> None:
                 done = first + fraction * (last - first)
                 progress(done / total, f"image {int(done)} of {total}")
 
-            return certified(
-                settings, classifier, denoiser, *self.images(index), sample_index=index, seed=self.seed, progress=tell
-            )
+            return self.certificates(name, first, last, tell)
 
         def whole() -> Record:
             parts = []

@@ -62,11 +62,6 @@ def run_attack(
 def clean_outcome(model: Any, x: Array, y: Array, *, sample_index: Array, seed: int) -> Arrays:
     """Outcome of images as they are, in the form of an attack's.
 
-    Parameters
-    ----------
-    model, x, y, sample_index, seed
-        As of `run_attack`.
-
     Returns
     -------
     dict of str to ndarray
@@ -87,8 +82,8 @@ def clean_outcome(model: Any, x: Array, y: Array, *, sample_index: Array, seed: 
     return {name: ops.to_host(array) for name, array in arrays.items()}
 
 
-def judge(model: Any, x: Array, y: Array, *, num_draws: int, sample_index: Array) -> NDArray[np.bool_]:
-    """Whether a defence is right about images, on fresh draws of its own noise.
+def correct_draws(model: Any, x: Array, y: Array, *, num_draws: int, sample_index: Array) -> NDArray[np.bool_]:
+    """Whether a defence is right about images, on fresh draws of its own noise, of shape (n, num_draws), bool.
 
     Parameters
     ----------
@@ -102,11 +97,6 @@ def judge(model: Any, x: Array, y: Array, *, num_draws: int, sample_index: Array
         Draws, numbered from 0; a deterministic model has one.
     sample_index : array of shape (n,), integer
         Numbers of the samples in their data set.
-
-    Returns
-    -------
-    ndarray of shape (n, num_draws), bool
-        Whether each draw is right.
     """
     if not model.stochastic:
         return np.asarray(model.ops.to_host(model.predict(x) == y))[:, None]
@@ -127,7 +117,7 @@ def search_settings(
     seed: int,
     progress: Progress | None = None,
 ) -> Record:
-    """Judge every setting of a grid, and choose one, see `Search`.
+    """Try every setting of a grid, and choose one, see `Search`.
 
     Parameters
     ----------

@@ -219,11 +219,6 @@ class Store:
             Name of the data.
         seconds : float
             How long the training took.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be written.
         """
         make_folder(self.folder)
         arrays = {f"params/{name}": network.ops.to_host(array) for name, array in network.params.items()}
@@ -313,11 +308,6 @@ class Store:
         ----------
         entry : Entry
             Which.
-
-        Raises
-        ------
-        InputError
-            If it cannot be removed.
         """
         if not _removed(entry.path):
             raise InputError(f"{entry.path}: cannot be removed; check the permissions of its folder")

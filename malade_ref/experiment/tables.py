@@ -66,16 +66,6 @@ def read_table(kind: type[T], table: Mapping[str, Any], *, file: str, where: str
         For complaints.
     where : str
         Key of the table, for complaints; the file's top by default.
-
-    Returns
-    -------
-    object
-        An instance of the dataclass.
-
-    Raises
-    ------
-    InputError
-        If a key is unknown or missing, or a value is not as the dataclass says.
     """
     hints = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(cast(Any, kind))}
@@ -167,16 +157,6 @@ def check_slug(where: str, name: str) -> str:
         What is named, for the complaint.
     name : str
         Letters, digits and ``_ + = , -``.
-
-    Returns
-    -------
-    str
-        The name.
-
-    Raises
-    ------
-    InputError
-        If it is not of this form.
     """
     if "/" in name or "." in name:
         raise InputError(f"{where}: expected a name of letters, digits and _+=,-; got {name!r}")

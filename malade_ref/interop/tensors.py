@@ -63,11 +63,6 @@ class OnTensors:
         -------
         torch.Tensor of shape (n, c, h, w)
             Purified images.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected, or the model purifies none.
         """
         if not hasattr(self.model, "purify"):
             raise InputError(f"model: expected a MALADE, got {type(self.model).__name__}, which has no purify")
@@ -87,11 +82,6 @@ class OnTensors:
         -------
         torch.Tensor of shape (n, k)
             Logits.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
         """
         return self._differentiable(self.model.logits, _logits_vjp, x, settings)
 
@@ -109,11 +99,6 @@ class OnTensors:
         -------
         torch.Tensor of shape (n,), int64
             Classes.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
         """
         return self._call(self.model.predict, x, **settings)
 
@@ -133,17 +118,13 @@ class OnTensors:
         -------
         torch.Tensor of shape (n, c, h, w)
             Gradient of each sample's loss with respect to its own image.
-
-        Raises
-        ------
-        InputError
-            If images, labels or a setting are not as expected.
         """
         return self._call(self.model.loss_gradient, x, y, **settings)
 
     def _differentiable(self, method: Any, vjp: Callable[..., Array], x: Any, settings: dict[str, Any]) -> Any:
         """Call a method; if the images require gradients, let PyTorch know how they get back."""
         torch = _torch()
+        _check_plain("x", x)
         if not (torch.is_grad_enabled() and getattr(x, "requires_grad", False)):
             return self._call(method, x, **settings)
         if x.device.type == "meta":
@@ -176,6 +157,7 @@ class OnTensors:
         """A tensor as an array of the model's backend; anything else as it is."""
         if not hasattr(value, "__dlpack__") or not hasattr(value, "detach"):
             return value
+        _check_plain(name, value)
         try:
             return self.model.ops.asarray(value.detach())
         except InputError:
@@ -183,8 +165,19 @@ class OnTensors:
         except (TypeError, ValueError, RuntimeError, BufferError) as error:  # whatever speaks DLPack here
             reason = " ".join(str(error).split())
             raise InputError(
-                f"{name}: the tensor on {value.device} cannot be taken over ({reason}); move it to where the model is"
+                f"{name}: the tensor on {value.device} cannot be taken over ({reason}); move it to where the model is, "
+                "in float32 or float64"
             ) from None
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Raise if a derivative would be lost that is not backward's: of torch.func, or in forward mode."""
+    torch = _torch()
+    if isinstance(value, torch.Tensor) and (
+        torch._C._functorch.is_functorch_wrapped_tensor(value)
+        or torch.autograd.forward_ad.unpack_dual(value).tangent is not None
+    ):
+        raise InputError(f"{name}: torch.func and forward derivatives do not get through; take torch.autograd.grad")
 
 
 def _purify_vjp(

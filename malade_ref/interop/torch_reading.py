@@ -197,7 +197,7 @@ class _Reader:
     def read(self, module: Any) -> Value:
         """Read a module; returns what it makes of `start`."""
         for path, inner in module.named_modules():
-            _check_no_hooks(path or "module", inner)
+            _check_unchanged(path or "module", inner)
         graph, holder = trace(self.torch, module, set(self.modules))
         held: dict[Any, Any] = {}
         for position, node in enumerate(graph.nodes):
@@ -821,7 +821,10 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _check_no_hooks(position: str, module: Any) -> None:
+def _check_unchanged(position: str, module: Any) -> None:
+    """Raise if a module does something else than its class says."""
+    if "forward" in vars(module):
+        raise InputError(f"{position}: {type(module).__name__} has a forward of its own; write a class that has it")
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         raise InputError(f"{position}: {type(module).__name__} has hooks, which cannot be carried over; remove them")
 

@@ -1,4 +1,7 @@
-"""Layers: descriptions without parameters, each with a forward and a backward pass over the ops of a backend."""
+"""Layers: descriptions without parameters, each with a forward and a backward pass over the ops of a backend.
+
+Settings and shapes that do not fit raise `InputError`.
+"""
 
 from .activations import ELU, GELU, Hardtanh, LeakyReLU, PReLU, Sigmoid, SiLU, Softplus
 from .base import LAYERS, Activation, Layer, Parameters, Product, Shape, layer_from, register

@@ -228,11 +228,6 @@ def register(layer: L) -> L:
     -------
     type of Layer
         The class itself.
-
-    Raises
-    ------
-    InputError
-        If another class has this kind.
     """
     if LAYERS.setdefault(layer.kind, layer) is not layer:
         raise InputError(f"layer kind: {layer.kind!r} is taken by {LAYERS[layer.kind].__name__}")
@@ -251,11 +246,6 @@ def layer_from(description: Mapping[str, Any]) -> Layer:
     ----------
     description : dict
         The layer's "kind" and its settings.
-
-    Returns
-    -------
-    Layer
-        The layer.
 
     Raises
     ------
@@ -296,11 +286,6 @@ def check_sizes(layer: Layer, *, counts: Sequence[str] = (), pairs: Sequence[str
         Whose settings.
     counts, pairs : sequence of str
         Names of the settings that are one integer, and of those that are two.
-
-    Raises
-    ------
-    InputError
-        If one of them is something else.
     """
     for name in counts:
         check_count(f"{layer.kind}: {name}", getattr(layer, name))
@@ -319,11 +304,6 @@ def expect_shape(layer: Layer, shape: Shape, expected: Shape, num_axes: int) -> 
         What comes, and what must come.
     num_axes : int
         Length of `expected`.
-
-    Raises
-    ------
-    InputError
-        If they differ.
     """
     if len(shape) != num_axes or shape != expected:
         raise InputError(f"{layer.kind}: expected an input of shape {expected}, got {shape} from the layer before")

@@ -65,9 +65,9 @@ class Conv2d(Product):
     def forward(
         self, ops: ModuleType, p: Parameters, x: Array, training: bool, activation: str | None = None
     ) -> tuple[Array, Any]:
-        finish = {"bias": p["bias"], "activation": activation}
+        epilogue = {"bias": p["bias"], "activation": activation}
         convolve = ops.conv2d if _is_plain(self) else ops.grouped_conv2d
-        return convolve(x, p["weight"], **finish, **self._settings()), x
+        return convolve(x, p["weight"], **epilogue, **self._settings()), x
 
     def backward(
         self,
@@ -147,9 +147,9 @@ class ConvTranspose2d(Product):
     def forward(
         self, ops: ModuleType, p: Parameters, x: Array, training: bool, activation: str | None = None
     ) -> tuple[Array, Any]:
-        finish = {"bias": p["bias"], "activation": activation}
+        epilogue = {"bias": p["bias"], "activation": activation}
         convolve = ops.conv_transpose2d if _is_plain(self) else ops.grouped_conv_transpose2d
-        return convolve(x, p["weight"], **finish, **self._settings()), x
+        return convolve(x, p["weight"], **epilogue, **self._settings()), x
 
     def backward(
         self,
@@ -292,11 +292,6 @@ class Reshape(Layer):
     ----------
     shape : tuple of int
         Shape (c, h, w) of one output.
-
-    Raises
-    ------
-    InputError
-        If it is not that.
     """
 
     kind: ClassVar[str] = "reshape"

@@ -47,11 +47,6 @@ def within(name: str) -> Iterator[None]:
     name : str
         Of the part that is asked about its shapes.
 
-    Yields
-    ------
-    None
-        Nothing.
-
     Raises
     ------
     MisfitError
@@ -290,11 +285,6 @@ class Branches(SideBySide):
         Each gets the input; one without layers is the identity.
     join : {"add", "concat"}
         What becomes of their outputs.
-
-    Raises
-    ------
-    InputError
-        If there are no branches, or another join is asked for.
     """
 
     kind: ClassVar[str] = "branches"
@@ -331,16 +321,6 @@ def checked_layers(name: str, layers: Any) -> tuple[Layer, ...]:
         What to call it in the complaint.
     layers : sequence of Layer, or Sequential
         What to check.
-
-    Returns
-    -------
-    tuple of Layer
-        The layers.
-
-    Raises
-    ------
-    InputError
-        If it is none.
     """
     if isinstance(layers, Sequential):
         return layers.layers
@@ -361,16 +341,6 @@ def check_activation(layer: Layer, shape: Shape) -> Shape:
         Which one.
     shape : tuple of int
         Of its output.
-
-    Returns
-    -------
-    tuple of int
-        The shape itself.
-
-    Raises
-    ------
-    InputError
-        If it is too large.
     """
     if math.prod(shape) > LARGEST_ACTIVATION:
         raise InputError(f"{layer.kind}: an output of shape {shape} an image is too large")

@@ -76,11 +76,6 @@ class GroupNorm(_Standardised):
         Added to the variance, > 0.
     affine : bool
         Whether there are a gain and a bias.
-
-    Raises
-    ------
-    InputError
-        If a setting is malformed, or the groups do not divide the channels.
     """
 
     kind: ClassVar[str] = "group_norm"
@@ -157,11 +152,6 @@ class LayerNorm(_Standardised):
         Added to the variance, > 0.
     affine : bool
         Whether there are a gain and a bias, each of this shape.
-
-    Raises
-    ------
-    InputError
-        If a setting is malformed.
     """
 
     kind: ClassVar[str] = "layer_norm"
@@ -203,11 +193,6 @@ class Normalize(Layer):
     ----------
     mean, std : tuple of float
         One number a channel; std > 0. Settings, not parameters: nothing trains them.
-
-    Raises
-    ------
-    InputError
-        If a setting is malformed.
     """
 
     kind: ClassVar[str] = "normalize"

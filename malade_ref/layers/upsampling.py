@@ -32,11 +32,6 @@ class Upsample(Layer):
         Copies of pixels, or interpolation between the nearest four.
     align_corners : bool
         With "bilinear": whether the centres of the corner pixels stay where they are, instead of the image's edges.
-
-    Raises
-    ------
-    InputError
-        If not just one size is given, or a setting is malformed or too large.
     """
 
     kind: ClassVar[str] = "upsample"

@@ -1,4 +1,7 @@
-"""Networks: layers with parameters, and those that are built here."""
+"""Networks: layers with parameters, and those that are built here.
+
+Layers, parameters, images and labels that do not fit each other raise `InputError`.
+"""
 
 from .builders import build, cnn, mlp, sdae
 from .losses import LOSSES, LossGradient, join, loss_ops

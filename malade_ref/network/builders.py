@@ -44,11 +44,6 @@ def cnn(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: Mo
     Network
         From (1, 28, 28) to 10 logits.
 
-    Raises
-    ------
-    InputError
-        If the preset or the dtype is not known.
-
     Examples
     --------
     >>> cnn().num_parameters
@@ -92,11 +87,6 @@ def sdae(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: M
     -------
     Network
         From (1, 28, 28) to (1, 28, 28).
-
-    Raises
-    ------
-    InputError
-        If the preset or the dtype is not known.
 
     Examples
     --------
@@ -157,11 +147,6 @@ def mlp(
     -------
     Network
         From the input shape to (num_outputs,).
-
-    Raises
-    ------
-    InputError
-        If a setting is not known.
     """
     check_choice("activation", activation, ("tanh", "relu"))
     layers: list[Layer] = [Flatten()]
@@ -210,11 +195,6 @@ def build(
         Whether the input is added to the output.
     ops : module, optional
         The backend.
-
-    Returns
-    -------
-    Network
-        The network.
 
     Raises
     ------

@@ -29,11 +29,6 @@ def loss_ops(ops: ModuleType, loss: str) -> tuple[Callable[..., Array], Callable
         Of (logits, labels, targets); targets may be None, and for the cross entropy must be.
     vjp : callable
         Of (dloss, logits, labels, targets).
-
-    Raises
-    ------
-    InputError
-        If there is no such loss.
     """
     if check_choice("loss", loss, LOSSES) == "ce":
         return (

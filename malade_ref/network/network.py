@@ -40,11 +40,6 @@ def check_finite(name: str, values: Array) -> None:
         What to call it in the complaint.
     values : array
         Its numbers.
-
-    Raises
-    ------
-    InputError
-        If one of them is not finite.
     """
     if math.prod(values.shape) and not math.isfinite(float(abs(values).max())):
         raise InputError(f"{name}: expected finite numbers, got NaN or infinity; take the parameters from another file")
@@ -151,11 +146,6 @@ class Network(NamesBackend):
         -------
         array
             x itself.
-
-        Raises
-        ------
-        InputError
-            If the shape, the dtype or a number is not as expected.
         """
         check = self.ops.check_vectors if len(self.input_shape) == 1 else self.ops.check_images
         return check(name, x, self.input_shape)
@@ -245,42 +235,22 @@ class Network(NamesBackend):
         return y
 
     def logits(self, x: Array) -> Array:
-        """Class scores of images.
+        """Class scores of images, of shape (n, k).
 
         Parameters
         ----------
         x : array of shape (n, c, h, w)
             Images, pixels in [0, 1].
-
-        Returns
-        -------
-        array of shape (n, k)
-            Logits.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
         """
         return self.apply(self._checked(x))
 
     def predict(self, x: Array) -> Array:
-        """Most probable classes of images.
+        """Most probable classes of images, of shape (n,), int64.
 
         Parameters
         ----------
         x : array of shape (n, c, h, w)
             Images, pixels in [0, 1].
-
-        Returns
-        -------
-        array of shape (n,), int64
-            Classes.
-
-        Raises
-        ------
-        InputError
-            If the images are not as expected.
         """
         return self.ops.argmax(self.logits(x))
 
@@ -298,11 +268,6 @@ class Network(NamesBackend):
         -------
         array of shape (n, c, h, w)
             Gradient of each sample's loss with respect to its own image.
-
-        Raises
-        ------
-        InputError
-            If images or labels are not as expected.
         """
         self._checked(x)
         self.ops.check_labels("y", y, len(x), self.num_classes)
@@ -325,11 +290,6 @@ class Network(NamesBackend):
             The classes to reach, for a margin or a ratio of margins.
         **_
             What a stochastic model needs to be told (mode, draws, streams); without meaning here.
-
-        Returns
-        -------
-        LossGradient
-            Of each sample.
         """
 
         def of_slice(part: slice) -> LossGradient:
@@ -352,11 +312,6 @@ class Network(NamesBackend):
             Labels.
         loss, targets
             As of `loss_and_gradient`.
-
-        Returns
-        -------
-        LossGradient
-            Of each sample.
         """
         value_of, vjp = loss_ops(self.ops, loss)
         gradient, _ = self.backward(tape, vjp(self.ops.ones(y.shape, self.dtype), logits, y, targets))
@@ -367,10 +322,7 @@ class Network(NamesBackend):
     def at_step(self, seed: int, sample_index: Array, step: int) -> Network:
         """The network for one step of a training, its layers with what they draw at random.
 
-        Parameters
-        ----------
-        seed, sample_index, step
-            As of `Layer.at_step`.
+        The parameters are those of `Layer.at_step`.
 
         Returns
         -------
@@ -397,16 +349,6 @@ class Network(NamesBackend):
             New metadata; the old ones by default.
         check : bool
             Whether the parameters are checked; a training does not do so at every step.
-
-        Returns
-        -------
-        Network
-            The new network.
-
-        Raises
-        ------
-        InputError
-            If the parameters do not fit the layers, or one of them is NaN or infinite.
         """
         if not check:
             network = copy.copy(self)
@@ -422,11 +364,6 @@ class Network(NamesBackend):
         ----------
         dtype : {"float32", "float64"}
             Type of parameters and inputs.
-
-        Returns
-        -------
-        Network
-            The new network.
         """
         check_choice("dtype", dtype, ("float32", "float64"))
         return self.replace_params({name: value.astype(dtype) for name, value in self.params.items()})
@@ -468,16 +405,6 @@ class Network(NamesBackend):
             Saved along.
         ops : module, optional
             The backend.
-
-        Returns
-        -------
-        Network
-            The network.
-
-        Raises
-        ------
-        InputError
-            If the architecture is malformed or does not fit the parameters.
         """
         try:
             layers = [layer_from(description) for description in architecture["layers"]]

@@ -63,11 +63,6 @@ def resnet(
     -------
     Network
         From the input shape to (num_classes,).
-
-    Raises
-    ------
-    InputError
-        If there is no such depth or a setting is out of range.
     """
     check_count("depth", depth)
     if depth not in STAGES and (depth < 8 or depth % 6 != 2):
@@ -113,11 +108,6 @@ def wide_resnet(
     -------
     Network
         From the input shape to (num_classes,).
-
-    Raises
-    ------
-    InputError
-        If there is no such depth or a setting is out of range.
 
     Notes
     -----

@@ -3,6 +3,8 @@
 An op takes arrays and returns new ones; `f_vjp` beside `f` is its vector-Jacobian product. The drivers (networks,
 chains, attacks, training) are sequences of these ops and name no array library themselves, so another backend
 replaces this package alone.
+
+Shapes, dtypes and settings that do not fit raise `InputError`; results have the dtype of the first array.
 """
 
 from .activations import (

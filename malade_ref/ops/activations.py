@@ -38,20 +38,10 @@ def leaky_relu(x: Floats, *, slope: float) -> Floats:
 
     Parameters
     ----------
-    x : ndarray, float32 or float64
+    x : ndarray of any shape, float32 or float64
         Input.
     slope : float
         Share of the negative numbers that is let through.
-
-    Returns
-    -------
-    ndarray of x's shape and dtype
-        The output.
-
-    Raises
-    ------
-    InputError
-        If the dtype or the slope cannot be used.
     """
     check_float("x", x)
     check_number("slope", slope)
@@ -67,16 +57,6 @@ def leaky_relu_vjp(dy: Floats, x: Floats, *, slope: float) -> Floats:
         Gradient with respect to the output, and the input.
     slope : float
         As given to `leaky_relu`.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "x", x)
     return np.where(x > 0, dy, dy * dy.dtype.type(slope))
@@ -87,20 +67,10 @@ def elu(x: Floats, *, alpha: float) -> Floats:
 
     Parameters
     ----------
-    x : ndarray, float32 or float64
+    x : ndarray of any shape, float32 or float64
         Input.
     alpha : float
         What -infinity becomes, with the other sign; >= 0.
-
-    Returns
-    -------
-    ndarray of x's shape and dtype
-        The output.
-
-    Raises
-    ------
-    InputError
-        If the dtype or alpha cannot be used.
     """
     check_float("x", x)
     check_number("alpha", alpha, minimum=0)
@@ -114,16 +84,6 @@ def elu_vjp(dy: Floats, x: Floats, *, alpha: float) -> Floats:
     ----------
     dy, x, alpha
         As of `leaky_relu_vjp`, and as given to `elu`.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "x", x)
     return np.where(x > 0, dy, dy * (x.dtype.type(alpha) * np.exp(np.minimum(x, 0))))
@@ -134,18 +94,13 @@ def sigmoid(x: Floats) -> Floats:
 
     Parameters
     ----------
-    x : ndarray, float32 or float64
+    x : ndarray of any shape, float32 or float64
         Input.
 
     Returns
     -------
     ndarray of x's shape and dtype
         In [0, 1].
-
-    Raises
-    ------
-    InputError
-        If the dtype cannot be used.
     """
     check_float("x", x)
     small = np.exp(-np.abs(x))  # at most 1, so that nothing overflows
@@ -159,16 +114,6 @@ def sigmoid_vjp(dy: Floats, y: Floats) -> Floats:
     ----------
     dy, y : ndarray of one shape and dtype
         Gradient with respect to the output, and the output itself.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "y", y)
     return np.asarray(dy * (y * (1 - y)))
@@ -179,18 +124,8 @@ def silu(x: Floats) -> Floats:
 
     Parameters
     ----------
-    x : ndarray, float32 or float64
+    x : ndarray of any shape, float32 or float64
         Input.
-
-    Returns
-    -------
-    ndarray of x's shape and dtype
-        The output.
-
-    Raises
-    ------
-    InputError
-        If the dtype cannot be used.
     """
     return np.asarray(np.maximum(x, -SETTLED) * sigmoid(x))
 
@@ -198,20 +133,7 @@ def silu(x: Floats) -> Floats:
 def silu_vjp(dy: Floats, x: Floats) -> Floats:
     """Vector-Jacobian product of `silu`: with s = sigmoid(x), dy s (1 + x (1 - s)).
 
-    Parameters
-    ----------
-    dy, x
-        As of `leaky_relu_vjp`.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
+    The parameters are those of `leaky_relu_vjp`.
     """
     check_same("dy", dy, "x", x)
     return np.asarray(dy * (sigmoid(x) * (1 + np.clip(x, -SETTLED, SETTLED) * sigmoid(-x))))
@@ -222,21 +144,11 @@ def gelu(x: Floats, *, approximate: str = "none") -> Floats:
 
     Parameters
     ----------
-    x : ndarray, float32 or float64
+    x : ndarray of any shape, float32 or float64
         Input.
     approximate : {"none", "tanh"}
         P(x) itself, :math:`\mathrm{erfc}(-x / \sqrt 2) / 2`; or
         :math:`(1 + \tanh u) / 2,\ u = \sqrt{2 / \pi}\,(x + 0.044715\,x^3)`, which is the sigmoid of 2 u.
-
-    Returns
-    -------
-    ndarray of x's shape and dtype
-        The output.
-
-    Raises
-    ------
-    InputError
-        If the dtype or the form cannot be used.
     """
     check_float("x", x)
     bounded = np.clip(x, -SETTLED, SETTLED)
@@ -254,16 +166,6 @@ def gelu_vjp(dy: Floats, x: Floats, *, approximate: str = "none") -> Floats:
     ----------
     dy, x, approximate
         As of `leaky_relu_vjp`, and as given to `gelu`.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "x", x)
     x = np.clip(x, -SETTLED, SETTLED)
@@ -281,22 +183,12 @@ def softplus(x: Floats, *, beta: float = 1.0, threshold: float = 20.0) -> Floats
 
     Parameters
     ----------
-    x : ndarray, float32 or float64
+    x : ndarray of any shape, float32 or float64
         Input.
     beta : float
         How sharp the bend is, > 0.
     threshold : float
         Beyond which the input is taken for the output, as in PyTorch.
-
-    Returns
-    -------
-    ndarray of x's shape and dtype
-        The output.
-
-    Raises
-    ------
-    InputError
-        If the dtype or a setting cannot be used.
     """
     check_float("x", x)
     check_number("beta", beta, above=0)
@@ -314,16 +206,6 @@ def softplus_vjp(dy: Floats, x: Floats, *, beta: float = 1.0, threshold: float =
     ----------
     dy, x, beta, threshold
         As of `leaky_relu_vjp`, and as given to `softplus`.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "x", x)
     with np.errstate(over="ignore"):
@@ -336,20 +218,10 @@ def hardtanh(x: Floats, *, low: float = -1.0, high: float = 1.0) -> Floats:
 
     Parameters
     ----------
-    x : ndarray, float32 or float64
+    x : ndarray of any shape, float32 or float64
         Input.
     low, high : float
         The ends, low < high.
-
-    Returns
-    -------
-    ndarray of x's shape and dtype
-        The output.
-
-    Raises
-    ------
-    InputError
-        If the dtype or the ends cannot be used.
     """
     check_float("x", x)
     check_number("high", high, above=check_number("low", low))
@@ -363,16 +235,6 @@ def hardtanh_vjp(dy: Floats, x: Floats, *, low: float = -1.0, high: float = 1.0)
     ----------
     dy, x, low, high
         As of `leaky_relu_vjp`, and as given to `hardtanh`.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "x", x)
     real = x.dtype.type
@@ -393,11 +255,6 @@ def prelu(x: Floats, slope: Floats) -> Floats:
     -------
     ndarray of x's shape and dtype
         x where x > 0, slope x elsewhere.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     _check_slope(x, slope)
     return np.where(x > 0, x, x * _of_channels(slope, x))
@@ -423,11 +280,6 @@ def prelu_vjp(
         Gradient with respect to the input.
     dslope : ndarray of the slope's shape, or None
         Gradient with respect to the slope, summed over all numbers that it is for.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     check_same("dy", dy, "x", x)
     _check_slope(x, slope)

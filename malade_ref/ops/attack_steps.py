@@ -40,11 +40,6 @@ def sign_step(x: Floats, gradient: Floats, *, step_size: float) -> Floats:
     -------
     ndarray of x's shape and dtype
         New position, not yet projected.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or the step is negative.
     """
     check_float("x", x)
     check_same("gradient", gradient, "x", x)
@@ -69,11 +64,6 @@ def normalised_step(x: Floats, gradient: Floats, *, step_size: float) -> Floats:
     -------
     ndarray of x's shape and dtype
         New position, not yet projected.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or the step is negative.
     """
     check_float("x", x)
     check_same("gradient", gradient, "x", x)
@@ -95,11 +85,6 @@ def project_linf(x: Floats, centre: Floats, *, eps: float) -> Floats:
     -------
     ndarray of x's shape and dtype
         Projected position; ``abs(result - centre) <= eps`` holds exactly, computed in float64.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or eps is negative.
     """
     check_float("x", x)
     check_same("centre", centre, "x", x)
@@ -148,11 +133,6 @@ def project_l2(x: Floats, centre: Floats, *, eps: float) -> Floats:
     -------
     ndarray of x's shape and dtype
         Projected position; its distance, computed in float64, is at most eps.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or eps is negative.
     """
     check_float("x", x)
     check_same("centre", centre, "x", x)
@@ -177,16 +157,6 @@ def random_start_linf(centre: Floats, uniform: Floats, *, eps: float) -> Floats:
         Clean image in [0, 1], and uniform numbers in (0, 1).
     eps : float
         Half side, in pixel units, >= 0.
-
-    Returns
-    -------
-    ndarray of the centre's shape and dtype
-        Starting point.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or eps is negative.
     """
     check_same("uniform", uniform, "centre", centre)
     real = centre.dtype.type
@@ -206,16 +176,6 @@ def random_start_l2(centre: Floats, normal: Floats, uniform: Floats, *, eps: flo
         Uniform numbers in (0, 1).
     eps : float
         Radius, in pixel units, >= 0.
-
-    Returns
-    -------
-    ndarray of the centre's shape and dtype
-        Starting point.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or eps is negative.
     """
     check_same("normal", normal, "centre", centre)
     check_shape("uniform", uniform, centre.shape[:1])
@@ -236,11 +196,6 @@ def distance_linf(x: Floats, centre: Floats) -> Floats:
     -------
     ndarray of shape (n,), float64
         Distances, in pixel units.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("centre", centre, "x", x)
     difference = np.abs(x.astype(np.float64) - centre).reshape(len(x), -1) if len(x) else np.zeros((0, 1))
@@ -259,11 +214,6 @@ def distance_l2(x: Floats, centre: Floats) -> Floats:
     -------
     ndarray of shape (n,), float64
         Distances, in pixel units.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("centre", centre, "x", x)
     return _norms(x.astype(np.float64) - centre).reshape(len(x))
@@ -280,16 +230,6 @@ def momentum_step(momentum: Floats, gradient: Floats, *, decay: float) -> Floats
         Momentum so far and gradient of the loss.
     decay : float
         :math:`\mu \ge 0`.
-
-    Returns
-    -------
-    ndarray of the momentum's shape and dtype
-        New momentum.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or the decay is negative.
 
     References
     ----------
@@ -330,11 +270,6 @@ def apgd_step_linf(
     ndarray of x's shape and dtype
         New position, in the ball as `project_linf` understands it.
 
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or a setting is out of range.
-
     References
     ----------
     .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
@@ -370,11 +305,6 @@ def apgd_step_l2(
     ndarray of x's shape and dtype
         New position, in the ball as `project_l2` understands it.
 
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or a setting is out of range.
-
     References
     ----------
     .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
@@ -397,11 +327,6 @@ def distance_l1(x: Floats, centre: Floats) -> Floats:
     -------
     ndarray of shape (n,), float64
         Distances, in pixel units.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("centre", centre, "x", x)
     return np.asarray(np.abs(x.astype(np.float64) - centre).sum(axis=_rest(x)))
@@ -416,16 +341,6 @@ def select(condition: NDArray[np.bool_], new: Floats, old: Floats) -> Floats:
         One decision a sample.
     new, old : ndarray of shape (n, ...)
         Alternatives, of one shape.
-
-    Returns
-    -------
-    ndarray of that shape
-        The selection.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("new", new, "old", old)
     check_shape("condition", condition, new.shape[:1])

@@ -10,8 +10,9 @@ Three products say everything, and each op is one of them:
     spread           dx = W^T dy     input gradient of conv2d,     forward of conv_transpose2d
     weight_gradient  dW = dy x^T     weight gradient of both
 
-Each is a matrix product once the windows of the padded input are laid out as the rows of a matrix. That is what stands
-below. Faster forms, for few channels and for W^T dy, are in `conv_banded` and `conv_phases`.
+Libraries call them fprop, dgrad and wgrad. Each is a matrix product once the windows of the padded input are laid out
+as the rows of a matrix: that is the form below. Faster ones, for few channels and for W^T dy, are in `conv_banded` and
+`conv_phases`.
 
 Axes: n images, c input channels, o output channels, (h, w) input, (oh, ow) output, (u, v) kernel. Inside, arrays are
 channels-last, (n, h, w, c), because a row of a window is then one contiguous run. Results are returned as
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from ..checks import InputError, check_float, check_ndim, check_shape
 from . import conv_banded, conv_phases
 from .conv_windows import blocks, channels_last, pad, windows
-from .finish import check_finish, finish, finish_gradient
+from .epilogue import check_epilogue, epilogue, epilogue_vjp
 from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
 
 Floats = NDArray[Any]
@@ -82,8 +83,8 @@ def conv2d(
            [6., 4.]])
     """
     geometry = _conv_geometry(x, weight, stride, padding)
-    check_finish((len(weight), x.dtype), bias=bias, activation=activation)
-    return finish(_correlate(x, weight, geometry), bias, activation)
+    check_epilogue((len(weight), x.dtype), bias=bias, activation=activation)
+    return epilogue(_correlate(x, weight, geometry), bias, activation)
 
 
 def conv2d_vjp(
@@ -116,16 +117,11 @@ def conv2d_vjp(
         Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
     """
     geometry = _conv_geometry(x, weight, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *geometry.output))
-    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
-    dx = finish_gradient(_spread(dy, weight, geometry), x, input_activation) if need_dx else None
+    check_epilogue((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = epilogue_vjp(_spread(dy, weight, geometry), x, input_activation) if need_dx else None
     dweight = _weight_gradient(x, dy, geometry) if need_dweight else None
     return dx, dweight
 
@@ -164,11 +160,6 @@ def conv_transpose2d(
     ndarray of shape (n, o, oh, ow), same dtype
         activation(transposed convolution + bias). Pixels that no kernel tap reaches are activation(bias).
 
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the output would be empty, or the activation is not known.
-
     Examples
     --------
     >>> import numpy as np
@@ -177,8 +168,8 @@ def conv_transpose2d(
            [0., 0., 0., 0.]])
     """
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
-    check_finish((weight.shape[1], x.dtype), bias=bias, activation=activation)
-    return finish(_spread(x, weight, geometry), bias, activation)
+    check_epilogue((weight.shape[1], x.dtype), bias=bias, activation=activation)
+    return epilogue(_spread(x, weight, geometry), bias, activation)
 
 
 def conv_transpose2d_vjp(
@@ -212,16 +203,11 @@ def conv_transpose2d_vjp(
         Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
     """
     geometry = _transpose_geometry(x, weight, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), weight.shape[1], *geometry.size))
-    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
-    dx = finish_gradient(_correlate(dy, weight, geometry), x, input_activation) if need_dx else None
+    check_epilogue((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = epilogue_vjp(_correlate(dy, weight, geometry), x, input_activation) if need_dx else None
     dweight = _weight_gradient(dy, x, geometry) if need_dweight else None
     return dx, dweight
 

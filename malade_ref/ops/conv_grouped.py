@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import InputError, check_count, check_float, check_ndim, check_shape
-from .finish import check_finish, finish, finish_gradient
+from .epilogue import check_epilogue, epilogue, epilogue_vjp
 from .geometry import Geometry, Padding, Pair, as_pair, conv_geometry, dilated, transpose_geometry
 
 Floats = NDArray[Any]
@@ -83,8 +83,8 @@ def grouped_conv2d(
            [10.]])
     """
     g = _conv_taps(x, weight, groups, dilation, stride, padding)
-    check_finish((len(weight), x.dtype), bias=bias, activation=activation)
-    return finish(_correlate(x, weight, g), bias, activation)
+    check_epilogue((len(weight), x.dtype), bias=bias, activation=activation)
+    return epilogue(_correlate(x, weight, g), bias, activation)
 
 
 def grouped_conv2d_vjp(
@@ -117,16 +117,11 @@ def grouped_conv2d_vjp(
         Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
     """
     g = _conv_taps(x, weight, groups, dilation, stride, padding)
     check_shape("dy", dy, (len(x), len(weight), *g.output))
-    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
-    dx = finish_gradient(_spread(dy, weight, g), x, input_activation) if need_dx else None
+    check_epilogue((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = epilogue_vjp(_spread(dy, weight, g), x, input_activation) if need_dx else None
     return dx, (_weight_gradient(x, dy, g) if need_dweight else None)
 
 
@@ -159,15 +154,10 @@ def grouped_conv_transpose2d(
     -------
     ndarray of shape (n, o, oh, ow), same dtype
         activation(transposed convolution + bias).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the output would be empty, or the activation is not known.
     """
     g = _transpose_taps(x, weight, groups, dilation, stride, padding, output_padding)
-    check_finish((g.groups * weight.shape[1], x.dtype), bias=bias, activation=activation)
-    return finish(_spread(x, weight, g), bias, activation)
+    check_epilogue((g.groups * weight.shape[1], x.dtype), bias=bias, activation=activation)
+    return epilogue(_spread(x, weight, g), bias, activation)
 
 
 def grouped_conv_transpose2d_vjp(
@@ -201,16 +191,11 @@ def grouped_conv_transpose2d_vjp(
         Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of weight's shape, or None
         Gradient with respect to the kernel, summed over images.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
     """
     g = _transpose_taps(x, weight, groups, dilation, stride, padding, output_padding)
     check_shape("dy", dy, (len(x), g.groups * weight.shape[1], *g.size))
-    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
-    dx = finish_gradient(_correlate(dy, weight, g), x, input_activation) if need_dx else None
+    check_epilogue((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = epilogue_vjp(_correlate(dy, weight, g), x, input_activation) if need_dx else None
     return dx, (_weight_gradient(dy, x, g) if need_dweight else None)
 
 

@@ -17,11 +17,6 @@ def describe_device() -> dict[str, Any]:
     dict
         JSON-able: ``name``, and whatever else of the device and of its software results may depend on; ``precision``
         if that is a setting.
-
-    Raises
-    ------
-    InputError
-        If there is no usable device.
     """
     return {"name": "CPU"}
 
@@ -36,16 +31,6 @@ def device_settings(*, memory: str | None = None, precision: str | None = None) 
         Memory to do with, in bytes or for example ``2GiB``; results do not depend on it.
     precision : str, optional
         How exactly to multiply; results depend on it.
-
-    Yields
-    ------
-    None
-        Nothing.
-
-    Raises
-    ------
-    InputError
-        If a setting is malformed, or is none of this backend's: the reference has no settings.
     """
     for name, value in (("device_memory", memory), ("precision", precision)):
         if value is not None:

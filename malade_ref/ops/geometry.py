@@ -100,13 +100,7 @@ def resolve_pads(padding: Padding, size: Pair, kernel: Pair, stride: Pair) -> Pa
 
 
 def conv_geometry(size: Pair, kernel: Pair, stride: int | Pair, padding: Padding) -> Geometry:
-    """Geometry of a convolution over an input of the given size.
-
-    Raises
-    ------
-    InputError
-        If the stride or the padding is malformed, or the kernel is larger than the padded input.
-    """
+    """Geometry of a convolution over an input of the given size."""
     strides = as_pair("stride", stride, minimum=1)
     pads = resolve_pads(padding, size, kernel, strides)
     padded = size[0] + sum(pads[0]), size[1] + sum(pads[1])

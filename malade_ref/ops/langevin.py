@@ -47,11 +47,6 @@ def langevin_step(x: Floats, residual: Floats, noise: Floats, *, a: float, delta
     ndarray, same shape and dtype
         :math:`x + a\,(r(x) - x) + \delta z`.
 
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ, ``a <= 0`` or ``delta < 0``.
-
     Examples
     --------
     >>> import numpy as np
@@ -84,11 +79,6 @@ def langevin_step_vjp(
     -------
     dx, dresidual : ndarray of x's shape
         Gradients; where the step was clipped both are 0.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "x", x)
     if clip:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import InputError, check_float, check_ndim, check_number, check_same, check_shape
-from .finish import check_finish, finish, finish_gradient
+from .epilogue import check_epilogue, epilogue, epilogue_vjp
 
 Floats = NDArray[Any]
 
@@ -38,11 +38,6 @@ def linear(x: Floats, weight: Floats, *, bias: Floats | None = None, activation:
     -------
     ndarray of shape (n, k), same dtype
         activation(y + bias).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or the activation is not known.
     """
     check_ndim("x", x, 2, "(n, d)")
     check_ndim("weight", weight, 2, "(k, d)")
@@ -51,8 +46,8 @@ def linear(x: Floats, weight: Floats, *, bias: Floats | None = None, activation:
         raise InputError(f"weight: expected dtype {x.dtype} (that of x), got {weight.dtype}")
     if weight.shape[1] != x.shape[1]:
         raise InputError(f"x: expected {weight.shape[1]} features (those of weight), got {x.shape[1]}")
-    check_finish((len(weight), x.dtype), bias=bias, activation=activation)
-    return finish(x @ weight.T, bias, activation)
+    check_epilogue((len(weight), x.dtype), bias=bias, activation=activation)
+    return epilogue(x @ weight.T, bias, activation)
 
 
 def linear_vjp(
@@ -83,15 +78,10 @@ def linear_vjp(
         Gradient with respect to the input, or to what its activation was applied to.
     dweight : ndarray of shape (k, d), or None
         Gradient with respect to the weight, summed over samples.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit, or the activation is not known.
     """
     check_shape("dy", dy, (len(x), len(weight)))
-    check_finish((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
-    dx = finish_gradient(dy @ weight, x, input_activation) if need_dx else None
+    check_epilogue((x.shape[1], x.dtype), activation=input_activation, name="input_activation")
+    dx = epilogue_vjp(dy @ weight, x, input_activation) if need_dx else None
     return dx, (dy.T @ x if need_dweight else None)
 
 
@@ -109,11 +99,6 @@ def add_bias(x: Floats, bias: Floats) -> Floats:
     -------
     ndarray of x's shape and dtype
         The sum.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     check_float("x", x)
     if x.ndim < 2 or bias.shape != (x.shape[1],):
@@ -148,7 +133,7 @@ def relu(x: Floats) -> Floats:
 
     Parameters
     ----------
-    x : ndarray, float32 or float64
+    x : ndarray of any shape, float32 or float64
         Input. NaN stays NaN.
 
     Returns
@@ -166,16 +151,6 @@ def relu_vjp(dy: Floats, y: Floats) -> Floats:
     ----------
     dy, y : ndarray of one shape and dtype
         Gradient with respect to the output, and the output itself.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "y", y)
     return np.asarray(dy * (y > 0))
@@ -186,13 +161,8 @@ def tanh(x: Floats) -> Floats:
 
     Parameters
     ----------
-    x : ndarray, float32 or float64
+    x : ndarray of any shape, float32 or float64
         Input.
-
-    Returns
-    -------
-    ndarray of x's shape and dtype
-        tanh(x).
     """
     return np.asarray(np.tanh(x))
 
@@ -204,16 +174,6 @@ def tanh_vjp(dy: Floats, y: Floats) -> Floats:
     ----------
     dy, y : ndarray of one shape and dtype
         Gradient with respect to the output, and the output itself.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "y", y)
     return np.asarray(dy * (1 - y * y))
@@ -241,11 +201,6 @@ def batch_norm(x: Floats, gain: Floats, bias: Floats, *, epsilon: float = 1e-5) 
         Normalised input.
     mean, variance : ndarray of shape (c,)
         The batch's statistics, for the running averages and for `batch_norm_vjp`.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit, the batch is empty, or epsilon is not positive.
 
     References
     ----------
@@ -279,11 +234,6 @@ def batch_norm_vjp(
         Gradient with respect to the input.
     dgain, dbias : ndarray of shape (c,)
         Gradients with respect to scale and shift.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("dy", dy, "x", x)
     axes = (0, *range(2, x.ndim))
@@ -314,11 +264,6 @@ def batch_norm_inference(
     -------
     ndarray of x's shape and dtype
         Normalised input.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit or epsilon is not positive.
     """
     check_float("x", x)
     check_number("epsilon", epsilon, above=0)
@@ -337,11 +282,6 @@ def batch_norm_inference_vjp(dy: Floats, gain: Floats, variance: Floats, *, epsi
         Gradient with respect to the output.
     gain, variance, epsilon
         As given to `batch_norm_inference`.
-
-    Returns
-    -------
-    ndarray of dy's shape and dtype
-        Gradient with respect to the input.
     """
     return np.asarray(dy * _channels(gain / np.sqrt(variance + dy.dtype.type(epsilon)), dy))
 

@@ -47,11 +47,6 @@ def softmax_cross_entropy(logits: Floats, labels: NDArray[np.integer[Any]]) -> F
     -------
     ndarray of shape (n,), same dtype
         Losses in nats, >= 0.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     _check_labels(logits, labels)
     rows = np.arange(len(labels))
@@ -78,11 +73,6 @@ def softmax_cross_entropy_vjp(dloss: Floats, logits: Floats, labels: NDArray[np.
     -------
     ndarray of shape (n, k)
         Gradient with respect to the logits.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     _check_labels(logits, labels)
     check_shape("dloss", dloss, labels.shape)
@@ -256,11 +246,6 @@ def other_classes(logits: Floats, labels: NDArray[np.integer[Any]]) -> NDArray[n
     -------
     ndarray of shape (n, k - 1), int64
         Classes; in a tie the smaller number first, scores that are not a number last.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     _check_labels(logits, labels)
     order = np.argsort(-logits, axis=1, kind="stable")
@@ -268,22 +253,12 @@ def other_classes(logits: Floats, labels: NDArray[np.integer[Any]]) -> NDArray[n
 
 
 def squared_error(output: Floats, target: Floats) -> Floats:
-    """Sum over pixels of squared differences.
+    """Sum over pixels of squared differences, of shape (n,).
 
     Parameters
     ----------
     output, target : ndarray of shape (n, ...), float32 or float64
         What is compared.
-
-    Returns
-    -------
-    ndarray of shape (n,), same dtype
-        Sums.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_float("output", output)
     check_same("target", target, "output", output)
@@ -300,16 +275,6 @@ def squared_error_vjp(dloss: Floats, output: Floats, target: Floats) -> Floats:
         Gradient with respect to the sums.
     output, target
         As given to `squared_error`.
-
-    Returns
-    -------
-    ndarray of output's shape
-        Gradient with respect to the output.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_same("target", target, "output", output)
     check_shape("dloss", dloss, output.shape[:1])

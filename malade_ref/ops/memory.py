@@ -17,7 +17,7 @@ BLOCK = 1 << 15
 
 
 def asarray(values: Any, *, dtype: str | None = None) -> NDArray[Any]:
-    """Values as an array of this backend; no copy if they are one already.
+    """Values as an array of this backend, of their shape; no copy if they are one already.
 
     Parameters
     ----------
@@ -25,11 +25,6 @@ def asarray(values: Any, *, dtype: str | None = None) -> NDArray[Any]:
         Numbers.
     dtype : str, optional
         Type to convert to.
-
-    Returns
-    -------
-    ndarray
-        The array.
     """
     return np.asarray(values, dtype=dtype)
 
@@ -77,11 +72,6 @@ def zeros(shape: Sequence[int], dtype: str) -> NDArray[Any]:
         Its shape.
     dtype : str
         Its type.
-
-    Returns
-    -------
-    ndarray
-        The array.
     """
     return np.zeros(tuple(shape), dtype=dtype)
 
@@ -95,27 +85,17 @@ def ones(shape: Sequence[int], dtype: str) -> NDArray[Any]:
         Its shape.
     dtype : str
         Its type.
-
-    Returns
-    -------
-    ndarray
-        The array.
     """
     return np.ones(tuple(shape), dtype=dtype)
 
 
 def arange(n: int) -> NDArray[np.int64]:
-    """The integers 0..n-1.
+    """The integers 0..n-1, of shape (n,), int64.
 
     Parameters
     ----------
     n : int
         How many.
-
-    Returns
-    -------
-    ndarray of shape (n,), int64
-        The integers.
     """
     return np.arange(n, dtype=np.int64)
 
@@ -129,11 +109,6 @@ def concatenate(arrays: Sequence[NDArray[Any]], *, axis: int = 0) -> NDArray[Any
         At least one; equal shapes but for this axis.
     axis : int
         0 joins samples, 1 channels.
-
-    Returns
-    -------
-    ndarray
-        The joined array.
     """
     return np.concatenate(list(arrays), axis=axis)
 
@@ -145,11 +120,6 @@ def stack(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     ----------
     arrays : sequence of ndarray
         At least one; equal shapes.
-
-    Returns
-    -------
-    ndarray
-        The stacked array.
     """
     return np.stack(list(arrays))
 
@@ -180,7 +150,7 @@ def add_up(arrays: Sequence[Floats]) -> Floats:
 
 
 def argmax(logits: Floats) -> NDArray[np.int64]:
-    """Class with the largest logit of each sample; the smallest such class in a tie, and none where there is a NaN.
+    """Class with the largest logit of each sample; the smallest such class in a tie, and none without finite numbers.
 
     Parameters
     ----------
@@ -190,9 +160,10 @@ def argmax(logits: Floats) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of shape (n,), int64
-        Classes; -1 where any of the sample's logits is NaN: no verdict, and never equal to a label.
+        Classes; -1 where any of the sample's logits is NaN, or the largest is infinite, so that its probability is NaN:
+        no verdict, and never equal to a label.
     """
-    return np.where(np.isnan(logits).any(axis=1), np.int64(-1), logits.argmax(axis=1))
+    return np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), np.int64(-1))
 
 
 def check_images(name: str, x: NDArray[Any], image_shape: Sequence[int]) -> NDArray[Any]:
@@ -211,11 +182,6 @@ def check_images(name: str, x: NDArray[Any], image_shape: Sequence[int]) -> NDAr
     -------
     ndarray
         x itself.
-
-    Raises
-    ------
-    InputError
-        If the shape, the dtype or a pixel is not as expected; the first bad image is named.
     """
     if not isinstance(x, np.ndarray):
         raise InputError(f"{name}: expected a NumPy array, got {type(x).__name__}")
@@ -250,11 +216,6 @@ def check_vectors(name: str, x: NDArray[Any], shape: Sequence[int]) -> NDArray[A
     -------
     ndarray
         x itself.
-
-    Raises
-    ------
-    InputError
-        If the shape, the dtype or a number is not as expected; the first bad vector is named.
     """
     if not isinstance(x, np.ndarray):
         raise InputError(f"{name}: expected a NumPy array, got {type(x).__name__}")
@@ -286,11 +247,6 @@ def check_labels(name: str, y: NDArray[Any], num_samples: int, num_classes: int)
     -------
     ndarray
         y itself.
-
-    Raises
-    ------
-    InputError
-        If the shape, the dtype or a label is not as expected; the first bad one is named.
     """
     if not isinstance(y, np.ndarray):
         raise InputError(f"{name}: expected a NumPy array, got {type(y).__name__}")
@@ -320,11 +276,6 @@ def check_sample_index(name: str, index: NDArray[Any], num_samples: int) -> NDAr
     -------
     ndarray
         index itself.
-
-    Raises
-    ------
-    InputError
-        If the shape, the dtype or a number is not as expected; the first bad one is named.
     """
     if not isinstance(index, np.ndarray):
         raise InputError(f"{name}: expected a NumPy array, got {type(index).__name__}")

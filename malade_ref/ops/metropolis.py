@@ -55,11 +55,6 @@ def langevin_log_ratio(
     -------
     ndarray of shape (n,), same dtype
         rho: positive if the proposal is certain to be accepted. NaN or -infinity where the proposal is infinite.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or a setting is not positive.
     """
     check_float("x", x)
     for name, array in (("proposal", proposal), ("score", score), ("proposal_score", proposal_score)):
@@ -93,11 +88,6 @@ def metropolis_accept(log_ratio: Floats, level: Floats) -> NDArray[np.bool_]:
     -------
     ndarray of shape (n,), bool
         log(level) < log_ratio.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
 
     Examples
     --------

@@ -40,11 +40,6 @@ def to_tanh_space(x: Floats) -> Floats:
     ndarray of x's shape and dtype
         Any real numbers.
 
-    Raises
-    ------
-    InputError
-        If x is not of floats.
-
     References
     ----------
     .. [1] Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017.
@@ -65,11 +60,6 @@ def from_tanh_space(w: Floats) -> Floats:
     -------
     ndarray of w's shape and dtype
         Pixels, in [0, 1] exactly.
-
-    Raises
-    ------
-    InputError
-        If w is not of floats.
     """
     check_float("w", w)
     return np.asarray((np.tanh(w) + 1) / 2)
@@ -86,16 +76,6 @@ def cw_gradient(w: Floats, gradient: Floats, centre: Floats, weight: Floats) -> 
         Variable, gradient of m with respect to the pixels, and clean image c.
     weight : ndarray of shape (n,), float
         :math:`\lambda` of each image.
-
-    Returns
-    -------
-    ndarray of w's shape and dtype
-        Gradient.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
 
     References
     ----------
@@ -147,11 +127,6 @@ def ead_step(
     x, y : ndarray of that shape and dtype
         New iterate, in [0, 1], and new point with momentum, which may lie outside.
 
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or a setting is negative.
-
     References
     ----------
     .. [1] Chen et al., "EAD: elastic-net attacks to deep neural networks via adversarial examples", AAAI 2018.
@@ -191,11 +166,6 @@ def plane_step_linf(x: Floats, at: Floats, normal: Floats, value: Floats) -> Flo
     ndarray of x's shape and dtype
         The move; x and it add up to the point of the plane.
 
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
-
     References
     ----------
     .. [1] Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020.
@@ -220,11 +190,6 @@ def plane_step_l2(x: Floats, at: Floats, normal: Floats, value: Floats) -> Float
     -------
     ndarray of x's shape and dtype
         The move; x and it add up to the point of the plane.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
 
     References
     ----------
@@ -251,11 +216,6 @@ def fab_step(
     -------
     ndarray of x's shape and dtype
         :math:`(1 - a)(x + \eta s) + a (c + \eta s_c)`, clipped to [0, 1].
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or the overshoot is negative.
 
     References
     ----------
@@ -285,11 +245,6 @@ def interpolate(x: Floats, other: Floats, share: Floats) -> Floats:
     -------
     ndarray of x's shape and dtype
         ``(1 - share) x + share other``.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_float("x", x)
     check_same("other", other, "x", x)

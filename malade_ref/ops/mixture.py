@@ -45,7 +45,7 @@ BLOCK = 1 << 16
 def mixture_log_densities(
     x: Floats, log_scale: Floats, means: Floats, whitening: Floats, labels: Labels, *, num_classes: int
 ) -> Floats:
-    """Logarithms of the joint densities of points and classes.
+    """Logarithms of the joint densities of points and classes, of shape (n, K).
 
     Parameters
     ----------
@@ -61,16 +61,6 @@ def mixture_log_densities(
         Classes of the components, in 0..num_classes-1, none without a component.
     num_classes : int
         Number K of classes; with 1, and all labels 0, the result is the mixture's log density.
-
-    Returns
-    -------
-    ndarray of shape (n, K), same dtype
-        log p(x, y) for each class y.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
 
     Examples
     --------
@@ -96,10 +86,7 @@ def mixture_scores(
 ) -> tuple[Floats, Floats]:
     """Logarithms of the joint densities of points and classes, and their gradients.
 
-    Parameters
-    ----------
-    x, log_scale, means, whitening, labels, num_classes
-        As in `mixture_log_densities`.
+    The parameters are those of `mixture_log_densities`.
 
     Returns
     -------
@@ -107,11 +94,6 @@ def mixture_scores(
         log p(x, y) for each class y.
     scores : ndarray of shape (n, K, d)
         Their gradients, which are also those of log p(x | y).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     classes = _checked(x, log_scale, means, whitening, labels, num_classes)
     log_densities = np.empty((len(x), num_classes), dtype=x.dtype)
@@ -138,10 +120,7 @@ def mixture_hessians(
 ) -> tuple[Floats, Floats, Floats]:
     """Logarithms of the joint densities of points and classes, their gradients and their Hessians.
 
-    Parameters
-    ----------
-    x, log_scale, means, whitening, labels, num_classes
-        As in `mixture_log_densities`.
+    The parameters are those of `mixture_log_densities`.
 
     Returns
     -------
@@ -151,11 +130,6 @@ def mixture_hessians(
         Their gradients.
     hessians : ndarray of shape (n, K, d, d)
         Their matrices of second derivatives, symmetric.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     classes = _checked(x, log_scale, means, whitening, labels, num_classes)
     d = x.shape[1]
@@ -188,20 +162,12 @@ def mixture_hessians(
 def mixture_responsibilities(x: Floats, log_scale: Floats, means: Floats, whitening: Floats) -> Floats:
     """Probabilities of the components given the points.
 
-    Parameters
-    ----------
-    x, log_scale, means, whitening
-        As in `mixture_log_densities`.
+    The parameters are those of `mixture_log_densities`.
 
     Returns
     -------
     ndarray of shape (n, m)
         p(k | x); each row adds up to 1.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     _checked(x, log_scale, means, whitening)
     out = np.empty((len(x), len(means)), dtype=x.dtype)
@@ -261,11 +227,6 @@ def mixture_chain(
         Where the walkers are.
     num_accepted : ndarray of shape (n,), int64
         Moves that each has made; all of them without a test.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, or a setting is out of range.
 
     References
     ----------

@@ -51,11 +51,6 @@ def standardise(x: Floats, *, groups: int, epsilon: float = 1e-5) -> tuple[Float
         Standardised numbers.
     scale : ndarray of shape (n, g), same dtype
         What each group was multiplied by, for `standardise_vjp`.
-
-    Raises
-    ------
-    InputError
-        If the dtype or a setting cannot be used, or the numbers cannot be divided so.
     """
     check_float("x", x)
     check_number("epsilon", epsilon, above=0)
@@ -78,16 +73,6 @@ def standardise_vjp(dz: Floats, z: Floats, scale: Floats) -> Floats:
         Gradient with respect to z.
     z, scale
         As `standardise` returned them.
-
-    Returns
-    -------
-    ndarray of z's shape and dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     check_same("dz", dz, "z", z)
     check_shape("scale", scale, (len(z), *scale.shape[1:2]))
@@ -115,11 +100,6 @@ def scale_shift(x: Floats, gain: Floats, bias: Floats) -> Floats:
     -------
     ndarray of x's shape and dtype
         gain x + bias.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     _check_channels(x, gain=gain, bias=bias)
     return np.asarray(x * _of_channels(gain, x) + _of_channels(bias, x))
@@ -145,11 +125,6 @@ def scale_shift_vjp(
         Gradient with respect to the input.
     dgain, dbias : ndarray of shape (c,), or None
         Gradients with respect to the channels' numbers.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     check_same("dy", dy, "x", x)
     _check_channels(x, gain=gain)

@@ -47,11 +47,6 @@ def adam_step(
     parameter, first, second : ndarray
         The new ones.
 
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or a setting is out of range.
-
     References
     ----------
     .. [1] Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, Algorithm 1.
@@ -103,11 +98,6 @@ def sgd_step(
     -------
     parameter, velocity : ndarray
         The new ones.
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ or a setting is out of range.
 
     References
     ----------

@@ -62,11 +62,6 @@ def max_pool2d(
     index : ndarray of shape (n, c, oh, ow), int32
         Their pixels, counted row by row, for `max_pool2d_vjp`.
 
-    Raises
-    ------
-    InputError
-        If a setting is malformed or no tile fits the image.
-
     Examples
     --------
     >>> import numpy as np
@@ -108,16 +103,6 @@ def max_pool2d_vjp(
         Shape (n, c, h, w) of the input.
     size, stride, padding, ceil_mode
         As given to `max_pool2d`.
-
-    Returns
-    -------
-    ndarray of shape x_shape, dy's dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit or a setting is malformed.
     """
     g = _geometry_of(x_shape, dy, size=size, stride=stride, padding=padding, ceil_mode=ceil_mode)
     check_shape("index", index, dy.shape)
@@ -137,7 +122,7 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Floats:
-    """Means over tiles of pixels.
+    """Means over tiles of pixels, of shape (n, c, oh, ow).
 
     Parameters
     ----------
@@ -148,16 +133,6 @@ def avg_pool2d(
     count_include_pad : bool
         Whether the padding's zeros count as pixels of a tile. What a tile of ``ceil_mode`` has beyond the padding never
         counts.
-
-    Returns
-    -------
-    ndarray of shape (n, c, oh, ow), same dtype
-        The means.
-
-    Raises
-    ------
-    InputError
-        If a setting is malformed or no tile fits the image.
 
     Examples
     --------
@@ -200,11 +175,6 @@ def avg_pool2d_vjp(
     -------
     ndarray of shape x_shape, dy's dtype
         Gradient with respect to the input; 0 where no tile reached.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit or a setting is malformed.
     """
     g = _geometry_of(x_shape, dy, size=size, stride=stride, padding=padding, ceil_mode=ceil_mode)
     share = dy / _counts(g, count_include_pad).astype(dy.dtype)
@@ -215,7 +185,7 @@ def avg_pool2d_vjp(
 
 
 def adaptive_avg_pool2d(x: Floats, *, output_size: int | Pair) -> Floats:
-    """Means over windows that cover the image evenly, as many as the output has pixels.
+    """Means over windows that cover the image evenly, as many as the output has pixels, of shape (n, c, oh, ow).
 
     Parameters
     ----------
@@ -223,16 +193,6 @@ def adaptive_avg_pool2d(x: Floats, *, output_size: int | Pair) -> Floats:
         Input.
     output_size : int or pair of int
         Height and width (oh, ow) of the output; 1 for the mean of the whole image.
-
-    Returns
-    -------
-    ndarray of shape (n, c, oh, ow), same dtype
-        The means.
-
-    Raises
-    ------
-    InputError
-        If the image is empty, or the size is malformed or too large.
 
     Examples
     --------
@@ -264,16 +224,6 @@ def adaptive_avg_pool2d_vjp(dy: Floats, x_shape: tuple[int, ...]) -> Floats:
         Gradient with respect to the output.
     x_shape : tuple of int
         Shape (n, c, h, w) of the input.
-
-    Returns
-    -------
-    ndarray of shape x_shape, dy's dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit.
     """
     check_ndim("dy", dy, 4, "(n, c, oh, ow)")
     check_float("dy", dy)

@@ -70,11 +70,6 @@ def salt_and_pepper_noise(
     -------
     ndarray of x's shape and dtype
         Images; no more than ``count`` pixels differ (one fewer, should two words be equal at the limit).
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
     """
     _check_images(x, sample_index)
     check_shape("count", count, x.shape[:1])
@@ -90,22 +85,12 @@ def salt_and_pepper_noise(
 
 
 def changed_share(x: Floats, centre: Floats) -> Floats:
-    """Share of the pixels (h, w) that differ in any channel.
+    """Share of the pixels (h, w) that differ in any channel, of shape (n,), float64.
 
     Parameters
     ----------
     x, centre : ndarray of shape (n, c, h, w), one dtype
         What is compared.
-
-    Returns
-    -------
-    ndarray of shape (n,), float64
-        Shares, in [0, 1].
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes differ.
     """
     check_ndim("x", x, 4, "(n, c, h, w)")
     check_same("centre", centre, "x", x)
@@ -132,11 +117,6 @@ def square_start_linf(centre: Floats, *, eps: float, key: Key, sample_index: Any
     -------
     ndarray of the centre's shape and dtype
         Starting points, within eps and [0, 1].
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit or eps is negative.
 
     References
     ----------
@@ -173,11 +153,6 @@ def square_step_linf(
     ndarray of x's shape and dtype
         New positions; outside the square they are x.
 
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the square does not, or eps is negative.
-
     References
     ----------
     .. [1] Andriushchenko et al., "Square attack", ECCV 2020, Algorithm 2.
@@ -211,11 +186,6 @@ def square_start_l2(centre: Floats, *, eps: float, key: Key, sample_index: Any) 
     -------
     ndarray of the centre's shape and dtype
         Starting points, within eps and [0, 1].
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit or eps is negative.
 
     References
     ----------
@@ -266,11 +236,6 @@ def square_step_l2(
     -------
     ndarray of x's shape and dtype
         New positions, within eps of the centre and [0, 1].
-
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit, the squares do not, or eps is negative.
 
     References
     ----------
@@ -364,11 +329,6 @@ def boundary_proposal(
     spherical, candidate : ndarray of x's shape and dtype
         x_1 and x_2. An image at its centre stays there.
 
-    Raises
-    ------
-    InputError
-        If shapes or dtypes do not fit.
-
     References
     ----------
     .. [1] Brendel, Rauber, Bethge, "Decision-based adversarial attacks", ICLR 2018, section 2.2.
@@ -419,11 +379,6 @@ def spsa_points(x: Floats, *, width: float, key: Key, sample_index: Any, step: i
     ahead, behind : ndarray of x's shape and dtype
         ``x + width v`` and ``x - width v``.
 
-    Raises
-    ------
-    InputError
-        If shapes do not fit or the width is not positive.
-
     References
     ----------
     .. [1] Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient approximation", IEEE
@@ -453,11 +408,6 @@ def spsa_gradient(
     -------
     ndarray of the gradient's shape and dtype
         The new sum.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit or the width is not positive.
 
     References
     ----------

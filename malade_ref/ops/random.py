@@ -92,16 +92,6 @@ def derive_key(seed: int, stream: str, draw: int = 0) -> Key:
     draw : int
         Number of the draw or restart, in [0, 2^32).
 
-    Returns
-    -------
-    tuple of two int
-        The key, for `philox4x32`.
-
-    Raises
-    ------
-    InputError
-        If the seed or the draw is out of range.
-
     Examples
     --------
     >>> derive_key(0, "defence") == derive_key(0, "attack")
@@ -154,11 +144,6 @@ def random_words(num_words: int, *, key: Key | Words, sample_index: Any, step: i
     -------
     ndarray of shape (n, num_words), uint32
         Words; row i depends on ``sample_index[i]``, not on i.
-
-    Raises
-    ------
-    InputError
-        If ``sample_index`` is not a vector of integers or the step is out of range.
     """
     check_ndim("sample_index", sample_index, 1, "(n,)")
     check_integer("sample_index", sample_index)
@@ -186,7 +171,7 @@ def random_words(num_words: int, *, key: Key | Words, sample_index: Any, step: i
 def uniform(
     shape: tuple[int, ...], *, key: Key | Words, sample_index: Any, step: int = 0, dtype: str = "float32"
 ) -> NDArray[Any]:
-    """Independent uniform numbers in the open interval (0, 1).
+    """Independent uniform numbers in the open interval (0, 1), of shape (n, *shape).
 
     Parameters
     ----------
@@ -196,16 +181,6 @@ def uniform(
         As in `random_words`.
     dtype : {"float32", "float64"}
         Of the result. Float32 keeps the word's upper 24 bits, so that 1 is never reached by rounding.
-
-    Returns
-    -------
-    ndarray of shape (n, *shape)
-        The numbers.
-
-    Raises
-    ------
-    InputError
-        If the dtype is not one of the two, or as in `random_words`.
     """
     check_choice("dtype", dtype, DTYPES)
     words = random_words(math.prod(shape), key=key, sample_index=sample_index, step=step)
@@ -240,11 +215,6 @@ def normal(
     -------
     ndarray of shape (n, *shape)
         The numbers.
-
-    Raises
-    ------
-    InputError
-        If the dtype is not one of the two, or as in `random_words`.
 
     Examples
     --------

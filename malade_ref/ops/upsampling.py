@@ -31,7 +31,7 @@ Integers = NDArray[np.int64]
 
 
 def upsample_nearest(x: Floats, *, output_size: int | Pair) -> Floats:
-    """Images in another size, made of copies of the pixels.
+    """Images in another size, made of copies of the pixels, of shape (n, c, oh, ow).
 
     Parameters
     ----------
@@ -39,16 +39,6 @@ def upsample_nearest(x: Floats, *, output_size: int | Pair) -> Floats:
         Input.
     output_size : int or pair of int
         Height and width (oh, ow) of the output.
-
-    Returns
-    -------
-    ndarray of shape (n, c, oh, ow), same dtype
-        The copies.
-
-    Raises
-    ------
-    InputError
-        If the image is empty, or the size is malformed or too large.
 
     Examples
     --------
@@ -70,16 +60,6 @@ def upsample_nearest_vjp(dy: Floats, x_shape: tuple[int, ...]) -> Floats:
         Gradient with respect to the output.
     x_shape : tuple of int
         Shape (n, c, h, w) of the input.
-
-    Returns
-    -------
-    ndarray of shape x_shape, dy's dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit.
     """
     rows, columns = _nearest(x_shape, _output_of(dy, x_shape))
     bands = np.zeros_like(dy, shape=(*dy.shape[:3], x_shape[3]))
@@ -108,11 +88,6 @@ def upsample_bilinear(x: Floats, *, output_size: int | Pair, align_corners: bool
     ndarray of shape (n, c, oh, ow), same dtype
         The interpolation; beyond the outermost centres their values.
 
-    Raises
-    ------
-    InputError
-        If the image is empty, or the size is malformed or too large.
-
     Examples
     --------
     >>> import numpy as np
@@ -137,16 +112,6 @@ def upsample_bilinear_vjp(dy: Floats, x_shape: tuple[int, ...], *, align_corners
         Shape (n, c, h, w) of the input.
     align_corners : bool
         As given to `upsample_bilinear`.
-
-    Returns
-    -------
-    ndarray of shape x_shape, dy's dtype
-        Gradient with respect to the input.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit.
     """
     oh, ow = _output_of(dy, x_shape)
     bands = np.zeros_like(dy, shape=(*dy.shape[:3], x_shape[3]))

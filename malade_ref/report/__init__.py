@@ -6,6 +6,7 @@
                                                          ->  figures/*.png
 
 `write_report` writes these files, `check_report` derives them again and says where they differ.
+A bundle that lacks what they need raises `InputError`, and so do figures without matplotlib.
 """
 
 from __future__ import annotations
@@ -46,11 +47,6 @@ def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[s
         One whose outcomes are merged, being computed or finished.
     figures : bool
         Whether to draw; without figures matplotlib is not needed.
-
-    Returns
-    -------
-    list of str
-        Names of the files.
 
     Raises
     ------
@@ -126,16 +122,6 @@ def fitting(bundle: Bundle) -> Iterator[None]:
     ----------
     bundle : Bundle
         Any; in one that is being computed, an exception is a fault of the program's and stays what it is.
-
-    Yields
-    ------
-    None
-        Nothing.
-
-    Raises
-    ------
-    InputError
-        If they do not fit.
     """
     try:
         yield

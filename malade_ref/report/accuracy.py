@@ -21,11 +21,6 @@ def accuracy_tables(results: Result, config: Mapping[str, Any], labels: Labels) 
         The experiment; ``paper`` is a list of ``table``, ``defence``, ``attack`` and ``accuracy`` in percent.
     labels : Labels
         Names.
-
-    Returns
-    -------
-    list of str
-        Lines.
     """
     main, cells = results["main"], _main_cells(results)
     worst = {name: defence["worst"].get(main["threat"]) for name, defence in results["defences"].items()}
@@ -105,10 +100,7 @@ def _threat_of(entry: Mapping[str, Any], main: Mapping[str, Any]) -> tuple[str, 
 def size_tables(results: Result, config: Mapping[str, Any], labels: Labels) -> list[str]:
     """Every attack at every size, one table a norm, the paper's figures among them.
 
-    Parameters
-    ----------
-    results, config, labels
-        As in `accuracy_tables`.
+    The parameters are those of `accuracy_tables`.
 
     Returns
     -------
@@ -147,10 +139,7 @@ def size_tables(results: Result, config: Mapping[str, Any], labels: Labels) -> l
 def nearest_table(results: Result, labels: Labels) -> list[str]:
     """Distances of what was found by attacks that look for the nearest wrong image.
 
-    Parameters
-    ----------
-    results, labels
-        As in `accuracy_tables`.
+    The parameters are those of `accuracy_tables`.
 
     Returns
     -------
@@ -178,10 +167,7 @@ def nearest_table(results: Result, labels: Labels) -> list[str]:
 def draws_table(results: Result, labels: Labels) -> list[str]:
     """Majorities and resubmissions, of the random defences.
 
-    Parameters
-    ----------
-    results, labels
-        As in `accuracy_tables`.
+    The parameters are those of `accuracy_tables`.
 
     Returns
     -------
@@ -216,10 +202,7 @@ def _draw_rows(found: Result) -> Iterator[list[str]]:
 def comparison_table(results: Result, labels: Labels) -> list[str]:
     """Every two defences on the same images.
 
-    Parameters
-    ----------
-    results, labels
-        As in `accuracy_tables`.
+    The parameters are those of `accuracy_tables`.
 
     Returns
     -------
@@ -253,10 +236,7 @@ def comparison_table(results: Result, labels: Labels) -> list[str]:
 def eps_table(results: Result, labels: Labels) -> list[str]:
     """Worst cases at every size, the main norm first.
 
-    Parameters
-    ----------
-    results, labels
-        As in `accuracy_tables`.
+    The parameters are those of `accuracy_tables`.
 
     Returns
     -------
@@ -279,10 +259,7 @@ def eps_table(results: Result, labels: Labels) -> list[str]:
 def compute_table(results: Result, labels: Labels) -> list[str]:
     """What attacks cost.
 
-    Parameters
-    ----------
-    results, labels
-        As in `accuracy_tables`.
+    The parameters are those of `accuracy_tables`.
 
     Returns
     -------

@@ -46,10 +46,7 @@ def settings_table(results: Mapping[str, Any], labels: Labels) -> list[str]:
 def search_tables(results: Mapping[str, Any], labels: Labels) -> list[str]:
     """How settings were found.
 
-    Parameters
-    ----------
-    results, labels
-        As in `settings_table`.
+    The parameters are those of `settings_table`.
 
     Returns
     -------
@@ -157,11 +154,6 @@ def provenance(config: Mapping[str, Any], environment: Mapping[str, Any]) -> lis
         The experiment.
     environment : mapping
         ``environment`` (versions) and ``warnings``.
-
-    Returns
-    -------
-    list of str
-        Lines.
     """
     data, versions = config.get("data") or {}, environment.get("environment") or {}
     sizes = ", ".join(f"{data[split]:,} {split}" for split in ("train", "validation", "test") if data.get(split))

@@ -41,11 +41,6 @@ def certified_results(records: Mapping[str, Record], config: Mapping[str, Any]) 
         draws that estimate say), what of it is ``certain`` (`malade_ref.certify.predict`), shares of images without a
         certificate and without a class above half of the draws, certified accuracy at the ``radii`` of the experiment
         and as a ``curve``; without certificates an empty dictionary.
-
-    Raises
-    ------
-    InputError
-        If the experiment does not say how they were made.
     """
     found = {
         name.removeprefix(f"{CERTIFY}/"): record for name, record in records.items() if name.startswith(f"{CERTIFY}/")
@@ -107,11 +102,6 @@ def certified_verdict(results: Result) -> str:
     ----------
     results : mapping
         With the key ``certified``.
-
-    Returns
-    -------
-    str
-        Markdown.
     """
     found = results["certified"]
     parts, size = [], 0

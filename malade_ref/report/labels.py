@@ -52,7 +52,7 @@ def method_label(method: str) -> str:
 
 
 def threat_label(norm: str, eps: float) -> str:
-    """Name a threat.
+    """Name a threat, such as ``"L-infinity 0.3"``.
 
     Parameters
     ----------
@@ -60,17 +60,12 @@ def threat_label(norm: str, eps: float) -> str:
         ``"linf"``, ``"l2"`` or ``"l1"``.
     eps : float
         Radius.
-
-    Returns
-    -------
-    str
-        Such as ``"L-infinity 0.3"``.
     """
     return f"{NORMS.get(norm, norm)} {eps:g}".strip()
 
 
 def percent(estimate: Mapping[str, float], unit: str = "%") -> str:
-    """Write a share with its interval.
+    """Write a share with its interval, such as ``"24.1% [18.9, 30.3]"``.
 
     Parameters
     ----------
@@ -78,17 +73,12 @@ def percent(estimate: Mapping[str, float], unit: str = "%") -> str:
         ``value``, ``low``, ``high``.
     unit : str
         After the value.
-
-    Returns
-    -------
-    str
-        Such as ``"24.1% [18.9, 30.3]"``.
     """
     return f"{100 * estimate['value']:.1f}{unit} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
 
 def points(estimate: Mapping[str, float], unit: str = " points") -> str:
-    """Write a difference of shares with its interval.
+    """Write a difference of shares with its interval, such as ``"-3.0 points [-5.1, -0.9]"``.
 
     Parameters
     ----------
@@ -96,11 +86,6 @@ def points(estimate: Mapping[str, float], unit: str = " points") -> str:
         ``value``, ``low``, ``high``.
     unit : str
         After the value.
-
-    Returns
-    -------
-    str
-        Such as ``"-3.0 points [-5.1, -0.9]"``.
     """
     # Adding zero makes a negative zero positive.
     value, low, high = (f"{round(100 * estimate[key], 1) + 0.0:+.1f}" for key in ("value", "low", "high"))
@@ -127,7 +112,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def count_of(number: int, noun: str) -> str:
-    """Write a number of things.
+    """Write a number of things, such as ``"1 image"`` or ``"2 images"``.
 
     Parameters
     ----------
@@ -135,10 +120,5 @@ def count_of(number: int, noun: str) -> str:
         How many.
     noun : str
         Of what, in the singular.
-
-    Returns
-    -------
-    str
-        Such as ``"1 image"`` or ``"2 images"``.
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -71,11 +71,6 @@ def named(config: Mapping[str, Any], clean: Callable[[str], str]) -> dict[str, A
         The experiment.
     clean : callable
         `inert` for a page, `malade_ref.checks.printable` for a figure.
-
-    Returns
-    -------
-    dict
-        A copy.
     """
     cleaned = {**config, **_cleaned(config, clean)}
     for key in ("models", "defences"):
@@ -97,11 +92,6 @@ def said(results: Mapping[str, Any]) -> dict[str, Any]:
     ----------
     results : mapping
         From `malade_ref.report.results.results_of`.
-
-    Returns
-    -------
-    dict
-        A copy.
     """
     cleaned = dict(results)
     if "search" in results:

@@ -72,11 +72,6 @@ def open_bundle(bundle: Bundle | str | Path) -> Bundle:
     ----------
     bundle : Bundle or path
         The bundle, or its folder.
-
-    Returns
-    -------
-    Bundle
-        The bundle.
     """
     return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
 
@@ -93,11 +88,6 @@ def read_bundle(bundle: Bundle | str | Path) -> ReportInput:
     -------
     ReportInput
         Its contents.
-
-    Raises
-    ------
-    InputError
-        If the bundle is damaged or has no outcomes.
     """
     bundle = open_bundle(bundle)
     check_config(str(bundle.path / CONFIG), bundle.config)

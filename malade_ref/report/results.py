@@ -30,11 +30,6 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     dict
         JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``, ``convergence``, ``models``,
         ``settings``, ``search``, ``certified`` if anything was, and ``seeds`` if there are replicas.
-
-    Raises
-    ------
-    InputError
-        If outcomes or records are incomplete.
     """
     records = inputs.records
     checks = records["audit"].meta if "audit" in records else None

@@ -46,11 +46,6 @@ def report_text(
         ``environment`` (versions) and ``warnings``.
     figures : sequence of str
         Names of the figures' files.
-
-    Returns
-    -------
-    str
-        Markdown.
     """
     # What others wrote becomes text here, once; below it is taken as it is.
     config, results, environment = named(config, inert), said(results), deep(environment, inert)

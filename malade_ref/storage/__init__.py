@@ -1,4 +1,7 @@
-"""Files that are either whole or absent, and the HDF5 *record* in which every result is kept."""
+"""Files that are either whole or absent, and the HDF5 *record* in which every result is kept.
+
+A file that cannot be read or written, or is not what it should be, raises `InputError` with its path.
+"""
 
 from malade_ref.storage.files import (
     atomic_write,

@@ -208,11 +208,6 @@ def make_folder(folder: str | Path) -> None:
     ----------
     folder : path
         The folder.
-
-    Raises
-    ------
-    InputError
-        If a parent is a file or cannot be written.
     """
     folder = Path(folder)
     whole = os.path.abspath(folder)
@@ -240,11 +235,6 @@ def sweep(folder: str | Path) -> None:
     ----------
     folder : path
         The folder; those below it are swept too.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be removed.
     """
     # By descriptors: a folder that becomes a link meanwhile leads nowhere else.
     for parent, _, names, descriptor in os.fwalk(folder):
@@ -325,6 +315,7 @@ def cannot_write(path: str | Path, error: OSError) -> InputError:
         errno.ENOTDIR: "choose a path whose parents are folders",
         errno.EEXIST: "choose another name",
         errno.EISDIR: "choose a name that is not a folder's",
+        errno.ENAMETOOLONG: "give a shorter name",
     }.get(error.errno or 0, "check the disk or choose another folder")
     return InputError(f"{path}: cannot be written ({one_line(error)}); {mend}; nothing was overwritten")
 
@@ -356,16 +347,6 @@ def check_name(what: str, name: str) -> str:
     name : str
         At most 16 segments joined by slashes. Segments are of letters, digits and ``_ . + = , -`` and do not
         start with a dot, so that no name leads out of its folder or to a hidden file.
-
-    Returns
-    -------
-    str
-        The name.
-
-    Raises
-    ------
-    InputError
-        If the name is not of this form.
     """
     segments = name.split("/")
     if len(segments) > MAX_DEPTH or not all(_SEGMENT.fullmatch(segment) for segment in segments):
@@ -435,11 +416,6 @@ def from_json(what: str, text: bytes | str, *, mend: str = "restore the file fro
         At most 16 MiB.
     mend : str
         How to mend it, for the complaint.
-
-    Returns
-    -------
-    dict
-        The object.
 
     Raises
     ------
@@ -562,16 +538,6 @@ def load_json(path: str | Path) -> dict[str, Any]:
     ----------
     path : path
         The file, at most 16 MiB.
-
-    Returns
-    -------
-    dict
-        The object.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or as in :func:`from_json`.
     """
     with open_regular(path) as file:
         try:
@@ -593,11 +559,6 @@ def file_sha256(path: str | Path) -> str:
     -------
     str
         64 hexadecimal digits.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
     """
     with open_regular(path) as file:
         try:
@@ -618,11 +579,6 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     -------
     io.BufferedReader
         The file, open; its user closes it.
-
-    Raises
-    ------
-    InputError
-        If there is no such file or it cannot be opened.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -649,5 +605,7 @@ def cannot_read(path: str | Path, error: OSError) -> InputError:
     InputError
         One line: what, where, how to mend it.
     """
-    mend = "check the path" if error.errno == errno.ENOENT else "check the file and its permissions"
+    mend = {errno.ENOENT: "check the path", errno.ENAMETOOLONG: "give a shorter name"}.get(
+        error.errno or 0, "check the file and its permissions"
+    )
     return InputError(f"{path}: cannot be read ({one_line(error)}); {mend}")

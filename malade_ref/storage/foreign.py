@@ -67,11 +67,6 @@ class ForeignFile:
     ----------
     arrays : dict of str to ForeignArray
         Those of them that are there; their sizes have been checked.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged or hostile, or one of the arrays is none that can be read.
     """
 
     arrays: Mapping[str, ForeignArray]
@@ -131,11 +126,6 @@ class ForeignFile:
         -------
         ndarray
             Its own, in native byte order.
-
-        Raises
-        ------
-        InputError
-            If the file turns out to be damaged or hostile.
         """
         shape, dtype = self.arrays[name]
         if shape:

@@ -90,11 +90,6 @@ def save_record(
         JSON-able, of finite numbers, at most 16 MiB.
     kind : str
         What the record is, for instance ``"shard"``; :func:`load_record` must be told the same.
-
-    Raises
-    ------
-    InputError
-        If a name, a dtype or ``meta`` cannot be stored, or the file cannot be written.
     """
     host = {name: np.asarray(array) for name, array in arrays.items()}
     with write_record(path, meta, kind=kind) as writer:
@@ -120,11 +115,6 @@ def load_record(path: str | Path, *, kind: str, mend: str = "restore it from a c
     -------
     Record
         Arrays in native byte order, C-contiguous, and the JSON object.
-
-    Raises
-    ------
-    InputError
-        If the file is not a whole record of this kind and version.
     """
     with open_record(path, kind=kind, mend=mend) as reader:
         arrays = {name: reader.read(name) for name in reader.names}
@@ -192,11 +182,6 @@ class RecordWriter:
             An array that was announced.
         rows : ndarray
             Rows along its first axis, or the whole of an array that has no axes.
-
-        Raises
-        ------
-        InputError
-            If they do not fit.
         """
         dataset = self._datasets[name]
         block = np.asarray(rows, dtype=rows.dtype.newbyteorder("<"), order="C")
@@ -245,11 +230,6 @@ def write_record(path: str | Path, meta: Mapping[str, Any] | None = None, *, kin
     ------
     RecordWriter
         To create and append with.
-
-    Raises
-    ------
-    InputError
-        If ``meta`` cannot be stored, an array is incomplete, or the file cannot be written.
     """
     path = Path(path)
     text = to_json(f"{path}: meta", dict(meta or {}), indent=None).encode()
@@ -354,11 +334,6 @@ class RecordReader:
         The JSON object.
     names : tuple of str
         The arrays' names, sorted.
-
-    Raises
-    ------
-    InputError
-        If the file is not a record of this kind and version.
     """
 
     meta: dict[str, Any]
@@ -401,11 +376,6 @@ class RecordReader:
         ----------
         name : str
             Its name.
-
-        Returns
-        -------
-        tuple of int
-            Its shape.
         """
         return tuple(self._dataset(name).shape)
 
@@ -439,24 +409,13 @@ class RecordReader:
         -------
         ndarray
             In native byte order, C-contiguous.
-
-        Raises
-        ------
-        InputError
-            If there is no such array, or the file is damaged.
         """
         dataset = self._dataset(name)
         with self._damage():
             return np.asarray(self._file.read(dataset, first, last), dtype=self.dtype(name))
 
     def verify(self) -> None:
-        """Check the content against its SHA-256, block by block.
-
-        Raises
-        ------
-        InputError
-            If the file is damaged.
-        """
+        """Check the content against its SHA-256, block by block."""
         digests = {}
         for name in self.names:
             shape = self.shape(name)
@@ -571,11 +530,6 @@ def is_record(path: str | Path) -> bool:
         True if it is an HDF5 file of the form that records have, and its header holds ``format`` (a word that begins
         with ``malade-``), ``version`` and ``sha256`` as records do. Other programs may use these names, too, but not
         all of that.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be opened.
     """
     with open_regular(path) as raw:
         try:

@@ -11,6 +11,8 @@
     ula, mala   parts 6 and 7: the chains
     parts       all of them in order
     run         into a bundle; report and figures: out of it
+
+A setting, a record or a folder that cannot be used raises `InputError`.
 """
 
 from malade_ref.theorem.claims import Claim, Measure, Scale, Settings, exact

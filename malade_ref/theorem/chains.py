@@ -141,11 +141,6 @@ def walk(
         Steps between two positions that are kept.
     burn_in : int
         Steps before.
-
-    Returns
-    -------
-    Walked
-        Positions and acceptance.
     """
     ops, stream = settings.ops, Stream(settings.seed, f"theorem/{name}")
     at = ops.asarray(start)

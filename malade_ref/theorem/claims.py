@@ -102,11 +102,6 @@ class Measure:
         The range, ends included; infinite where there is no limit.
     note : str
         How much the number rests on, such as ``"20 seeds"``.
-
-    Raises
-    ------
-    InputError
-        If the estimate is not finite.
     """
 
     label: str
@@ -167,11 +162,6 @@ class Claim:
         What figures and tables are drawn from.
     control : bool
         Whether it is a negative control, which holds if something goes wrong as it should.
-
-    Raises
-    ------
-    InputError
-        If there are no measures.
     """
 
     name: str
@@ -219,16 +209,6 @@ def claims_of(record: Record) -> list[Claim]:
     ----------
     record : Record
         From `record_of`.
-
-    Returns
-    -------
-    list of Claim
-        The claims.
-
-    Raises
-    ------
-    InputError
-        If it holds something else.
     """
     found = []
     try:

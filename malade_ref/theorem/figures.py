@@ -99,11 +99,6 @@ def slopes(calibrated: Arrays, miscalibrated: Arrays) -> bytes:
     ----------
     calibrated, miscalibrated : mapping
         Arrays of the claims of these names.
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     names = {0.5: "beta 0.5 (under-confident)", 1.0: "beta 1 (calibrated)", 2.0: "beta 2 (over-confident)"}
     colors = dict(zip(BETAS, (BLUE, BLACK, ORANGE), strict=True))
@@ -147,11 +142,6 @@ def temperature(arrays: Arrays) -> bytes:
     ----------
     arrays : mapping
         Of the claim "sdae-drift".
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     worlds = ("2 classes, 1-D", "3 classes, 2-D")
     with drawing(width=10.2, height=3.7) as (figure, content):
@@ -189,11 +179,6 @@ def trained(shape: Arrays, size: Arrays) -> bytes:
     ----------
     shape, size : mapping
         Arrays of the claims "trained-u-shape" and "trained-sample-size".
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     with drawing(width=8.6, height=3.6) as (figure, content):
         left, right = figure.subplots(1, 2)
@@ -229,11 +214,6 @@ def fields(arrays: Arrays) -> bytes:
     ----------
     arrays : mapping
         Of the claim "drift-confidence".
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     panels = (
         ("truth", "the score, grad log p"),
@@ -271,11 +251,6 @@ def chains(arrays: Arrays, world: Arrays) -> bytes:
         Of the claim "drift-none".
     world : mapping
         Of the claim "drift-confidence".
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     names = ("marginal", "sdae", "under", "oracle")
     first = np.flatnonzero(arrays["labels"] == 0)[:8]
@@ -305,11 +280,6 @@ def drift(arrays: Arrays) -> bytes:
     ----------
     arrays : mapping
         Of the claim "drift-none".
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     with drawing(width=10.4, height=3.9) as (figure, content):
         axes = figure.subplots(1, 2, sharey=True)
@@ -359,11 +329,6 @@ def ula(variance: Arrays, bias: Arrays) -> bytes:
     ----------
     variance, bias : mapping
         Arrays of the claims "ula-variance" and "ula-bias".
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     names = {"gaussian": "N(0, 1)", "line": "1-D mixture", "plane": "2-D mixture"}
     with drawing(width=10.2, height=3.4) as (figure, content):
@@ -419,11 +384,6 @@ def quartic(arrays: Arrays) -> bytes:
     ----------
     arrays : mapping
         Of the claim "ula-quartic".
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     with drawing(width=4.6, height=2.7) as (figure, content):
         axis = figure.subplots()
@@ -445,11 +405,6 @@ def acceptance(arrays: Arrays) -> bytes:
     ----------
     arrays : mapping
         Of the claim "mala-scaling".
-
-    Returns
-    -------
-    bytes
-        PNG.
     """
     dimensions = arrays["dimensions"]
     targets = {"normal": "N(0, I)", "logistic": "product of logistic densities", "mixture": "product of mixtures"}

@@ -76,11 +76,6 @@ def box(low: NDArray[Any], high: NDArray[Any], spacing: float) -> Grid:
     -------
     Grid
         Cells whose middles begin at ``low`` and reach ``high``.
-
-    Raises
-    ------
-    InputError
-        If there are more than two dimensions.
     """
     if len(low) not in (1, 2):
         raise InputError(f"low: expected one or two dimensions for a grid, got {len(low)}")

@@ -35,6 +35,7 @@ from malade_ref.theorem.claims import Claim, Measure, Progress, Settings, exact
 from malade_ref.theorem.worlds import WORLDS, World, line, random_mixture, rms, three_islands
 
 SIGMAS = tuple(0.32 / 2**k for k in range(8))  # 0.32 to 0.0025
+NEAR = 1.0  # difference of two classes' log posteriors at points near their border
 NUM_FITTED = 3  # noise levels, the smallest, that slopes are fitted to
 BETAS = (0.5, 1.0, 2.0)
 SWEEP = (0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)
@@ -174,11 +175,6 @@ def measure_errors(mixture: GaussianMixture, beta: float, x: Floats) -> Errors:
         Inverse temperature of the classifier; 1 is calibrated.
     x : ndarray of shape (n, d)
         Points.
-
-    Returns
-    -------
-    Errors
-        For every sigma of `SIGMAS`.
     """
     host = Host(mixture)
     classifier = mixture.tempered(beta)
@@ -252,6 +248,7 @@ def sdae_claims(settings: Settings, out: Path, progress: Progress) -> list[Claim
     """
     worlds, seeds, points = _size(settings)
     results: dict[tuple[str, float], list[Errors]] = {}
+    borders: dict[str, list[Errors]] = {}
     for number, world in enumerate(worlds):
         for seed in range(seeds):
             progress(0.8 * (number + seed / seeds) / len(worlds), world.label)
@@ -261,8 +258,10 @@ def sdae_claims(settings: Settings, out: Path, progress: Progress) -> list[Claim
             )
             for beta in BETAS:
                 results.setdefault((world.label, beta), []).append(measure_errors(mixture, beta, x))
+            near = border_points(mixture, x[: max(3, len(x) // 2)])
+            borders.setdefault(world.label, []).append(measure_errors(mixture, 1.0, near))
     size = f"{points} points of each of {seeds} random mixtures of {len(worlds)} kinds"
-    claims = [_stationary(results, size), _calibrated(results, worlds, seeds), _miscalibrated(results, worlds, seeds)]
+    claims = [_stationary(results, size), _calibrated(results, borders, seeds), _miscalibrated(results, worlds, seeds)]
     progress(0.8, "drift")
     return [*claims, *_drift(settings)]
 
@@ -295,20 +294,51 @@ def _stationary(results: dict[tuple[str, float], list[Errors]], size: str) -> Cl
     )
 
 
-def _calibrated(results: dict[tuple[str, float], list[Errors]], worlds: list[World], seeds: int) -> Claim:
+def border_points(mixture: GaussianMixture, x: Floats) -> Floats:
+    """Move points near the border of their class, where the label term is.
+
+    Far from all borders the label term is as small as the probability of the other classes, and lost in rounding; on
+    the border between two classes its leading coefficient can vanish.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture
+        The truth.
+    x : ndarray of shape (n, d)
+        Points.
+
+    Returns
+    -------
+    ndarray of shape (n, d)
+        For each point, where on the way to a mean of the next class its own class is e^`NEAR` times as probable.
+    """
+    host, rows = Host(mixture), np.arange(len(x))
+    own = host.predict(x)
+    other = (own + 1) % mixture.num_classes
+    ends = np.stack([mixture.means[np.flatnonzero(mixture.labels == y)[0]] for y in other])
+    low, high = np.zeros((len(x), 1)), np.ones((len(x), 1))
+    for _ in range(50):
+        middle = (low + high) / 2
+        logs = host.class_log_posteriors(x + middle * (ends - x))
+        inside = (logs[rows, own] > logs[rows, other] + NEAR)[:, None]
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    return np.asarray(x + low * (ends - x))
+
+
+def _calibrated(results: dict[tuple[str, float], list[Errors]], borders: dict[str, list[Errors]], seeds: int) -> Claim:
     arrays = {"sigma": np.array(SIGMAS)}
-    score, label, remainder = (_curves(results, worlds, 1.0, name, arrays) for name in ("score", "label", "remainder"))
+    worlds = list(borders)
+    score = _curves(results, worlds, 1.0, "score", arrays)
+    near = {(world, 1.0): found for world, found in borders.items()}
+    label, remainder = (_curves(near, worlds, 1.0, name, arrays) for name in ("label", "remainder"))
     columns = {
         "slope of the score's error": {name: _last_slope(curves) for name, curves in score.items()},
         "slope of the label term": {name: _last_slope(curves) for name, curves in label.items()},
         "label term over its coefficient": {
-            world.label: t_interval(np.array([errors.coefficient[-1] for errors in results[world.label, 1.0]]))
-            for world in worlds
+            world: t_interval(np.array([errors.coefficient[-1] for errors in found]))
+            for world, found in borders.items()
         },
-        # Further on, rounding takes over.
-        "slope of the relative remainder": {
-            name: loglog_slope(np.array(SIGMAS[2:6]), curves[:, 2:6]).exponent for name, curves in remainder.items()
-        },
+        "slope of the relative remainder": {name: _last_slope(curves) for name, curves in remainder.items()},
     }
     ranges = (SLOPE, SLOPE, (0.98, 1.02), (1.8, 2.2))
     measures = []
@@ -325,9 +355,9 @@ def _calibrated(results: dict[tuple[str, float], list[Errors]], worlds: list[Wor
         "does. The label term falls as sigma^2 too, with the coefficient (1/2) sum_y Laplacian p(y|x) grad log p(y|x): "
         "there is no guidance towards a class in the limit.",
         f"Slopes of the last {NUM_FITTED} halvings of sigma, down to {SIGMAS[-1]:g}; intervals are Student's over "
-        "random mixtures. The coefficient is the projection of the measured label term on the predicted one. The "
-        f"remainder is the label term less its leading coefficient, relative to it, at sigma {SIGMAS[2]:g} to "
-        f"{SIGMAS[5]:g}.",
+        "random mixtures. The score's error at points of the data, the label term near the borders of classes: "
+        "elsewhere it is too small to be seen. The coefficient is the projection of the measured label term on the "
+        "predicted one. The remainder is the label term less its leading coefficient, relative to it.",
         measures,
         [_table(columns)],
         arrays,
@@ -340,7 +370,7 @@ def _miscalibrated(results: dict[tuple[str, float], list[Errors]], worlds: list[
         if beta == 1:
             continue
         for name, what, limits in (("score", "the score's error", SLOPE), ("label", "the label term", (-0.05, 0.05))):
-            curves = _curves(results, worlds, beta, name, arrays)
+            curves = _curves(results, [world.label for world in worlds], beta, name, arrays)
             found = {world: _last_slope(values) for world, values in curves.items()}
             columns[f"beta {beta:g}: slope of {what}"] = found
             world, estimate = _worst(found, (limits[0] + limits[1]) / 2)
@@ -362,7 +392,7 @@ def _miscalibrated(results: dict[tuple[str, float], list[Errors]], worlds: list[
 
 def _curves(
     results: dict[tuple[str, float], list[Errors]],
-    worlds: list[World],
+    worlds: list[str],
     beta: float,
     name: str,
     arrays: dict[str, NDArray[Any]],
@@ -370,8 +400,8 @@ def _curves(
     """One error of every world (mixtures, sigmas), also put among the arrays that are kept."""
     curves = {}
     for world in worlds:
-        curves[world.label] = np.array([getattr(errors, name) for errors in results[world.label, beta]])
-        arrays[f"{name}-{beta:g}-{_key(world.label)}"] = curves[world.label]
+        curves[world] = np.array([getattr(errors, name) for errors in results[world, beta]])
+        arrays[f"{name}-{beta:g}-{_key(world)}"] = curves[world]
     return curves
 
 
@@ -577,8 +607,8 @@ def _size(settings: Settings) -> tuple[list[World], int, int]:
 
 
 def _points(world: World, points: int) -> int:
-    """Fewer points where each has many coordinates to average over."""
-    return points // (1 if world.dimensions < 10 else 2 if world.dimensions < 50 else 4)
+    """Fewer points where each has many coordinates to average over, and takes long."""
+    return points // (1 if world.dimensions < 10 else 2 if world.dimensions < 50 else 4 if points > 60 else 10)
 
 
 def _worst(estimates: dict[str, Estimate], target: float) -> tuple[str, Estimate]:

@@ -62,7 +62,7 @@ PARTS = (
         "yhat_y(r), with p_s(y | u) the posterior of the class given the noisy point. The second term, over sigma^2, "
         "is the label term: all that supervision adds to the score.",
         sdae_claims,
-        {"full": 90, "quick": 20, "tiny": 2},
+        {"full": 90, "quick": 15, "tiny": 2},
     ),
     Part(
         3,
@@ -71,7 +71,7 @@ PARTS = (
         "What networks learn from points, against the exact minimisers: a DAE's excess risk is sigma^4 times the "
         "Fisher divergence between the field it has learnt and the smoothed score.",
         trained_claims,
-        {"full": 300, "quick": 60, "tiny": 5},
+        {"full": 300, "quick": 30, "tiny": 5},
     ),
     Part(
         4,
@@ -89,7 +89,7 @@ PARTS = (
         "example and its purification, in a world where everything is known. How many come back to the class they are "
         "from, and what brings them back?",
         drift_claims,
-        {"full": 60, "quick": 12, "tiny": 2},
+        {"full": 60, "quick": 10, "tiny": 2},
     ),
     Part(
         6,
@@ -108,6 +108,6 @@ PARTS = (
         "A Metropolis step removes the bias altogether. It needs a density, which no denoiser has; so this is what the "
         "paper's chain is compared with, not what it is.",
         mala_claims,
-        {"full": 60, "quick": 15, "tiny": 3},
+        {"full": 60, "quick": 12, "tiny": 3},
     ),
 )

@@ -76,11 +76,6 @@ def read_claims(bundle: Bundle) -> dict[str, list[Claim]]:
     -------
     dict of str to list of Claim
         By part, in order.
-
-    Raises
-    ------
-    InputError
-        If a record is missing or damaged.
     """
     return {name: claims_of(bundle.record(stage_of(name))) for name in bundle.config["parts"]}
 
@@ -144,11 +139,6 @@ def report_text(
         Of the run's first session.
     figures : sequence of str
         Names of the figures' files.
-
-    Returns
-    -------
-    str
-        Markdown.
     """
     lines = [f"# {TITLE}", ""]
     for line in headlines(results):
@@ -171,16 +161,6 @@ def write_report(bundle: Bundle) -> list[str]:
     ----------
     bundle : Bundle
         Its parts computed; being computed or finished.
-
-    Returns
-    -------
-    list of str
-        Names of the files.
-
-    Raises
-    ------
-    InputError
-        If the bundle is incomplete or damaged, cannot be written, or matplotlib is missing.
     """
     claims = read_claims(bundle)
     results = results_of(claims)
@@ -253,17 +233,12 @@ def _entry(claim: Claim) -> dict[str, Any]:
 
 
 def range_text(measure: Measure) -> str:
-    """Write the range of a measure.
+    """Write the range of a measure, such as ``"1.9 to 2.1"``.
 
     Parameters
     ----------
     measure : Measure
         The measure.
-
-    Returns
-    -------
-    str
-        Such as ``"1.9 to 2.1"``.
     """
     low, high = measure.low, measure.high
     if low == high:

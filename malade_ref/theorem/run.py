@@ -55,11 +55,6 @@ def run_theorem(
     parts : sequence of Part
         What to do; everything by default.
 
-    Returns
-    -------
-    Bundle
-        Finished, to be read.
-
     Raises
     ------
     InputError

@@ -128,11 +128,6 @@ class Posterior:
             From `forward`.
         y : array of shape (n,), integer
             Labels.
-
-        Returns
-        -------
-        LossGradient
-            Of each point.
         """
         ops = self.classifier.ops
         # These weights add up to 0, so what the class scores have in common, grad log p(x), drops out.
@@ -293,7 +288,7 @@ def noisy_points(mixture: GaussianMixture, n: int, sigma: float, rng: np.random.
 
 
 def apply(network: Network, u: Floats) -> Floats:
-    """Output of a network for points on the host.
+    """Output of a network for points on the host, of shape (n, d), float64.
 
     Parameters
     ----------
@@ -301,11 +296,6 @@ def apply(network: Network, u: Floats) -> Floats:
         A denoiser.
     u : ndarray of shape (n, d)
         Points.
-
-    Returns
-    -------
-    ndarray of shape (n, d), float64
-        r(u).
     """
     ops = network.ops
     return np.asarray(ops.to_host(network.apply(ops.asarray(u.astype(network.dtype)))), dtype=np.float64)
@@ -525,10 +515,10 @@ class _Job(NamedTuple):
     recipe: Recipe
 
 
-def _recipe(settings: Settings) -> Recipe:
+def _recipe(settings: Settings, *, quick: int) -> Recipe:
     """With enough data. The batches are large because the noise of the gradients is what limits the score."""
     full, tiny = Recipe(), Recipe(points=4096, steps=60, batch_size=128, hidden=(32, 32))
-    recipe: Recipe = settings.pick(full=full, quick=replace(full, steps=1280), tiny=tiny)
+    recipe: Recipe = settings.pick(full=full, quick=replace(full, points=1 << 18, steps=quick), tiny=tiny)
     return recipe
 
 
@@ -536,7 +526,7 @@ def _small(settings: Settings, points: int) -> Recipe:
     """With a data set of a given size."""
     full = Recipe(points, steps=1500, batch_size=256, learning_rate=0.01, hidden=(64, 64))
     tiny = replace(full, steps=30, batch_size=64, hidden=(16, 16))
-    recipe: Recipe = settings.pick(full=full, quick=replace(full, steps=500), tiny=tiny)
+    recipe: Recipe = settings.pick(full=full, quick=replace(full, steps=300), tiny=tiny)
     return recipe
 
 
@@ -554,7 +544,7 @@ def _trainings(count: int) -> str:
 
 def _dae(trainer: _Trainer) -> list[Claim]:
     settings, plane = trainer.settings, three_islands(trainer.settings)
-    seeds, recipe = settings.pick(full=3, quick=1, tiny=1), _recipe(settings)
+    seeds, recipe = settings.pick(full=3, quick=1, tiny=1), _recipe(settings, quick=512)
     jobs = [_Job(f"dae-{i}", f"plane-{i}", plane, Denoising(SIGMA), recipe) for i in range(seeds)]
     networks = trainer.networks(jobs, 0, 0.95)
     num_points = settings.pick(full=1 << 15, quick=1 << 14, tiny=1 << 11)
@@ -661,7 +651,7 @@ def _risk(trainer: _Trainer, plane: GaussianMixture, network: Network) -> Claim:
 
 def _sdae(trainer: _Trainer) -> list[Claim]:
     settings, plane = trainer.settings, three_islands(trainer.settings)
-    seeds, recipe = settings.pick(full=3, quick=1, tiny=1), _recipe(settings)
+    seeds, recipe = settings.pick(full=3, quick=1, tiny=1), _recipe(settings, quick=1024)
     single = in_single(plane)
     _, u = noisy_points(plane, settings.pick(full=1 << 14, quick=1 << 13, tiny=1 << 9), SIGMA, trainer.rng("sdae"))
     measures, remarks = [], []
@@ -694,8 +684,8 @@ def _sdae(trainer: _Trainer) -> list[Claim]:
             "A trained sDAE finds its exact minimiser",
             f"Given enough data, the paper's objective leads to Newton's r*, up to {GOOD:.0%}: what the theorem says "
             "of the minimiser holds for what is trained.",
-            "As the DAE above, with the cross entropy of the Bayes classifier, calibrated or with inverse temperature "
-            f"{OVERCONFIDENT:g}; {len(u):,} new points.",
+            f"As the DAE above, {recipe.steps:,} steps, with the cross entropy of the Bayes classifier, calibrated or "
+            f"with inverse temperature {OVERCONFIDENT:g}; {len(u):,} new points.",
             measures,
             remarks,
             arrays,
@@ -708,7 +698,7 @@ def _sdae(trainer: _Trainer) -> list[Claim]:
 
 def _sample_size(trainer: _Trainer) -> list[Claim]:
     settings, plane = trainer.settings, three_islands(trainer.settings)
-    sizes = settings.pick(full=(64, 256, 1024, 4096, 16384, 65536), quick=(64, 1024, 16384), tiny=(64, 1024))
+    sizes = settings.pick(full=(64, 256, 1024, 4096, 16384, 65536), quick=(64, 256, 1024), tiny=(64, 1024))
     seeds = settings.pick(full=4, quick=3, tiny=2)
     _, u = noisy_points(plane, settings.pick(full=1 << 14, quick=1 << 13, tiny=1 << 9), SIGMA, trainer.rng("size"))
     target = dae_target(plane, u, SIGMA)
@@ -750,10 +740,8 @@ def _steps(x: NDArray[np.int64], y: Floats) -> Floats:
 
 def _u_shape(trainer: _Trainer) -> list[Claim]:
     settings, plane = trainer.settings, three_islands(trainer.settings)
-    sigmas = settings.pick(
-        full=(0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0), quick=(0.05, 0.15, 0.35, 1.0), tiny=(0.05, 0.3, 1.0)
-    )
-    seeds, points = settings.pick(full=4, quick=3, tiny=2), 1024
+    sigmas = settings.pick(full=(0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0), quick=(0.05, 0.25, 1.0), tiny=(0.05, 0.3, 1.0))
+    seeds, points = settings.pick(full=4, quick=4, tiny=2), 1024
     x, _ = noisy_points(plane, settings.pick(full=1 << 13, quick=1 << 12, tiny=1 << 9), SIGMA, trainer.rng("u-shape"))
     jobs = [
         _Job(f"sigma-{sigma:g}-{i}", f"sigma-{i}", plane, Denoising(sigma), _small(settings, points))
@@ -859,7 +847,7 @@ def _dimensions(trainer: _Trainer) -> list[Claim]:
     seeds = settings.pick(full=3, quick=1, tiny=1)
     recipe = settings.pick(
         full=Recipe(points=1 << 18, steps=1536, batch_size=1024, learning_rate=0.01, hidden=(128,)),
-        quick=Recipe(points=1 << 17, steps=512, batch_size=1024, learning_rate=0.01, hidden=(128,)),
+        quick=Recipe(points=1 << 17, steps=256, batch_size=1024, learning_rate=0.01, hidden=(128,)),
         tiny=Recipe(points=1024, steps=30, batch_size=64, hidden=(32,)),
     )
     mixtures = {d: random_mixture(World(d, 3, OVERLAPPING), settings, 0) for d in dimensions}

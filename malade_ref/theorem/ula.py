@@ -94,7 +94,7 @@ def stationary_variance(alpha: float, delta: float) -> float:
 
 
 def _variance(settings: Settings) -> Claim:
-    walkers, records = settings.pick(full=(8192, 60), quick=(2048, 20), tiny=(256, 4))
+    walkers, records = settings.pick(full=(8192, 60), quick=(1024, 20), tiny=(256, 4))
     target = standard_normal(1, settings)
     measures, found = [], []
     for temperature in (1.0, 0.25):

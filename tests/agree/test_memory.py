@@ -96,6 +96,8 @@ def test_argmax(case: Any) -> None:
         [np.nan, np.nan],
         [np.inf, np.inf],
         [-np.inf, -np.inf],
+        [1, np.inf, 3],
+        [-np.inf, 1, 0],
         [0.0, -0.0],
     ],
 )

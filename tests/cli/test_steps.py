@@ -19,7 +19,7 @@ import pytest
 from malade_ref import load, save
 from malade_ref.checks import InputError
 from malade_ref.classes import class_names_of, with_class_names
-from malade_ref.cli import console, single
+from malade_ref.cli import console, files, single
 from malade_ref.cli.files import read_images
 from malade_ref.datasets import load_dataset
 from malade_ref.layers import Conv2d
@@ -363,6 +363,23 @@ def test_interrupted_and_resumed(models: Malade, monkeypatch: pytest.MonkeyPatch
     assert "4 of them were done already" in resumed.out
     assert Path("o.npz").read_bytes() == Path("whole.npz").read_bytes()
     assert not Path("o.npz.partial").exists()
+
+
+def test_an_attack_reads_some_images_at_a_time(models: Malade, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.Images, "x", property(lambda _: pytest.fail("reads all images at once")))
+    assert models(*STEPS["attack"], "--batch-size", 2, "--out", "o.npz").code == 0
+
+
+def test_kept_blocks_are_compared_before_a_model_is_asked(models: Malade, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(single, "in_blocks", lambda *_, kept, **__: (kept.begin(), interrupted()))
+        assert models(*STEPS["attack"], "--out", "o.npz").code == 130
+    monkeypatch.setattr(single, "check_answers", lambda *_: pytest.fail("asks the model"))
+    words = ("--eps", 0.2, "--out", "o.npz", "--resume")
+    assert "was begun with settings.eps = 0.1, now it is 0.2" in models.fails(*STEPS["attack"], *words)
 
 
 def test_interrupted_before_anything_is_kept(models: Malade, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,9 +127,10 @@ def conv() -> list[Launch]:
         rng = np.random.default_rng(tile)
         n, (h, w), (kh, kw), (rows, cols) = 2, (5, 6), (3, 2), (3, 6)
         num_pixels, num_taps = n * rows * cols, kh * kw * channels
-        x, weight, dy = (
+        laid_out = -(-columns // tile), -(-num_taps // 16), 16 * tile
+        x, weight, dy, weights = (
             rng.standard_normal(shape).astype(dtype)
-            for shape in ((n, h, w, channels), (num_taps, columns), (num_pixels, columns))
+            for shape in ((n, h, w, channels), (columns, channels, kh, kw), (num_pixels, columns), laid_out)
         )
         y, dweight = np.full((num_pixels, columns), np.nan, dtype), np.full((columns, channels, kh, kw), np.nan, dtype)
         parts = np.full((2, num_taps, columns), np.nan, dtype)
@@ -144,11 +145,15 @@ def conv() -> list[Launch]:
         placed = rows, cols, 1, 1, 0, 0
         bias, activated = (rng.random(shape).astype(dtype) for shape in (columns, y.shape))
         finish = bias, activated, True, number % 3, (number + 1) % 3
-        arguments: tuple[Any, ...] = x, weight, y, *sizes, *windows, *placed, *finish
+        arguments: tuple[Any, ...] = x, weights, y, *sizes, *windows, *placed, *finish
         found.append(Launch("conv", "correlate", grid, arguments=arguments, **buffers, **settings))
         grid = -(-num_taps // rows_of_tile), -(-columns // tile), 2
         arguments = x, dy, parts, *sizes, 20, *windows
         found.append(Launch("conv", "weight_gradient", grid, arguments=arguments, **buffers, **settings))
+        if precision in (0, 2):
+            steps = num_taps, columns, channels, kw, 0, kw, 1, kh * kw, channels * kh * kw
+            arguments = weight, np.full_like(weights, np.nan), *steps
+            found.append(Launch("conv", "lay_out", (-(-weights.size // 128),), arguments=arguments, **settings))
         if precision == 0:
             arguments = rng.random(parts.shape).astype(dtype), dweight, 2, columns, channels, kh * kw
             found.append(Launch("conv", "add_parts", (-(-dweight.size // 128),), arguments=arguments, **settings))

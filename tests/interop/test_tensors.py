@@ -91,7 +91,7 @@ def test_complaints(package: ModuleType) -> None:
         (x.half(), "expected float32 or float64, got float16"),
         (x + 1, "outside"),
         (x[0], "expected 4 axes"),
-        (x.to("meta"), r"^x: the tensor on meta cannot be taken over .*; move it to where the model is$"),
+        (x.to("meta"), r"^x: the tensor on meta cannot be taken over .*; move it to where the model is"),
         ([1, 2], "expected a NumPy array, got list"),
     ):
         with pytest.raises(InputError, match=message):
@@ -152,3 +152,23 @@ def test_gradients_only_where_they_are_wanted(package: ModuleType) -> None:
         torch.autograd.grad(model.purify(x).sum(), x, create_graph=True)
     with pytest.raises(InputError, match=r"^x: the tensor on meta"):
         model.logits(torch.zeros(x.shape, device="meta", requires_grad=True))
+
+
+@pytest.mark.faults
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_derivatives_that_do_not_get_through_are_refused() -> None:
+    model, (x, _) = OnTensors(defended(malade_ref)), tensors(2)
+    transforms: dict[str, Any] = {
+        "grad": lambda: torch.func.grad(lambda z: model.logits(z).sum())(x),
+        "jvp": lambda: torch.func.jvp(model.logits, (x,), (x,)),
+        "jacrev": lambda: torch.func.jacrev(model.purify)(x),
+        "vmap": lambda: torch.func.vmap(lambda z: model.predict(z[None])[0])(x),
+    }
+    for name, transform in transforms.items():
+        with pytest.raises(InputError, match=r"^x: torch\.func and forward derivatives do not get through"):
+            pytest.fail(f"{name}: {transform()}")
+    forward = torch.autograd.forward_ad
+    with forward.dual_level(), pytest.raises(InputError, match="do not get through"):
+        model.logits(forward.make_dual(x, x))
+    with pytest.raises(InputError, match=r"^x: the tensor on cpu .*BFloat16.* in float32 or float64$"):
+        model.logits(x.bfloat16())

@@ -266,6 +266,12 @@ def hooked() -> Any:
     return module
 
 
+def replaced() -> Any:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(784, 2))
+    module[1].forward = lambda x: x[:, :2]
+    return module
+
+
 IMAGE = nn.Flatten()
 
 
@@ -279,6 +285,7 @@ IMAGE = nn.Flatten()
         (nn.Sequential(IMAGE, nn.Linear(784, 3), nn.Softmax(1)), "2: Softmax is not supported: a network gives logits"),
         (nn.ModuleList([nn.ReLU()]), "module: ModuleList is not supported"),
         (hooked(), "module: Linear has hooks"),
+        (replaced(), "1: Linear has a forward of its own; write a class"),
         (nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), "padding_mode='reflect' is not supported"),
         (
             nn.ConvTranspose2d(1, 1, 3, groups=1, padding=2).half(),

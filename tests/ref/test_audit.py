@@ -15,7 +15,7 @@ from malade_ref.defence import MALADE
 from malade_ref.evaluation import Cell
 from malade_ref.experiment.config import Attack, Defence
 from malade_ref.experiment.run import _description
-from malade_ref.experiment.stages import clean_outcome, judge, run_attack
+from malade_ref.experiment.stages import clean_outcome, correct_draws, run_attack
 from malade_ref.layers import Reshape
 from malade_ref.network import LossGradient, Network, mlp
 from tests.outcomes import ATTACKS, CHECKS, DEFENCES, MadeAttack, made_cells
@@ -328,7 +328,7 @@ def outcomes(bare: Network, model: Any, x: np.ndarray, y: np.ndarray) -> tuple[l
 
     def cell(attack: Attack | None, eps: float, found: dict[str, Any]) -> Cell:
         meta = _description(name, defence, attack, eps)
-        correct = judge(model, found.pop("x_adv"), y, num_draws=20, sample_index=index)
+        correct = correct_draws(model, found.pop("x_adv"), y, num_draws=20, sample_index=index)
         return Cell(name, meta["attack"], eps, meta, {**found, "correct": correct, "sample_index": index})
 
     cells = [cell(None, 0.0, clean_outcome(model, x, y, sample_index=index, seed=0))]

@@ -54,10 +54,12 @@ def test_argmax_takes_the_first_of_a_tie() -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_is_not_a_number_is_no_class(dtype: str) -> None:
-    rows = [[np.nan, 1, 2], [1, np.nan, 2], [1, 2, np.nan], [np.nan] * 3, [np.inf, 0, -np.inf], [-np.inf] * 3]
-    classes = ops.argmax(np.array(rows, dtype))
+    rows = [[np.nan, 1, 2], [1, np.nan, 2], [1, 2, np.nan], [np.nan] * 3, [np.inf, 0, np.nan]]
+    # Neither are probabilities where the largest logit is infinite.
+    rows += [[np.inf, np.inf, 0], [0, np.inf, -np.inf], [-np.inf] * 3]
+    classes = ops.argmax(np.array([*rows, [-np.inf, 1, 0]], dtype))
     assert classes.dtype == np.int64
-    assert classes.tolist() == [-1, -1, -1, -1, 0, 0]
+    assert classes.tolist() == [-1] * 8 + [1]
 
 
 # Images -----------------------------------------------------------------------------------------------------

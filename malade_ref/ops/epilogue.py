@@ -1,4 +1,4 @@
-"""What a product of `conv` or `linear` becomes before anybody else sees it.
+"""Epilogues: what is computed on a product of `conv` or `linear` while it is still at hand.
 
 Forwards that is activation(product + bias); for input gradients, the product times the derivative of the activation
 that the input came from. It gives the same bits as `add_bias`, `relu`, `tanh` and their vector-Jacobian products, in
@@ -19,10 +19,10 @@ Floats = NDArray[Any]
 ACTIVATIONS = ("relu", "tanh")
 
 
-def check_finish(
+def check_epilogue(
     product: tuple[int, Any], *, bias: Floats | None = None, activation: str | None = None, name: str = "activation"
 ) -> None:
-    """Raise unless a product can be finished so, before it is computed.
+    """Raise unless a product can have this epilogue, before it is computed.
 
     Parameters
     ----------
@@ -34,11 +34,6 @@ def check_finish(
         One of `ACTIVATIONS`.
     name : str
         What to call it in the complaint.
-
-    Raises
-    ------
-    InputError
-        If the bias does not fit or the activation is not known.
     """
     channels, dtype = product
     if bias is not None:
@@ -49,7 +44,7 @@ def check_finish(
         check_choice(name, activation, ACTIVATIONS)
 
 
-def finish(product: Floats, bias: Floats | None, activation: str | None) -> Floats:
+def epilogue(product: Floats, bias: Floats | None, activation: str | None) -> Floats:
     """Take activation(product + bias).
 
     Parameters
@@ -78,7 +73,7 @@ def finish(product: Floats, bias: Floats | None, activation: str | None) -> Floa
     return product
 
 
-def finish_gradient(dx: Floats, x: Floats, activation: str | None) -> Floats:
+def epilogue_vjp(dx: Floats, x: Floats, activation: str | None) -> Floats:
     """Gradient with respect to what an activation was applied to, from that with respect to its output.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What a product of `conv` or `linear` becomes before it is stored: arguments for kernels/finish.cuh.
+"""Epilogues: what is computed on a product of `conv` or `linear` before it is stored; kernels/finish.cuh does it.
 
 Forwards that is activation(product + bias); for input gradients, the product times the derivative of the activation
 that the input came from.
@@ -17,7 +17,7 @@ from .layout import channels_last
 ACTIVATIONS = ("relu", "tanh")  # numbers 1 and 2 in kernels/finish.cuh
 
 
-class Finish(NamedTuple):
+class Epilogue(NamedTuple):
     """What is done to each result of a product.
 
     Attributes
@@ -57,7 +57,7 @@ class Finish(NamedTuple):
         return *arrays, self.bias is not None, *numbers
 
 
-def of_output(weight: Array, channels: int, bias: Array | None, activation: str | None) -> Finish:
+def of_output(weight: Array, channels: int, bias: Array | None, activation: str | None) -> Epilogue:
     """Take activation(product + bias).
 
     Parameters
@@ -73,13 +73,8 @@ def of_output(weight: Array, channels: int, bias: Array | None, activation: str 
 
     Returns
     -------
-    Finish
+    Epilogue
         For the kernels.
-
-    Raises
-    ------
-    InputError
-        If the bias does not fit or the activation is not known.
     """
     if bias is not None:
         check_shape("bias", bias, (channels,))
@@ -88,10 +83,10 @@ def of_output(weight: Array, channels: int, bias: Array | None, activation: str 
         bias = device().xp.ascontiguousarray(bias)
     if activation is not None:
         check_choice("activation", activation, ACTIVATIONS)
-    return Finish(bias, activation)
+    return Epilogue(bias, activation)
 
 
-def of_input(x: Array, activation: str | None) -> Finish:
+def of_input(x: Array, activation: str | None) -> Epilogue:
     """Take the product, a gradient with respect to x, times the derivative of the activation that gave x.
 
     Parameters
@@ -103,15 +98,10 @@ def of_input(x: Array, activation: str | None) -> Finish:
 
     Returns
     -------
-    Finish
+    Epilogue
         For the kernels.
-
-    Raises
-    ------
-    InputError
-        If the activation is not known.
     """
     if activation is None:
-        return Finish()
+        return Epilogue()
     check_choice("input_activation", activation, ACTIVATIONS)
-    return Finish(input=channels_last(x), input_activation=activation)
+    return Epilogue(input=channels_last(x), input_activation=activation)
