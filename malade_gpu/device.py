@@ -29,7 +29,8 @@ from malade_ref.checks import InputError
 
 from .elements import cpu_kernel, gpu_kernel
 from .emulation.build import MAX_SHARED_BYTES, SCHEDULES, EmulatedLibrary, build, compiler_version
-from .source import check_arguments, check_launch, kernels_of, read_source
+from .launches import FORMATS, POINTER, Launcher, element_launcher, element_numbers
+from .source import Kernel, check_arguments, check_launch, kernels_of, read_source
 
 KERNELS = Path(__file__).parent / "kernels"
 CAPABILITIES = (75, 80, 90)
@@ -233,7 +234,7 @@ class CudaDevice:
     Raises
     ------
     InputError
-        If there is no CuPy, no driver, no GPU, or one of them is too old.
+        If there is no CuPy, no driver, no GPU, or one of them is too old; or no compiler.
     """
 
     emulated = False
@@ -269,6 +270,7 @@ class CudaDevice:
             raise InputError(
                 f"malade_gpu: numba-cuda is not installed; install it with: pip install 'malade[gpu]' ({WITHOUT_GPU})"
             )
+        check_compilers()
         self.out_of_memory: type[BaseException] = cupy.cuda.memory.OutOfMemoryError
         free, self._total = runtime.memGetInfo()
         limit = _memory_limit()
@@ -277,6 +279,7 @@ class CudaDevice:
         cupy.get_default_memory_pool().set_limit(size=limit or 0)
         self.multiprocessors = int(properties["multiProcessorCount"])
         self.max_shared = int(properties["sharedMemPerBlockOptin"])
+        self._elements: dict[Any, Launcher] = {}
 
     def describe(self) -> dict[str, Any]:
         """The GPU, its driver, and the libraries."""
@@ -300,15 +303,21 @@ class CudaDevice:
         """Launch one thread an element, on CuPy's stream."""
         if not count:
             return
-        from numba import cuda
-
-        stream = cuda.external_stream(self.xp.cuda.get_current_stream().ptr)
-        # Given CuPy's arrays as they are, Numba would wait for their stream. Here all work is on one stream, in order.
-        views = [
-            cuda.as_cuda_array(value, sync=False) if isinstance(value, self.xp.ndarray) else value
-            for value in arguments
-        ]
-        gpu_kernel(body)[-(-count // THREADS), THREADS, stream](count, *views)
+        ndarray = self.xp.ndarray
+        signature: list[Any] = []
+        numbers: list[Any] = [count]
+        for value in arguments:
+            if isinstance(value, ndarray):
+                signature.append((value.dtype, value.ndim))
+                numbers += element_numbers(value)
+            else:
+                signature.append(type(value))
+                numbers.append(value)
+        key = body, *signature
+        kernel = self._elements.get(key)
+        if kernel is None:
+            kernel = self._elements[key] = element_launcher(self.xp, gpu_kernel(body), signature)
+        kernel((-(-count // THREADS), 1, 1), (THREADS, 1, 1), 0, numbers)
 
     def launch(
         self,
@@ -323,19 +332,60 @@ class CudaDevice:
     ) -> None:
         """Launch on CuPy's stream; errors of the kernel appear at the next synchronisation."""
         check_launch(kernel, grid, block, shared_bytes, self.max_shared)
-        module, signatures = self._module(file, tuple(sorted((defines or {}).items())))
-        checked = check_arguments(signatures[kernel], arguments)
-        function = module.get_function(kernel)
-        if shared_bytes > function.max_dynamic_shared_size_bytes:
-            function.max_dynamic_shared_size_bytes = shared_bytes
-        function(tuple(grid), tuple(block), tuple(checked), shared_mem=shared_bytes)
+        signature, start = self._kernel(file, kernel, tuple(sorted((defines or {}).items())), shared_bytes)
+        numbers = [
+            value.data.ptr if parameter.is_array else value
+            for parameter, value in zip(signature.parameters, check_arguments(signature, arguments), strict=True)
+        ]
+        start((*grid, 1, 1)[:3], (*block, 1, 1)[:3], shared_bytes, numbers)
 
     @cache  # noqa: B019  # a device lives as long as the process
-    def _module(self, file: str, defines: tuple[tuple[str, Any], ...]) -> tuple[Any, dict[str, Any]]:
+    def _kernel(
+        self, file: str, kernel: str, defines: tuple[tuple[str, Any], ...], shared_bytes: int
+    ) -> tuple[Kernel, Launcher]:
+        module, signatures = self._module(file, defines)
+        function, signature = module.get_function(kernel), signatures[kernel]
+        # What a block may have at most; more than a kernel of that file had before must be asked for.
+        if shared_bytes > function.max_dynamic_shared_size_bytes:
+            function.max_dynamic_shared_size_bytes = shared_bytes
+        formats = [
+            POINTER if parameter.is_array else FORMATS[parameter.dtype.type] for parameter in signature.parameters
+        ]
+        return signature, Launcher(self.xp, function.kernel.ptr, formats, module)
+
+    @cache  # noqa: B019
+    def _module(self, file: str, defines: tuple[tuple[str, Any], ...]) -> tuple[Any, dict[str, Kernel]]:
         text = read_source(KERNELS / f"{file}.cuh")
         options = ("-std=c++17", *(f"-D{name}={value}" for name, value in defines))
         module = self.xp.RawModule(code=source_for_gpu(text), options=options)
         return module, kernels_of(text, dict(defines))
+
+
+def check_compilers() -> None:
+    """Look for what compiles kernels on this machine; CuPy and numba-cuda would ask for it only when one is launched.
+
+    Raises
+    ------
+    InputError
+        If NVRTC, its headers, NVVM or nvJitLink is missing.
+    """
+    from cuda import pathfinder
+
+    missing = []
+    for name, library in (("NVRTC", "nvrtc"), ("NVVM", "nvvm"), ("nvJitLink", "nvJitLink")):
+        try:
+            pathfinder.load_nvidia_dynamic_lib(library)
+        except (pathfinder.DynamicLibNotFoundError, RuntimeError, OSError):
+            missing.append(name)
+    # Those of the runtime: CuPy's own kernels include them.
+    folder = pathfinder.find_nvidia_header_directory("cudart")
+    if folder is None or not (Path(folder) / "cuda_fp16.h").is_file():
+        missing.append("the CUDA runtime's headers")
+    if missing:
+        raise InputError(
+            f"malade_gpu: {', '.join(missing)} not found, which compile kernels; install what is missing with: "
+            f"pip install 'malade[gpu]' ({WITHOUT_GPU})"
+        )
 
 
 def source_for_gpu(text: str) -> str:

@@ -28,6 +28,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "bool": np.dtype(np.bool_),
     "uint8_t": np.dtype(np.uint8),
 }
+RANGES = {
+    dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for dtype in DTYPES.values() if dtype.kind in "iu"
+}
 
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)')
 PARAMETER = re.compile(r"(const\s+)?(\w+)\s*(\*?)\s*(?:__restrict__\s+)?(\w+)")
@@ -183,17 +186,24 @@ def _parameter(kernel: str, text: str, defines: Mapping[str, Any]) -> Parameter:
 
 
 def _checked(kernel: Kernel, parameter: Parameter, value: Any) -> Any:
-    where = f"{kernel.name}: argument {parameter.name}"
     if parameter.is_array:
-        if getattr(value, "dtype", None) != parameter.dtype or not hasattr(value, "flags"):
-            raise TypeError(f"{where}: expected an array of {parameter.dtype}, got {getattr(value, 'dtype', value)!r}")
+        dtype = getattr(value, "dtype", None)
+        # Most often it is the same object, which is quicker to see.
+        if (dtype is not parameter.dtype and dtype != parameter.dtype) or not hasattr(value, "flags"):
+            found = getattr(value, "dtype", value)
+            raise TypeError(f"{_where(kernel, parameter)}: expected an array of {parameter.dtype}, got {found!r}")
         if not value.flags.c_contiguous:
-            raise TypeError(f"{where}: expected a contiguous array, got strides {value.strides} for {value.shape}")
+            found = f"strides {value.strides} for {value.shape}"
+            raise TypeError(f"{_where(kernel, parameter)}: expected a contiguous array, got {found}")
         return value
     if hasattr(value, "shape") and value.shape != ():
-        raise TypeError(f"{where}: expected one number, got an array of shape {value.shape}")
-    if parameter.dtype.kind in "iu":
-        info = np.iinfo(parameter.dtype)
-        if not hasattr(value, "__index__") or not info.min <= value.__index__() <= info.max:
-            raise TypeError(f"{where}: expected an integer in {info.min}..{info.max}, got {value!r}")
+        raise TypeError(f"{_where(kernel, parameter)}: expected one number, got an array of shape {value.shape}")
+    if parameter.dtype in RANGES:
+        lowest, highest = RANGES[parameter.dtype]
+        if not hasattr(value, "__index__") or not lowest <= value.__index__() <= highest:
+            raise TypeError(f"{_where(kernel, parameter)}: expected an integer in {lowest}..{highest}, got {value!r}")
     return parameter.dtype.type(value)
+
+
+def _where(kernel: Kernel, parameter: Parameter) -> str:
+    return f"{kernel.name}: argument {parameter.name}"

@@ -410,7 +410,7 @@ class GaussianMixture(NamesBackend):
     def _component_posterior_means(self, u: Array, gains: list[Array]) -> list[Array]:
         """Where a noisy point comes from, for each component that it may come from."""
         centers = (self._arrays[1][k] for k in range(self.num_components))
-        return [center + (u - center) @ gain.T for center, gain in zip(centers, gains, strict=True)]
+        return [center + self.ops.linear(u - center, gain) for center, gain in zip(centers, gains, strict=True)]
 
 
 class TemperedPosterior(NamesBackend):

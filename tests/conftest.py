@@ -21,6 +21,8 @@ settings.register_profile(
 )
 settings.register_profile("short", settings.get_profile("ci"), max_examples=15)
 settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
+# For a CUDA device in software: all sorts of calls, not many of each.
+settings.register_profile("software", settings.get_profile("ci"), max_examples=3, print_blob=True)
 # For tests.mutation, which only asks whether a test fails: failing examples are not made smaller.
 settings.register_profile(
     "mutation", settings.get_profile("ci"), phases=(Phase.explicit, Phase.generate), print_blob=False
@@ -49,7 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
-# Kernels of Numba that leave an array's bounds raise an IndexError on the emulated device.
+# Kernels of Numba that leave an array's bounds raise an IndexError on the emulated device. On CUDA the setting does
+# nothing: there a checker of memory has to watch (compute-sanitizer, .ci/gpu --part sanitizer).
 os.environ.setdefault("NUMBA_BOUNDSCHECK", "1")
 
 # Every test trains its own networks, and none touches those of the user.

@@ -165,12 +165,16 @@ def planted(f: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     The one element is the largest, and 0.1% of it is what a careless comparison of the whole would overlook.
     """
 
+    def copied(array: Any) -> Any:
+        """Of NumPy's arrays, or of a device's: these do not become NumPy's unasked."""
+        return array.copy() if hasattr(array, "get") else np.array(array)
+
     def scaled(array: Floats) -> Floats:
-        return (1.001 * np.asarray(array, dtype=np.float64)).astype(array.dtype)
+        return (1.001 * copied(array).astype("float64")).astype(array.dtype)
 
     def one_element(array: Floats) -> Floats:
-        wrong = np.array(array)
-        largest = np.unravel_index(np.abs(wrong).argmax(), wrong.shape)
+        wrong = copied(array)
+        largest = np.unravel_index(int(abs(wrong).argmax()), wrong.shape)
         wrong[largest] *= 1.001
         return wrong
 

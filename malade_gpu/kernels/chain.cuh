@@ -348,9 +348,11 @@ __device__ __forceinline__ void stage(const Block& block, const float* from, boo
   }
 }
 
-__device__ __forceinline__ Block begin(float* shared, const float* weights) {
-  const Block block = {shared, shared + SMALL, nullptr, weights + SMALL, Place()};
+__device__ __forceinline__ Block begin(float* shared, const float* weights, int region_words) {
+  const Block block = {shared, shared + SMALL, shared + SMALL + region_words, weights + SMALL, Place()};
   for (int i = threadIdx.x; i < TABLE; i += THREADS) block.small[i] = weights[i];
+  // Rows are loaded with the padding behind them. Nothing uses it, but it is never left unwritten.
+  for (int i = threadIdx.x; i < IMAGES * IMAGE_WORDS; i += THREADS) block.images[i] = 0.0f;
   __syncthreads();
   fill_table(block.small);
   return block;
@@ -363,8 +365,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
           int64_t n, int num_steps, int every, int region_words, uint32_t first_step, bool keyed, uint32_t key_0, uint32_t key_1,
           float a, float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
-  Block block = begin(shared, weights);
-  block.images = block.region + region_words;
+  const Block block = begin(shared, weights, region_words);
   Chain settings = {key_0, key_1, a, delta, clip};
   block.fetch(0, FORWARD);
   for (int64_t first = int64_t(blockIdx.x) * IMAGES; first < n; first += int64_t(gridDim.x) * IMAGES) {
@@ -469,8 +470,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
               int num_kept, int num_slots, int region_words, uint32_t first_step, bool keyed, uint32_t key_0, uint32_t key_1, float a,
               float delta, bool clip) {
   DYNAMIC_SHARED(float, shared);
-  Block block = begin(shared, weights);
-  block.images = block.region + region_words;
+  const Block block = begin(shared, weights, region_words);
   Chain settings = {key_0, key_1, a, delta, clip};
   float* const slots = scratch + int64_t(blockIdx.x) * IMAGES * (num_slots * PIXELS + SAVED);
   float* const saved = slots + int64_t(num_slots) * IMAGES * PIXELS;

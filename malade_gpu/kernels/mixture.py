@@ -215,6 +215,22 @@ def scores(dtype: str, d: int) -> Any:
 
 
 @cache
+def precisions(dtype: str, d: int) -> Any:
+    """Products W' W of the components' whitening matrices, an element each."""
+    zero = REAL[dtype](0.0)
+
+    @element
+    def body(i: Any, out: Any, whitening: Any) -> None:
+        first, line, column = i // (d * d) * (d * d), i // d % d, i % d
+        total = zero
+        for row in range(d):
+            total += whitening[first + row * d + line] * whitening[first + row * d + column]
+        out[i] = total
+
+    return body
+
+
+@cache
 def hessians(dtype: str, d: int) -> Any:
     """Log densities of a point and each class, their gradients and their Hessians."""
     real, score_at, value_and_gradient_at = REAL[dtype], score_of_class(dtype, d), log_joint_and_gradient(dtype, d)

@@ -21,6 +21,7 @@ from .activations import (
     softplus,
     softplus_vjp,
 )
+from .arguments import of_this_device
 from .attack_steps import (
     apgd_step_l2,
     apgd_step_linf,
@@ -267,3 +268,15 @@ __all__ = [
     "upsample_nearest_vjp",
     "zeros",
 ]
+
+# Names that give arrays of another library their own line, whatever they came to.
+TAKE_ANYTHING = {
+    "asarray",
+    "to_host",
+    "device_settings",
+    "describe_device",
+    "map_slices",
+    "copies_at_once",
+    "num_threads",
+}
+globals().update({name: of_this_device(globals()[name]) for name in __all__ if name not in TAKE_ANYTHING})

@@ -17,10 +17,10 @@ from malade_ref.checks import InputError, check_float, check_integer, check_ndim
 
 from ..device import device
 from ..kernels import memory as kernels
+from .arguments import check_is_array
 from .layout import for_each_element
 
 CPU = 1  # DLPack's number of it
-LIBRARIES = {"numpy": "NumPy", "cupy": "CuPy"}
 
 
 def asarray(values: Any, *, dtype: str | None = None) -> Array:
@@ -85,7 +85,7 @@ def argmax(logits: Array) -> Array:
 
 def check_images(name: str, x: Array, image_shape: Sequence[int]) -> Array:
     """As `malade_ref.ops.check_images`."""
-    _check_is_array(name, x)
+    check_is_array(name, x, must_be=True)
     check_ndim(name, x, 4, "(n, c, h, w)")
     check_shape(name, x, (len(x), *image_shape))
     if x.dtype.kind in "iub":
@@ -103,7 +103,7 @@ def check_images(name: str, x: Array, image_shape: Sequence[int]) -> Array:
 
 def check_vectors(name: str, x: Array, shape: Sequence[int]) -> Array:
     """As `malade_ref.ops.check_vectors`."""
-    _check_is_array(name, x)
+    check_is_array(name, x, must_be=True)
     check_ndim(name, x, 2, "(n, d)")
     check_shape(name, x, (len(x), *shape))
     check_float(name, x)
@@ -118,7 +118,7 @@ def check_vectors(name: str, x: Array, shape: Sequence[int]) -> Array:
 
 def check_labels(name: str, y: Array, num_samples: int, num_classes: int) -> Array:
     """As `malade_ref.ops.check_labels`."""
-    _check_is_array(name, y)
+    check_is_array(name, y, must_be=True)
     check_ndim(name, y, 1, "(n,)")
     check_shape(name, y, (num_samples,))
     check_integer(name, y)
@@ -131,7 +131,7 @@ def check_labels(name: str, y: Array, num_samples: int, num_classes: int) -> Arr
 
 def check_sample_index(name: str, index: Array, num_samples: int) -> Array:
     """As `malade_ref.ops.check_sample_index`."""
-    _check_is_array(name, index)
+    check_is_array(name, index, must_be=True)
     check_ndim(name, index, 1, "(n,)")
     check_shape(name, index, (num_samples,))
     check_integer(name, index)
@@ -140,9 +140,3 @@ def check_sample_index(name: str, index: Array, num_samples: int) -> Array:
     if bool(bad.any()):
         raise InputError(f"{name}: {int(index[int(bad.argmax())])} is outside 0..2**32 - 1")
     return index
-
-
-def _check_is_array(name: str, array: Any) -> None:
-    xp = device().xp
-    if not isinstance(array, xp.ndarray):
-        raise InputError(f"{name}: expected a {LIBRARIES[xp.__name__]} array, got {type(array).__name__}")

@@ -58,7 +58,9 @@ def mixture_hessians(
     values = device().empty((len(x), num_classes), x.dtype)
     scores = device().empty((*values.shape, x.shape[1]), x.dtype)
     out = device().empty((*scores.shape, x.shape[1]), x.dtype)
-    precisions = whitening.transpose(0, 2, 1) @ whitening
+    precisions = device().empty(whitening.shape, x.dtype)
+    flat = device().xp.ascontiguousarray(whitening).reshape(-1)
+    device().for_elements(kernels.precisions(str(x.dtype), x.shape[1]), flat.size, precisions.reshape(-1), flat)
     mixture = log_scale, means, whitening, precisions
     _for_points(kernels.hessians, x, (values, scores, out), mixture, labels, num_classes)
     return values, scores, out

@@ -13,7 +13,7 @@ from tests.ref.test_activations import SETTINGS, spread
 from tests.strategies import DTYPES, floats_of_shape, images_nchw, matrices_nd
 from tests.tolerances import assert_planted_caught
 
-from .backends import agree, complain_alike, gpu, ref
+from .backends import agree, complain_alike, gpu, ref, to_device
 
 OPS = {
     "leaky_relu": (gpu.leaky_relu, gpu.leaky_relu_vjp),
@@ -78,11 +78,12 @@ def check_prelu_vjp(dy: Any, x: Any, slope: Any, op: Any = None, **needs: bool) 
 
 
 def test_the_memory_order_of_the_input_is_kept() -> None:
-    x = np.ascontiguousarray(np.random.default_rng(1).random((2, 4, 5, 3))).transpose(0, 3, 1, 2)
+    x = to_device(np.ascontiguousarray(np.random.default_rng(1).random((2, 4, 5, 3))).transpose(0, 3, 1, 2))
+    ones = to_device(np.ones(3))
     for name, settings in SETTINGS:
         f, vjp = OPS[name]
         assert f(x, **settings).strides == vjp(x, x, **settings).strides == x.strides
-    assert gpu.prelu(x, np.ones(3)).strides == gpu.prelu_vjp(x, x, np.ones(3))[0].strides == x.strides
+    assert gpu.prelu(x, ones).strides == gpu.prelu_vjp(x, x, ones)[0].strides == x.strides
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

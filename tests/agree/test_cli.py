@@ -242,6 +242,7 @@ def use_cupy(monkeypatch: pytest.MonkeyPatch, cupy: Any) -> None:
 def test_info_of_a_gpu(malade: Malade, monkeypatch: pytest.MonkeyPatch) -> None:
     use_cupy(monkeypatch, fake_cupy(count=1))
     monkeypatch.setattr(module, "_version_of", {"numba": "0.66", "numba-cuda": "0.30"}.get)
+    monkeypatch.setattr(module, "check_compilers", lambda: None)
     monkeypatch.setattr(module, "_driver", lambda: "580.65")
     monkeypatch.setenv("MALADE_GPU_PRECISION", "fp32")
     assert line_of(malade("info").out, "gpu") == (

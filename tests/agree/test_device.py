@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -154,6 +156,7 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = fake_cupy(count=1)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(module, "_version_of", {"numba": "0.66", "numba-cuda": "0.30"}.get)
+    monkeypatch.setattr(module, "check_compilers", lambda: None)
     monkeypatch.delenv("MALADE_DEVICE_MEMORY", raising=False)
     found = CudaDevice()
     assert (found.name, found.capability, found.max_shared, found.emulated) == ("Some GPU", 90, 232448, False)
@@ -172,6 +175,48 @@ def test_no_numba_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_version_of", {}.get)
     with pytest.raises(InputError, match=r"^malade_gpu: numba-cuda is not installed; install it with: pip install"):
         CudaDevice()
+
+
+LIBRARIES = {"nvrtc": "NVRTC", "nvvm": "NVVM", "nvJitLink": "nvJitLink"}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("missing", [["nvrtc"], ["nvvm", "nvJitLink"], ["headers"], [*LIBRARIES, "headers"], []])
+def test_missing_compilers_are_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: list[str]
+) -> None:
+    class NotFoundError(RuntimeError):
+        """As cuda-pathfinder raises it."""
+
+    def load(name: str) -> None:
+        if name in missing:
+            raise NotFoundError(f"{name}\nwas looked for\neverywhere")
+
+    (tmp_path / "cuda_fp16.h").touch()
+    found = None if "headers" in missing else str(tmp_path)
+    pathfinder = SimpleNamespace(
+        load_nvidia_dynamic_lib=load,
+        DynamicLibNotFoundError=NotFoundError,
+        find_nvidia_header_directory=lambda _: found,
+    )
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(pathfinder=pathfinder))
+    if not missing:
+        module.check_compilers()
+        return
+    names = ", ".join(LIBRARIES.get(name, "the CUDA runtime's headers") for name in missing)
+    with pytest.raises(InputError, match=rf"^malade_gpu: {names} not found, .* pip install 'malade\[gpu\]'") as caught:
+        module.check_compilers()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.faults
+def test_nothing_needs_cublas() -> None:
+    """Products of matrices are kernels of the project's own: the libraries behind CuPy's are not installed with it."""
+    names = {"matmul", "dot", "vdot", "inner", "tensordot", "einsum", "linalg", "fft"}
+    for path in Path(module.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.MatMult)), path
+            assert not (isinstance(node, ast.Attribute) and node.attr in names), path
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.strategies import DTYPES, dtypes, floats_of_shape, layouts, shapes_nchw
 from tests.tolerances import assert_planted_caught
 
-from .backends import agree, complain_alike, gpu
+from .backends import agree, complain_alike, gpu, to_device
 
 SETTINGS = {"a": st.sampled_from([1e-3, 0.3, 2.0]), "delta": st.sampled_from([0.0, 0.1, 1.0]), "clip": st.booleans()}
 
@@ -35,10 +35,12 @@ def scale_of(dy: Any, x: Any, residual: Any, noise: Any, settings: Any) -> Any:
 
 @given(chains(), st.fixed_dictionaries(SETTINGS))
 def test_langevin_step(arrays: tuple[Any, ...], settings: Any) -> None:
-    y = agree("langevin_step", *arrays[1:], **settings, scale=scale_of(*arrays, settings))
+    agree("langevin_step", *arrays[1:], **settings, scale=scale_of(*arrays, settings))
     agree("langevin_step_vjp", *arrays, **settings)
     agree("clip_pixels", arrays[2], exact=True)
-    assert y.strides == gpu.clip_pixels(arrays[1]).strides  # the memory order is that of the position
+    x, residual, noise = map(to_device, arrays[1:])
+    moved = gpu.langevin_step(x, residual, noise, **settings)
+    assert moved.strides == gpu.clip_pixels(x).strides  # the memory order is that of the position
 
 
 def test_not_a_number_stays_one() -> None:

@@ -15,7 +15,7 @@ from malade_gpu.precision import PRECISIONS
 from tests.strategies import DTYPES, floats_of_shape, images_nchw, matrices_nd
 from tests.tolerances import assert_planted_caught
 
-from .backends import agree, complain_alike, gpu, on_device, ref
+from .backends import agree, complain_alike, gpu, on_device, ref, to_device
 from .precisions import ALLOWED, set_precision
 
 
@@ -179,8 +179,8 @@ def test_sums_of_several_chunks(dtype: str, order: str) -> None:
 
 
 def test_the_memory_order_of_the_input_is_kept() -> None:
-    x = np.ascontiguousarray(rng().random((2, 4, 5, 3))).transpose(0, 3, 1, 2)
-    parameters = norm_parameters(3, "float64")
+    x = to_device(np.ascontiguousarray(rng().random((2, 4, 5, 3))).transpose(0, 3, 1, 2))
+    parameters = [to_device(array) for array in norm_parameters(3, "float64")]
     strides = gpu.relu(x).strides
     for result in (
         gpu.add_bias(x, parameters[0]),

@@ -84,9 +84,10 @@ def check_scale_shift_vjp(dy: Any, x: Any, gain: Any, op: Any = None, **needs: b
 
 
 def test_the_memory_order_of_the_input_is_kept() -> None:
-    x = np.ascontiguousarray(np.random.default_rng(1).random((2, 4, 5, 3))).transpose(0, 3, 1, 2)
+    x = to_device(np.ascontiguousarray(np.random.default_rng(1).random((2, 4, 5, 3))).transpose(0, 3, 1, 2))
+    ones = to_device(np.ones(3))
     z, scale = gpu.standardise(x, groups=3)
-    for result in (z, gpu.standardise_vjp(x, z, scale), gpu.scale_shift(x, np.ones(3), np.ones(3))):
+    for result in (z, gpu.standardise_vjp(x, z, scale), gpu.scale_shift(x, ones, ones)):
         assert result.strides == x.strides
 
 

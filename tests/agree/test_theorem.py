@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from malade_gpu import device as module
-from malade_gpu import ops as gpu_ops
 from malade_ref.theorem import Claim, Settings, controls, mala, ula
 
-from .conftest import check_compiler
-
-
-@pytest.fixture(autouse=True)
-def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("MALADE_GPU_EMULATE", "1")
-    check_compiler()
-    module._device.cache_clear()
-    yield
-    module._device.cache_clear()
+from .backends import gpu as gpu_ops
 
 
 @pytest.mark.parametrize(

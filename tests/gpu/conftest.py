@@ -1,6 +1,7 @@
 """Tests of what only a device shows. Without one they are skipped, and counted.
 
-``MALADE_GPU_REHEARSE=1`` runs those that make sense there on the emulated device, small: a rehearsal of the tests.
+``MALADE_GPU_REHEARSE=1`` makes them small: on the emulated device, where only those run that make sense there, or on a
+CUDA device in software.
 """
 
 from __future__ import annotations

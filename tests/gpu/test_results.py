@@ -18,11 +18,13 @@ from malade_ref import ops as ref
 from malade_ref.sampling import Stream
 from malade_ref.training import Batch, Classification
 
+from .conftest import REHEARSAL
+
 pytestmark = pytest.mark.rehearsed
 
 
 def count(on_gpu: int, rehearsed: int) -> int:
-    return rehearsed if device().emulated else on_gpu
+    return rehearsed if REHEARSAL else on_gpu
 
 
 def images(n: int, shape: tuple[int, ...] = (1, 28, 28)) -> Any:
@@ -35,13 +37,13 @@ def labels(n: int) -> Any:
 
 def defended() -> Any:
     """The defence at the size of the paper; a small one for a rehearsal."""
-    preset = "small" if device().emulated else "paper"
+    preset = "small" if REHEARSAL else "paper"
     steps = count(25, 2)
     return malade_gpu.MALADE(malade_gpu.cnn(preset), malade_gpu.sdae(preset), num_steps=steps, a=0.3, delta=0.1, seed=1)
 
 
 def training_step(n: int) -> dict[str, Any]:
-    network = malade_gpu.cnn("small" if device().emulated else "paper")
+    network = malade_gpu.cnn("small" if REHEARSAL else "paper")
     batch = Batch(images(n), labels(n), ops.arange(n), epoch=0, seed=0)
     return dict(Classification().evaluate(network, batch, training=True).gradients)
 
@@ -132,7 +134,7 @@ def test_one_hundred_thousand_images() -> None:
     needed = 3 * 4 * channels * 784 * n
     if device().memory < needed:
         pytest.skip(f"needs {needed / 2**30:.0f} GiB of device memory, {device().name} has less")
-    assert device().emulated or channels * 784 * n > 1 << 31
+    assert REHEARSAL or channels * 784 * n > 1 << 31
     x = images(n)
     weight = ops.asarray(np.random.default_rng(0).standard_normal((channels, 1, 3, 3)).astype("float32"))
     bias = ops.asarray(np.linspace(-1, 1, channels, dtype="float32"))

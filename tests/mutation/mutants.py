@@ -1824,6 +1824,20 @@ MUTANTS = [
     ),
     # mixture.py
     Mutant(
+        "mixture: precisions of the transposed matrix",
+        "mixture.py",
+        "whitening[first + row * d + line] * whitening[first + row * d + column]",
+        "whitening[first + line * d + row] * whitening[first + column * d + row]",
+        "tests/agree/test_mixture.py -k 'planted and float64 or hessians'",
+    ),
+    Mutant(
+        "mixture: precisions of the first component for all",
+        "mixture.py",
+        "i // (d * d) * (d * d), i // d % d",
+        "0, i // d % d",
+        "tests/agree/test_mixture.py -k 'planted and float64 or hessians'",
+    ),
+    Mutant(
         "mixture: density's exponent not halved",
         "mixture.py",
         "            squares += z * z\n        return max(log_scale[k] - half * squares",
