@@ -7,7 +7,7 @@ For a model whose logits z(x, w) depend on its own noise w, an attack works with
     success  argmax_k (1/D) sum_d z_k(x, w_d) != y.
 
 Instead of the mean loss the search may raise the loss of the mean logits, J((1/D) sum_d z(x, w_d), y). Logits that are
-NaN name no class: such an image counts as a success.
+NaN name no class and are no verdict: such an image is neither rightly classified nor a success.
 
 Two streams of noise are kept apart:
 

@@ -265,7 +265,6 @@ def test_layers_within_layers(name: str, dtype: str) -> None:
         assert_close(to_host(value), updated[key], op="network", dtype=dtype, scale=1)
 
 
-@pytest.mark.faults
 def test_copies_and_pickles() -> None:
     """The backend goes along by its name, arrays by way of the host."""
     model = defended(lambda name: both(name)[1])

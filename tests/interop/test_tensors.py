@@ -130,7 +130,6 @@ def test_gradients_flow_exactly(what: str) -> None:
     assert torch.autograd.gradcheck(through(malade_ref, what), (x,), eps=1e-6, atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.faults
 def test_a_regularised_objective_reaches_the_images(package: ModuleType) -> None:
     model, (x, y) = defended(package), tensors()
     x.requires_grad_()
