@@ -113,8 +113,9 @@ def run_folder(arguments: argparse.Namespace, name: str) -> Iterator[Path]:
     try:
         yield out
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # of folders that are not empty
             os.rmdir(out)
+            os.rmdir(out.parent)
 
 
 def default_folder(name: str, *, resume: bool) -> Path:
@@ -142,15 +143,18 @@ def default_folder(name: str, *, resume: bool) -> Path:
         newest = next(((number, state) for number, state in states if state != "empty"), (0, "empty"))
         if newest[1] in ("begun", "unfinished"):
             return RUNS / f"{name}-{newest[0]}"
-    make_folder(RUNS)
     number = max(numbers, default=0)
     while True:
         number += 1
         out = RUNS / f"{name}-{number}"
+        make_folder(RUNS)
         try:
             os.mkdir(out)
         except FileExistsError:
             continue  # another run has just taken it
+        except FileNotFoundError:
+            number -= 1  # another run has just removed the empty folder around it
+            continue
         except OSError as error:
             raise cannot_write(out, error) from error
         return out
