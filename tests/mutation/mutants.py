@@ -279,7 +279,9 @@ MUTANTS = [
         " - 0.5 * z[at(k)] * product",
         NORMALISATION,
     ),
-    Mutant("groups: gradient not scaled", "groups.cuh", "REAL(factor * (dz", "REAL((dz", NORMALISATION),
+    Mutant(
+        "groups: gradient not scaled", "groups.cuh", "REAL(factor * (dz", "REAL(factor * factor * (dz", NORMALISATION
+    ),
     # softmax.cuh
     Mutant("softmax: the true class counted", "softmax.cuh", "if (j != but) ", "", LOSSES),
     Mutant(
