@@ -273,11 +273,19 @@ MUTANTS = [
         "groups: gradient without the mean's share",
         "groups.cuh",
         "factor * (dz[at(k)] - mean - z",
-        "factor * (dz[at(k)] - z",
+        "factor * (dz[at(k)] - 0.5 * mean - z",
         NORMALISATION,
     ),
-    Mutant("groups: gradient without the variance's share", "groups.cuh", " - z[at(k)] * product", "", NORMALISATION),
-    Mutant("groups: gradient not scaled", "groups.cuh", "REAL(factor * (dz", "REAL((dz", NORMALISATION),
+    Mutant(
+        "groups: gradient without the variance's share",
+        "groups.cuh",
+        " - z[at(k)] * product",
+        " - 0.5 * z[at(k)] * product",
+        NORMALISATION,
+    ),
+    Mutant(
+        "groups: gradient not scaled", "groups.cuh", "REAL(factor * (dz", "REAL(factor * factor * (dz", NORMALISATION
+    ),
     # softmax.cuh
     Mutant("softmax: the true class counted", "softmax.cuh", "if (j != but) ", "", LOSSES),
     Mutant(
