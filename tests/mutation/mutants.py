@@ -762,8 +762,8 @@ MUTANTS = [
     Mutant(
         "chain: no barrier after the small parameters",
         "chain.cuh",
-        "block.small[i] = weights[i];\n  __syncthreads();\n",
-        "block.small[i] = weights[i];\n",
+        "block.images[i] = 0.0f;\n  __syncthreads();\n",
+        "block.images[i] = 0.0f;\n",
         CHAIN_ORDERS,
     ),
     Mutant(
