@@ -408,11 +408,11 @@ def spsa_points(
 
 @element
 def spsa_gradient(
-    i: Any, out: Any, gradient: Any, slope: Any, sample_index: Any, size: Any, step: Any, k0: Any, k1: Any
+    i: Any, out: Any, gradient: Any, slopes: Any, sample_index: Any, size: Any, step: Any, k0: Any, k1: Any
 ) -> None:
     """One estimate more."""
     forward = up(word_of(i % size, sample_index[i // size], step, k0, k1))
-    out[i] = gradient[i] + slope[i // size] if forward else gradient[i] - slope[i // size]
+    out[i] = gradient[i] + slopes[i // size] if forward else gradient[i] - slopes[i // size]
 
 
 FOUR = {dtype: boundary_noise(pair_of) for dtype, pair_of in NORMAL_PAIR.items()}

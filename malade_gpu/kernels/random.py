@@ -72,10 +72,10 @@ def fill_words(
 
 @element
 def philox_elements(
-    i: Any, o0: Any, o1: Any, o2: Any, o3: Any, c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any
+    i: Any, o0: Any, o1: Any, o2: Any, o3: Any, c0: Any, c1: Any, c2: Any, c3: Any, keys_0: Any, keys_1: Any
 ) -> None:
     """Ten rounds on counters and keys given as arrays."""
-    o0[i], o1[i], o2[i], o3[i] = philox(c0[i], c1[i], c2[i], c3[i], k0[i], k1[i])
+    o0[i], o1[i], o2[i], o3[i] = philox(c0[i], c1[i], c2[i], c3[i], keys_0[i], keys_1[i])
 
 
 UNIT_24, UNIT_32 = float32(2.0**-24), float64(2.0**-32)

@@ -53,7 +53,7 @@ ARRAYS = {
     **dict.fromkeys(
         ("sample_index", "words_0", "words_1", "c0", "c1", "c2", "c3", "o0", "o1", "o2", "o3", "keys"), U32
     ),
-    "words": U32,
+    **dict.fromkeys(("words", "keys_0", "keys_1"), U32),
     "index": numba.int32,
     "limit": U64,
     # Sums, and what is known of a sample, in float64 whatever the images are.

@@ -17,7 +17,7 @@ from malade_ref.bundle import Bundle
 from malade_ref.certify import certify
 from malade_ref.checks import InputError
 from malade_ref.cli import certify as command
-from malade_ref.experiment import read_experiment, run, run_experiment
+from malade_ref.experiment import outcomes, read_experiment, run_experiment
 from malade_ref.report import check_report
 from tests.cli.conftest import Malade, start
 
@@ -215,7 +215,7 @@ def test_experiment_certifies_as_the_function_does(bundle: Path) -> None:
 def test_experiment_interrupted_and_resumed(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = read_experiment("certify", TINY)
     with monkeypatch.context() as context:
-        interrupt_after(context, run, "certified", 3)
+        interrupt_after(context, outcomes, "certified", 3)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(reading, tmp_path / "bundle")
     assert len(list((tmp_path / "bundle" / ".work" / "stages" / "certify-shard").rglob("*.h5"))) == 3

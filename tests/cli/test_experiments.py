@@ -35,7 +35,7 @@ def test_settings_hold_defaults() -> None:
     settings = settings_of(read_experiment("demo").experiment)
     pgd = next(attack for attack in settings["attacks"] if attack["name"] == "pgd")
     assert pgd["settings"]["num_restarts"] == 1
-    assert pgd["settings"]["num_steps"] == 30
+    assert pgd["settings"]["num_steps"] == 20
 
 
 def test_training_order() -> None:

@@ -1224,7 +1224,7 @@ MUTANTS = [
         "proposals: clipping not made up for", "proposals.py", "* distance + new - distance", "* distance", PROPOSALS
     ),
     Mutant("proposals: the same side twice", "proposals.py", "max(x[i] - shift", "max(x[i] + shift", PROPOSALS),
-    Mutant("proposals: signs of another sample", "proposals.py", "+ slope[i // size]", "+ slope[0]", PROPOSALS),
+    Mutant("proposals: signs of another sample", "proposals.py", "+ slopes[i // size]", "+ slopes[0]", PROPOSALS),
     # langevin.py
     Mutant("langevin: no noise", "langevin.py", "+ delta * noise", "+ delta * x", LANGEVIN),
     Mutant(
