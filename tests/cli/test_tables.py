@@ -15,9 +15,9 @@ from malade_ref.experiment.run import _Run
 from tests.cli.conftest import Malade
 
 SECTIONS = {
-    "mnist-table1": ("### Every attack at every size", "### Nearest wrong images", "82.48"),
-    "mnist-table2": ("### Nearest wrong images", "PGD on a substitute", "*71.40*"),
-    "honest": ("### Several draws", "all of 10 draws", "82.48"),
+    "mnist-table1": ("### Every attack at every size", "### Nearest wrong images"),
+    "mnist-table2": ("### Nearest wrong images", "PGD on a substitute"),
+    "honest": ("### Several draws", "all of 10 draws"),
     "mnist-figure3": ("figures/norms.png", "figures/accuracy-l1.png", "| threat | CNN |", "L1 20", "L2 2"),
     "mnist-figure4": ("on the answers of CNN", "PGD on what was distilled from Madry", "share of pixels 0.4", "L2 4"),
     "mnist-figure5": ("CNN + MALADE less CNN + marginal MALA", "### Every attack at every size"),
@@ -50,6 +50,8 @@ def test_an_experiment_runs_and_reports(
     report = Path("bundle/report.md").read_text()
     missing = [text for text in SECTIONS[name] if text not in report]
     assert not missing
+    # What the paper measured on MNIST is not laid beside other data.
+    assert not [number for number in ("82.48", "71.40") if number in report]
     # The verdict comes first, with numbers and intervals.
     verdict = report.split("\n\n")[1]
     assert verdict.startswith("**CNN + MALADE is ")
@@ -62,7 +64,7 @@ def test_an_experiment_runs_and_reports(
     for defence, attack, eps in experiment.cells():
         cell = cells[f"{defence}/{attack.name if attack else 'clean'}/{eps:g}"]
         if attack is not None and attack.nearest:
-            assert cell["nearest"].keys() == {attack.norm, "l2"}
+            assert cell["nearest"].keys() == {attack.profile.norm, "l2"}
             for cut in attack.cuts:
                 assert cells[f"{defence}/{attack.name}/{cut:g}"]["threat"] == f"{attack.cut_norm} {cut:g}"
         elif attack is not None:
