@@ -211,9 +211,8 @@ def test_a_damaged_shard_is_named_and_left_alone(tmp_path: Path, damage: Callabl
     damaged = damage(shard.read_bytes())
     shard.write_bytes(damaged)
     before = contents(folder)
-    with pytest.raises(
-        InputError, match="(delete it and pass --resume to compute it again|choose another file)$"
-    ) as caught:
+    advice = r"(delete it and pass --resume to compute it again|choose another file)$"
+    with pytest.raises(InputError, match=advice) as caught:
         resume(folder)
     assert str(caught.value).startswith(f"{shard}: not a whole malade file")
     assert contents(folder) == before
