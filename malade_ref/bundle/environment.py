@@ -216,7 +216,8 @@ def _simd() -> list[str]:
 
 
 def _blas() -> list[dict[str, Any]]:
-    """The BLAS and OpenMP libraries that are loaded, without their folders."""
+    """The BLAS libraries that are loaded, without their folders."""
     keys = ("internal_api", "version", "architecture", "num_threads")
-    libraries = [{key: info.get(key) for key in keys} for info in threadpoolctl.threadpool_info()]
+    loaded = [info for info in threadpoolctl.threadpool_info() if info.get("user_api") == "blas"]
+    libraries = [{key: info.get(key) for key in keys} for info in loaded]
     return sorted(libraries, key=str)
