@@ -19,7 +19,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("short", settings.get_profile("ci"), max_examples=15)
+settings.register_profile("short", settings.get_profile("ci"), max_examples=5)
 settings.register_profile("explore", deadline=None, max_examples=2000, print_blob=True)
 # For a CUDA device in software: all sorts of calls, not many of each.
 settings.register_profile("software", settings.get_profile("ci"), max_examples=3, print_blob=True)

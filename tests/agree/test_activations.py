@@ -47,6 +47,7 @@ def test_activations(x: Any, case: tuple[str, dict[str, Any]], data: st.DataObje
     check_vjp(name, data.draw(floats_of_shape(x.shape, dtype=str(x.dtype))), x, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_at_the_edges(dtype: str) -> None:
     """Where functions bend, far out, and what is not a number."""

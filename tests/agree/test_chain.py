@@ -15,6 +15,7 @@ from malade_gpu.emulation import SCHEDULES
 from malade_gpu.ops import chain
 from malade_ref.checks import InputError
 from malade_ref.sampling import ChainSettings, run_chain, run_chain_vjp
+from tests.marks import slow_but
 from tests.tolerances import assert_close, assert_no_alias, assert_not_mutated, assert_planted_caught
 
 from .backends import device, gpu, on_device, ref, to_device, to_host
@@ -96,8 +97,9 @@ def test_purification() -> None:
     assert_close(result, wanted, op="fused_chain", dtype="float32")
 
 
-@pytest.mark.parametrize(("num_steps", "clip"), [(1, True), (5, True), (5, False), (25, True)])
-def test_gradient(num_steps: int, clip: bool) -> None:
+@pytest.mark.parametrize("steps", slow_but(((5, True),), [(1, True), (5, True), (5, False), (25, True)]))
+def test_gradient(steps: tuple[int, bool]) -> None:
+    num_steps, clip = steps
     settings = {"num_steps": num_steps, "clip": clip, "a": 0.2}
     x, index, dy = images(3), numbers(3), gradients(3)
     last, back = expected(x, index, **settings)
@@ -108,6 +110,7 @@ def test_gradient(num_steps: int, clip: bool) -> None:
     assert_close(result, back(dy), op="fused_chain", dtype="float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 9, 19])
 def test_any_number_of_images(n: int) -> None:
     """One, two, four, eight images a block; a ragged last block; more images than the blocks hold."""
@@ -197,6 +200,7 @@ def test_every_image_may_have_its_own_noise() -> None:
         np.testing.assert_array_equal(back[one], vjp(dy[one], x[one], index[one], **own))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("capability", "kibibytes"), [(80, 163), (86, 99), (75, 64)])
 def test_smaller_devices(monkeypatch: pytest.MonkeyPatch, capability: int, kibibytes: int) -> None:
     """Weights from global memory, fewer images a block."""
@@ -308,6 +312,7 @@ def test_other_networks_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
         gpu.fused_chain(architecture, NETWORK.params)
 
 
+@pytest.mark.slow
 def test_the_defence_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """One launch for a batch; and the general path, slow here and so tried on its first image, gives the same."""
     classifier = malade_ref.cnn("small")

@@ -46,6 +46,7 @@ def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # Against the reference ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_purification() -> None:
     """8 images over 25 steps: closer than TF32 promises, and not by multiplying in float32."""
     x, index, settings = images(8), numbers(8), {"num_steps": 25, "a": 0.2, "delta": 0.1}
@@ -136,6 +137,7 @@ def test_every_image_may_have_its_own_noise() -> None:
         np.testing.assert_array_equal(together[one], run(x[one], index[one], **own))
 
 
+@pytest.mark.slow
 def test_smaller_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third layer's weights from global memory; and where that is too little, float32."""
     x, index = images(3), numbers(3)
@@ -149,6 +151,7 @@ def test_smaller_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels == ["chain"]
 
 
+@pytest.mark.slow
 def test_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
     if not device().emulated:
         pytest.skip("schedules are the emulated device's")

@@ -81,6 +81,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_outcomes_are_the_references(reference: Path, bundle: Path) -> None:
     """Sample by sample, although each backend trained networks of its own."""
     with Bundle.open(reference).outcomes() as theirs, Bundle.open(bundle).outcomes() as ours:
@@ -99,6 +100,7 @@ def test_outcomes_are_the_references(reference: Path, bundle: Path) -> None:
     assert chosen[0] == chosen[1]
 
 
+@pytest.mark.slow
 def test_a_bundle_says_what_computed_it(bundle: Path, malade: Malade) -> None:
     opened = Bundle.open(bundle)
     assert (opened.config["backend"], opened.config["precision"]) == ("malade_gpu", "fp32")
@@ -109,6 +111,7 @@ def test_a_bundle_says_what_computed_it(bundle: Path, malade: Malade) -> None:
     assert malade("report", bundle, "--verify").code == 0
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_loses_nothing(bundle: Path, malade: Malade, tmp_path: Path) -> None:
     """Resumed with a little more it ends with the same bits as with plenty."""
     run = (*RUN, "--backend", "gpu", "--out", tmp_path / "bundle")
@@ -130,6 +133,7 @@ def test_memory_that_runs_out_loses_nothing(bundle: Path, malade: Malade, tmp_pa
     assert not [warning for warning in log.warnings if "environment" in warning]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_what_it_was_begun_with(reference: Path, bundle: Path, malade: Malade) -> None:
     other = malade.fails(*RUN, "--backend", "gpu", "--out", reference, "--resume")
     assert other.startswith(f'{reference}: was begun with backend = "malade_ref", not "malade_gpu"; ')

@@ -18,6 +18,7 @@ from malade_gpu.ops.layout import address_of
 from malade_gpu.precision import PRECISIONS, precision
 from malade_ref.checks import InputError
 from malade_ref.ops import geometry as ref_geometry
+from tests.marks import slow_but
 from tests.strategies import DTYPES, LAYOUTS, ConvCase, conv_cases, with_layout
 from tests.tolerances import assert_planted_caught
 
@@ -197,9 +198,10 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("x_shape", "weight_shape", "stride", "transposed"), SIZES)
+@pytest.mark.parametrize("size", slow_but((SIZES[0], SIZES[3]), SIZES))
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_sizes_and_precisions(name: str, x_shape: Any, weight_shape: Any, stride: Any, transposed: bool) -> None:
+def test_sizes_and_precisions(name: str, size: Any) -> None:
+    x_shape, weight_shape, stride, transposed = size
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal(shape).astype("float32") for shape in (x_shape, weight_shape))
     with set_precision(name), narrow(NEVER):
@@ -237,6 +239,7 @@ def test_wide_finish(name: str) -> None:
         assert (error / (of_x * (1 + x * x))).max() <= ALLOWED[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "allowed"), {"fp32": 2e-6, "tf32x3": 2e-6, "tf32": 5e-5, "bf16": 1e-4}.items())
 def test_long_sums_of_one_sign(name: str, allowed: float) -> None:
     """As in the paper's classifier, after a rectifier: what is cut off instead of rounded adds up."""

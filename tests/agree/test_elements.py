@@ -132,6 +132,7 @@ def float64_variables(dispatcher: Any, types: tuple[Any, ...]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(BODIES) - EXACT_BOUNDS))
 def test_no_float64_in_float32(name: str) -> None:
     assert float64_variables(BODIES[name], signature_of(name, BODIES[name].py_func)) == []

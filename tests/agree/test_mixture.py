@@ -46,6 +46,7 @@ def test_densities(parameters: Parameters, distance: float, dtype: str, layout: 
     agree("mixture_responsibilities", x, *arrays, scale=value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_dimensions(dtype: str) -> None:
     parameters = random_parameters(3, 20, num_classes=2)

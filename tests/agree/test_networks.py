@@ -29,6 +29,7 @@ from malade_ref.layers import (
 from malade_ref.network import build
 from malade_ref.sampling import Stream
 from malade_ref.training import Classification, Denoising, SupervisedDenoising, fit
+from tests.marks import slow_but
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_planted_caught
 
@@ -207,6 +208,7 @@ def test_gradients_through_the_chain(mode: str, expectation: str) -> None:
         assert_close(to_host(result), expected, op="chain", dtype="float64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "expectation"), [("exact", "loss"), ("exact", "logits"), ("bpda", "loss"), ("bpda-denoiser", "logits")]
 )
@@ -235,6 +237,7 @@ def test_draws_at_once_make_no_difference(monkeypatch: pytest.MonkeyPatch, mode:
 # Layers that hold layers ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("resnet", "float32"), ("wide_resnet", "float64"), ("branches", "float32")],
@@ -292,7 +295,7 @@ def outcomes_agree(attack: Callable[..., Any], models: tuple[Any, Any], n: int, 
     return expected
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", slow_but(("linf",), ("linf", "l2")))
 def test_pgd(norm: str) -> None:
     eps = {"linf": 0.01, "l2": 0.2}[norm]
     expected = outcomes_agree(
@@ -301,6 +304,7 @@ def test_pgd(norm: str) -> None:
     assert 0 < expected.success.sum() < 6  # else equal outcomes would mean nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "bpda"])
 def test_attacks_on_the_defence(mode: str) -> None:
     models = defended(lambda name: both(name)[0]), defended(lambda name: both(name)[1])
@@ -337,7 +341,7 @@ def test_other_attacks(name: str, settings: dict[str, Any]) -> None:
         np.testing.assert_allclose(to_host(getattr(result, field)), wanted, rtol=1e-6, atol=1e-9, err_msg=field)
 
 
-@pytest.mark.parametrize("name", ["r_pgd", "drift_pgd", "eot", "apgd", "cw", "fab"])
+@pytest.mark.parametrize("name", slow_but(("eot",), ("r_pgd", "drift_pgd", "eot", "apgd", "cw", "fab")))
 def test_other_attacks_on_the_defence(name: str) -> None:
     def network(i: int) -> Callable[[str], Any]:
         return lambda name: both({"cnn": "mlp"}.get(name, name), dtype="float64")[i]

@@ -212,6 +212,7 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defence", [False, True])
 @pytest.mark.parametrize("name", QUICK)
 def test_whole_attacks(name: str, defence: bool) -> None:

@@ -114,6 +114,7 @@ def test_sums_are_cut_alike_in_any_memory(monkeypatch: pytest.MonkeyPatch) -> No
 LAID_OUT = 1_605_632
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", ["purify", "logits", "loss_gradient", "pgd"])
 def test_results_are_the_same_bits_in_little_memory(monkeypatch: pytest.MonkeyPatch, work: str) -> None:
     if not device().emulated:

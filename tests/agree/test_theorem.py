@@ -20,7 +20,9 @@ from .backends import gpu as gpu_ops
         pytest.param(lambda settings: mala._two_samples(settings, lambda done: None), id="mmd"),
         pytest.param(lambda settings: [ula._variance(settings)], id="variance"),
         pytest.param(
-            lambda settings: [controls._ten_is_six(settings), controls._mean_for_sum(settings)], id="minimiser"
+            lambda settings: [controls._ten_is_six(settings), controls._mean_for_sum(settings)],
+            id="minimiser",
+            marks=pytest.mark.slow,
         ),
     ],
 )

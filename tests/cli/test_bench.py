@@ -22,6 +22,7 @@ from malade_ref.network import cnn, sdae
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_tiny_run(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     command = [sys.executable, "-m", "bench", "--batch", "2", "--rounds", "1", "--threads", "1", "--out", str(out)]

@@ -149,6 +149,7 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=settings, timeout=600)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("MALADE_GPU_EMULATE", "1")
@@ -279,6 +280,7 @@ sys.exit(main(["--backend", "gpu-fp32"]))
 """
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_everything_in_one_command(tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -322,6 +324,7 @@ def test_without_data_an_experiment_is_skipped(tmp_path: Path) -> None:
     assert all(line.endswith("no MNIST here") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_or_hangs_does_not_stop_the_others(tmp_path: Path) -> None:
     """With a Python that fails at the environment and sleeps in the bench."""
     python = tmp_path / "python"

@@ -93,6 +93,7 @@ def origins(bundle: str) -> dict[str, str]:
     return {name: origin["from"] for name, origin in Bundle.open(bundle).log.networks.items()}
 
 
+@pytest.mark.slow
 def test_the_store_changes_no_result(small: Malade) -> None:
     off = run(small, "off", "store=off")
     assert not Path("kept").exists()

@@ -63,6 +63,7 @@ def no_drawing() -> None:
     raise InputError("drawing takes time")
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_shards(tiny_run: Path, malade: Malade, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other shards are other batches: what is random is the same, logits agree within rounding."""
     monkeypatch.setattr("malade_ref.experiment.run.require", no_drawing)
@@ -120,6 +121,7 @@ def test_verify_finds_a_number_that_does_not_follow(tiny_run: Path, malade: Mala
     assert "cells.cnn/clean/0.mean.value" in answer.out
 
 
+@pytest.mark.slow
 def test_default_folders_are_numbered(malade: Malade, tmp_path: Path) -> None:
     (tmp_path / "runs" / "demo-7").mkdir(parents=True)
     (tmp_path / "runs" / "demo-x").mkdir()
@@ -166,6 +168,7 @@ def test_closed_pipe(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_without_extras(tmp_path: Path) -> None:
     """No matplotlib, no Pillow, no tqdm: the report has no figures, and says so."""
     code = (

@@ -13,6 +13,7 @@ from malade_ref.checks import InputError
 from malade_ref.experiment import read_experiment
 from malade_ref.experiment.run import _Run
 from tests.cli.conftest import Malade
+from tests.marks import slow_but
 
 SECTIONS = {
     "mnist-table1": ("### Every attack at every size", "### Nearest wrong images"),
@@ -34,7 +35,7 @@ def _fail(error: BaseException) -> None:
     raise error
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", slow_but(("mnist-table2",), SECTIONS))
 def test_an_experiment_runs_and_reports(
     name: str, malade: Malade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

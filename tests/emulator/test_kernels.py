@@ -294,6 +294,7 @@ def test_gpus_without_asynchronous_copies_make_no_difference(number: int) -> Non
 SANITIZED = [(launch, name) for launch, name in zip(LAUNCHES, NAMES, strict=True) if launch.defines != {"RESIDENT": 1}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
 @pytest.mark.parametrize("launch", [launch for launch, _ in SANITIZED], ids=[name for _, name in SANITIZED])
 def test_sanitizers_have_nothing_to_say(launch: Launch, sanitizer: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from malade_gpu.emulation import KernelError, sanitize
+from tests.marks import slow_but
 
 from .programs import NEIGHBOUR, PIPELINE, SUM, Program, all_alike
 
@@ -72,6 +73,7 @@ WRONG: dict[str, tuple[Callable[[Program], bool], Program, str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", WRONG)
 def test_wrong_results_are_seen(bug: str) -> None:
     is_right, program, old, new = WRONG[bug]
@@ -190,7 +192,9 @@ def arguments_of(program: Program) -> tuple[Any, ...]:
     return x_of(size), np.zeros(size if "tile" in program.text else 1, "float32")
 
 
-@pytest.mark.parametrize("bug", COMPLAINTS)
+@pytest.mark.parametrize(
+    "bug", slow_but(("global read out of bounds", "barrier in a branch", "dynamic shared memory overrun"), COMPLAINTS)
+)
 def test_complaints(bug: str) -> None:
     program, old, new, message = COMPLAINTS[bug]
     program.run(*arguments_of(program))
@@ -223,6 +227,7 @@ def run_sanitized(program: Program, sanitizer: str) -> None:
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [NEIGHBOUR, SUM, PIPELINE], ids=["neighbour", "sum", "pipeline"])
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
 def test_right_programs_are_clean(program: Program, sanitizer: str) -> None:
@@ -255,6 +260,7 @@ SANITIZED: dict[str, tuple[str, Program, str, str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", SANITIZED)
 def test_sanitizers_complain(bug: str) -> None:
     sanitizer, program, old, new, message = SANITIZED[bug]

@@ -84,6 +84,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_every_change(tmp_path: Path, expected: dict[str, bytes]) -> None:
     with killed_before(10**9) as made:
         begin_or_resume(tmp_path / "whole")

@@ -112,6 +112,7 @@ def test_samples_do_not_mix(name: str) -> None:
     check_identity(partial(ATTACKS[name], eps=0.6, seed=2), model, x, model.predict(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("n", [0, 5])
 def test_stochastic_models(name: str, n: int) -> None:
@@ -414,6 +415,7 @@ def test_without_a_start_an_image_is_robust() -> None:
     assert 0 < result.distance[1] < 1
 
 
+@pytest.mark.slow
 def test_boundary_of_a_blurred_model() -> None:
     """Finds are wrong by the judging draws, and not far behind the boundary of the mean."""
     n = 20

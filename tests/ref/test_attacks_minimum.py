@@ -255,6 +255,7 @@ def test_samples_do_not_mix(name: str) -> None:
     check_identity(ATTACKS[name], model, x, model.predict(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("n", [0, 3])
 def test_stochastic_models(name: str, n: int) -> None:

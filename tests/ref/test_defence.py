@@ -362,6 +362,7 @@ def tiny() -> MALADE:
     return MALADE(classifier, denoiser, num_steps=1, a=0.5, delta=0.1)
 
 
+@pytest.mark.slow
 def test_memory_is_flat() -> None:
     model = tiny()
     working_memory(model, 100)

@@ -183,6 +183,7 @@ def test_an_npz_member_that_lies_about_its_size(tmp_path: Path) -> None:
     assert "can hold" in complaint(import_dataset, path, "mine", tmp_path)
 
 
+@pytest.mark.slow
 @given(data=st.data(), kind=st.sampled_from(["npz", "h5", "record"]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_damaged_arrays_are_one_complaint(

@@ -64,6 +64,7 @@ def test_bundle_has_results_report_and_figures(bundle: Path) -> None:
     assert {name for name in expected if f"]({name})" in text} == expected
 
 
+@pytest.mark.slow
 def test_equal_bundles_have_equal_files(bundle: Path, tmp_path: Path) -> None:
     other = finished(tmp_path / "again")
     for file in ("results.json", "report.md", *(f"figures/{path.name}" for path in bundle.glob("figures/*"))):
@@ -352,6 +353,7 @@ def test_figures_depend_on_their_data_only(draw: Callable[[], bytes], tmp_path: 
     assert dict(matplotlib.rcParams) == settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_attacks", [3, 9, 20])
 def test_nothing_is_cut_off(num_attacks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither names of attacks beside curves, nor titles of a long and narrow table of pictures."""

@@ -110,6 +110,7 @@ def test_ranges_as_text() -> None:
 # The grid ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.floats(0.02, 0.8), st.integers(1, 2))
 def test_the_chains_stationary_density_on_a_gaussian_is_gaussian(alpha: float, dimensions: int) -> None:
     delta = (2 * alpha) ** 0.5
@@ -170,12 +171,14 @@ def test_an_error_that_does_not_fall_is_noticed(monkeypatch: pytest.MonkeyPatch)
     assert verdicts(identity.dae_claims(TINY, Path(), silent))["dae-slope"] == "fails"
 
 
+@pytest.mark.slow
 def test_the_supervised_denoiser() -> None:
     found = verdicts(identity.sdae_claims(TINY, Path(), silent))
     for name in ("sdae-stationary", "sdae-calibrated", "sdae-miscalibrated", "sdae-kl"):
         assert found[name] == "holds", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("planted", "noticed"),
     [
@@ -198,6 +201,7 @@ def test_planted_errors_in_the_minimiser_are_noticed(
     assert verdicts(identity.sdae_claims(TINY, Path(), silent))[noticed] == "fails"
 
 
+@pytest.mark.slow
 def test_an_uncalibrated_classifier_is_not_taken_for_a_calibrated_one(monkeypatch: pytest.MonkeyPatch) -> None:
     true = identity.measure_errors
     monkeypatch.setattr(identity, "measure_errors", lambda mixture, beta, x: true(mixture, 1.02 * beta, x))
@@ -240,6 +244,7 @@ def test_clipped_noise_by_simulation() -> None:
         assert found == pytest.approx(x[which].mean(), abs=5 * x[which].std() / which.sum() ** 0.5)
 
 
+@pytest.mark.slow
 def test_guidance_comes_from_knowing_the_label() -> None:
     claims = {claim.name: claim for claim in drift.drift_claims(TINY, Path(), silent)}
     assert claims["drift-none"].verdict != "fails"

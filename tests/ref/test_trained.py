@@ -253,6 +253,7 @@ def test_the_right_objective_finds_its_minimiser(case: Case, right: Any) -> None
     assert -0.25 < share(ignorant, case).low < share(ignorant, case).high < 0.25
 
 
+@pytest.mark.slow
 def test_the_wrong_sign_fails(case: Case, right: Any) -> None:
     """The sign of eq. (11) as printed: as far from E[x | u] as r*, or further, and on the other side."""
     wrong = learnt(supervised(-1.0), case.u)
@@ -260,6 +261,7 @@ def test_the_wrong_sign_fails(case: Case, right: Any) -> None:
     assert share(wrong, case).high < -0.65
 
 
+@pytest.mark.slow
 def test_a_mean_for_the_sum_fails(case: Case, right: Any) -> None:
     """A mean over d dimensions, of the squared error alone, is the sum with J weighed d times too much: d = 2."""
     wrong = learnt(supervised(ce_weight=2.0), case.u)
@@ -283,6 +285,7 @@ class ClippedNoise(Denoising):
         return SliceResult({"loss": float(ops.squared_error(output, batch.x).sum())}, gradients, {})
 
 
+@pytest.mark.slow
 def test_clipped_noise_fails(case: Case) -> None:
     """Even where nothing would be clipped; without a limit the same objective succeeds there."""
     inside = (np.abs(case.u) < 2).all(axis=1)
@@ -294,6 +297,7 @@ def test_clipped_noise_fails(case: Case) -> None:
 # The claims -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_claims_are_made_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
     claims = trained_claims(Settings("tiny"), tmp_path, lambda fraction, _: told.append(fraction))
