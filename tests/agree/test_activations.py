@@ -78,6 +78,7 @@ def check_prelu_vjp(dy: Any, x: Any, slope: Any, op: Any = None, **needs: bool) 
     agree("prelu_vjp", dy, x, slope, **needs, scale=sizes, op=op)
 
 
+@pytest.mark.slow
 def test_the_memory_order_of_the_input_is_kept() -> None:
     x = to_device(np.ascontiguousarray(np.random.default_rng(1).random((2, 4, 5, 3))).transpose(0, 3, 1, 2))
     ones = to_device(np.ones(3))

@@ -115,6 +115,7 @@ def test_weights_beyond_half_precision() -> None:
 # Against itself, bit by bit --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_image_does_not_see_its_batch() -> None:
     x, index = images(19), numbers(19)
     together = run(x, index)

@@ -31,6 +31,7 @@ def arrays_of(parameters: Parameters, dtype: str) -> Any:
     return mixture.arrays, mixture.labels, mixture.num_classes
 
 
+@pytest.mark.slow
 @given(
     mixtures(dimensions=DIMENSIONS, condition=1e4), st.sampled_from([3.0, 50.0]), dtypes(), layouts(), st.integers(0, 5)
 )
@@ -86,6 +87,7 @@ def test_not_a_number_is_refused() -> None:
     assert agree("metropolis_accept", ratio, np.full(4, 0.5)).tolist() == [False, False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_walker_at_a_point_that_is_not_a_number_stays(dtype: str) -> None:
     arrays, _, _ = arrays_of(random_parameters(2, 3), dtype)

@@ -86,6 +86,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, ref: Any, peer: Any, *arguments: s
     return bench.main(["--batch", "1", "--rounds", "3", *arguments])
 
 
+@pytest.mark.slow
 def test_check_is_the_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     fast, slow = Fake(0.005), Fake(0.02)
     assert run_with(monkeypatch, fast, slow, "--check", "--case", "sdae-forward") == 0

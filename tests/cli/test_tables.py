@@ -35,6 +35,7 @@ def _fail(error: BaseException) -> None:
     raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(("mnist-table2",), SECTIONS))
 def test_an_experiment_runs_and_reports(
     name: str, malade: Malade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(laboratory.run_theorem, "__kwdefaults__", {"resume": False, "parts": parts})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_a_run_that_was_interrupted_goes_on_and_can_be_verified(
     malade: Malade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

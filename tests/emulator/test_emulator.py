@@ -112,6 +112,7 @@ def test_older_gpus_lack_tensor_instructions() -> None:
         Program(PIPELINE.text, shared_bytes=PIPELINE.shared_bytes, capability=75).build()
 
 
+@pytest.mark.slow
 def test_portable_fibers() -> None:
     """The C library's contexts, which other processors than x86-64 use."""
     library = build(SUM.write(), defines={"EMULATION_UCONTEXT": 1})

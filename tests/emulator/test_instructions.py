@@ -6,11 +6,14 @@ import pytest
 
 from malade_gpu.emulation import SCHEDULES
 from tests.instructions import INSTRUCTIONS, Instruction, check, launched
+from tests.marks import slow_but
 
 from .programs import Program, all_alike
 
+QUICK = [instruction for instruction in INSTRUCTIONS if instruction.name in ("async_copy", "mma_tf32", "atomics")]
 
-@pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda instruction: instruction.name)
+
+@pytest.mark.parametrize("instruction", slow_but(QUICK, INSTRUCTIONS), ids=lambda instruction: instruction.name)
 def test_instructions(instruction: Instruction) -> None:
     results = [
         launched(
@@ -23,6 +26,7 @@ def test_instructions(instruction: Instruction) -> None:
     assert all_alike(results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [

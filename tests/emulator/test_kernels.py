@@ -282,6 +282,7 @@ def test_schedules_make_no_difference(launch: Launch) -> None:
 WITHOUT_TENSOR_CORES = [launch for launch in conv() if launch.defines["PRECISION"] == 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(WITHOUT_TENSOR_CORES)))
 def test_gpus_without_asynchronous_copies_make_no_difference(number: int) -> None:
     launch = WITHOUT_TENSOR_CORES[number]

@@ -117,6 +117,7 @@ def test_fab_on_linear_classifiers(norm: str, num_targets: int) -> None:
         assert (result.distance <= expected * (1 + 1e-3)).all(), result.distance / expected - 1
 
 
+@pytest.mark.slow
 def test_cw_on_linear_classifiers() -> None:
     """Pixels at 0 and 1, where the change of variables is all but flat, need larger steps, and more of them."""
     model, (inner, y) = linear(), inner_images()

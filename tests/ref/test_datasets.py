@@ -263,6 +263,7 @@ def _load_at_once(folder: str) -> str:
     return load_dataset("mnist", data_dir=folder).train.sha256()
 
 
+@pytest.mark.slow
 def test_concurrent_loading(tmp_path: Path) -> None:
     put_mnist(tmp_path / "mnist", num_train=600)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

@@ -71,6 +71,7 @@ def test_equal_bundles_have_equal_files(bundle: Path, tmp_path: Path) -> None:
         assert (bundle / file).read_bytes() == (other / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_drawing_again_changes_nothing(bundle: Path) -> None:
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     names = write_report(bundle)

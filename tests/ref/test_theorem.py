@@ -267,6 +267,7 @@ def test_fields_agree_with_what_they_are_called() -> None:
     np.testing.assert_array_equal(scores["argmax"][same], scores["oracle"][same])
 
 
+@pytest.mark.slow
 def test_the_unadjusted_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     found = verdicts(ula.ula_claims(TINY, Path(), silent))
     assert found["ula-variance"] == found["ula-bias"] == found["ula-stuck"] == "holds"
