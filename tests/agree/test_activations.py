@@ -88,6 +88,7 @@ def test_the_memory_order_of_the_input_is_kept() -> None:
     assert gpu.prelu(x, ones).strides == gpu.prelu_vjp(x, x, ones)[0].strides == x.strides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     x, dy = (2 * np.random.default_rng(3).standard_normal((2, 2, 3, 4, 5))).astype(dtype)

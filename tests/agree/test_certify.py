@@ -20,6 +20,7 @@ from .test_networks import both, images, labels
 __all__ = ["files", "malade"]
 
 
+@pytest.mark.slow
 def test_counts_agree() -> None:
     """Without a denoiser, over more than one step of the noise's counter; and with one."""
     (network, on_device), (denoiser, other) = both("mlp"), both("sdae")

@@ -127,6 +127,7 @@ def test_no_steps() -> None:
         assert_no_alias(result, start)
 
 
+@pytest.mark.slow
 def test_planted_errors_are_caught() -> None:
     x, index, dy = images(2), numbers(2), gradients(2)
     last, back = expected(x, index)

@@ -59,6 +59,7 @@ def test_purification() -> None:
     assert np.abs(result - wanted).max() > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "num_steps"), [(0, 2), (1, 0), (1, 1), (35, 2)])
 def test_any_number_of_images(n: int, num_steps: int) -> None:
     """None; less than a group; three groups for two blocks, the last one not full."""
@@ -123,6 +124,7 @@ def test_an_image_does_not_see_its_batch() -> None:
         np.testing.assert_array_equal(run(x[part], index[part]), together[part])
 
 
+@pytest.mark.slow
 def test_a_chain_in_two_pieces() -> None:
     x, index = images(3), numbers(3)
     whole = run(x, index, num_steps=3, first_step=7)

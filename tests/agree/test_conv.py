@@ -199,7 +199,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("size", slow_but((SIZES[0], SIZES[3]), SIZES))
-@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("name", slow_but(("fp32", "tf32"), PRECISIONS))
 def test_sizes_and_precisions(name: str, size: Any) -> None:
     x_shape, weight_shape, stride, transposed = size
     rng = np.random.default_rng(0)
@@ -220,6 +220,7 @@ def test_sizes_and_precisions(name: str, size: Any) -> None:
                     assert error > 1e-2 * ALLOWED[name] or wanted.size < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_wide_finish(name: str) -> None:
     """More columns than a block has, in every precision."""

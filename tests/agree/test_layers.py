@@ -44,6 +44,7 @@ def test_linear(x: Any, k: int, needed: bool, data: st.DataObject) -> None:
     agree("linear_vjp", dy, x, weight, input_activation=activation, scale=scales)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRECISIONS)
 @pytest.mark.parametrize(("n", "d", "k"), [(130, 7, 10), (3, 20, 72), (1100, 2, 5), (2, 3001, 10)])
 def test_linear_in_every_precision(n: int, d: int, k: int, name: str) -> None:

@@ -62,6 +62,7 @@ def test_many_dimensions(dtype: str) -> None:
     agree("mixture_chain", x, *arrays, **chain, key=(1, 2), scale=(10 * size.score, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_beyond_the_format(dtype: str) -> None:
     arrays, labels, _ = arrays_of(random_parameters(3, 3, num_classes=2), dtype)
@@ -141,6 +142,7 @@ def test_one_step_from_the_same_state(d: int, dtype: str) -> None:
     assert np.array_equal(position[accepted == 0], x[accepted == 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", DIMENSIONS)
 @pytest.mark.parametrize("keys", [KEYS, {"key": (1, 2)}], ids=["mala", "ula"])
 def test_many_steps(keys: Any, d: int) -> None:
@@ -159,6 +161,7 @@ def test_many_steps(keys: Any, d: int) -> None:
     assert np.array_equal(one, whole[7:8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [KEYS, {"key": (1, 2)}], ids=["mala", "ula"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fused_and_step_by_step(dtype: str, keys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -341,6 +341,7 @@ def test_other_attacks(name: str, settings: dict[str, Any]) -> None:
         np.testing.assert_allclose(to_host(getattr(result, field)), wanted, rtol=1e-6, atol=1e-9, err_msg=field)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(("eot",), ("r_pgd", "drift_pgd", "eot", "apgd", "cw", "fab")))
 def test_other_attacks_on_the_defence(name: str) -> None:
     def network(i: int) -> Callable[[str], Any]:

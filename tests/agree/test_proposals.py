@@ -61,6 +61,7 @@ def test_squares_linf(case: dict[str, Any], eps: float) -> None:
     agree("square_step_linf", x, centre, size=case["size"], eps=eps, **counter, exact=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(cases(), EPS)
 def test_squares_l2(case: dict[str, Any], eps: float) -> None:
@@ -92,6 +93,7 @@ def test_bumps(size: int) -> None:
     np.testing.assert_allclose(np.array(bump(size)).reshape(size, size), _bump(size), rtol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(cases(), st.sampled_from([0.0, 1e-8, 0.01, 1.0]), st.sampled_from([0.0, 1e-8, 0.01, 1.0]))
 def test_boundary(case: dict[str, Any], a: float, b: float) -> None:
@@ -111,6 +113,7 @@ def test_boundary_makes_up_for_clipping(dtype: str) -> None:
     assert (np.sqrt(((proposal - centre) ** 2).sum(axis=(1, 2, 3))) < 1.99).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(cases(), st.sampled_from([1e-3, 0.1]), st.sampled_from([0.0, 1.0, -3.0, np.nan, np.inf]))
 def test_spsa(case: dict[str, Any], width: float, rise: float) -> None:

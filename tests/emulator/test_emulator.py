@@ -121,6 +121,7 @@ def test_portable_fibers() -> None:
     assert y[0] == x.sum()
 
 
+@pytest.mark.slow
 def test_compiled_once() -> None:
     first = SUM.build()
     assert SUM.build() is first

@@ -371,6 +371,7 @@ def test_square_is_not_held_by_a_lucky_draw() -> None:
 # The boundary --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_boundary_on_linear_classifiers() -> None:
     model, (inner, y) = linear(), inner_images()
     for x, expected in ((inner, nearest(inner, "l2")), (edge_images(), nearest_in_box(edge_images(), "l2"))):
