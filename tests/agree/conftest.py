@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,24 @@ if MEETS:
 
     def pytest_sessionfinish() -> None:
         noting.__exit__(None, None, None)
+
+
+# Each dtype is a kernel of its own, to be compiled: `pytest` is content with that of networks.
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if getattr(item, "callspec", None) and item.callspec.params.get("dtype") == "float64":
+        item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def fewer_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Properties draw float32 alone, unless all is asked for."""
+    config = request.config
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if not any(map(config.getoption, ("full", "hypothesis_profile", "markexpr"))):
+            monkeypatch.setattr("tests.strategies.drawn_dtypes", ["float32"])
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -150,6 +150,7 @@ def test_noise(step: int) -> None:
 # Against itself, bit by bit --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_image_does_not_see_its_batch() -> None:
     x, index, dy = images(19), numbers(19), gradients(19)
     together, back = run(x, index), vjp(dy, x, index)

@@ -189,6 +189,7 @@ def test_no_steps_no_walkers(dtype: str) -> None:
 # Objects ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(mixtures(dimensions=(3,), condition=100), dtypes())
 def test_the_public_object(parameters: Parameters, dtype: str) -> None:

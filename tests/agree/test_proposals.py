@@ -80,6 +80,7 @@ def test_tiles(shape: tuple[int, ...]) -> None:
     assert (start != centre).any()
 
 
+@pytest.mark.slow
 def test_a_bump_that_cancels() -> None:
     """The square holds the bump's opposite, exactly: what is left of their sum is rounding."""
     centre = np.full((40, 1, 3, 3), 0.5)
@@ -103,6 +104,7 @@ def test_boundary(case: dict[str, Any], a: float, b: float) -> None:
     assert all(((result >= 0) & (result <= 1)).all() for result in results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_boundary_makes_up_for_clipping(dtype: str) -> None:
     """In the corners of [0, 1] a step on the sphere loses length, and the step to the clean image must be shorter."""

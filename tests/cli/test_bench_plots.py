@@ -53,6 +53,7 @@ def invented(*, measured: bool) -> dict[str, Any]:
     return {"format": "malade-bench-device", "data_sheet": DATA_SHEET, "works": works}
 
 
+@pytest.mark.slow
 def test_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bench.json"
     file.write_text(json.dumps(invented(measured=True)))
