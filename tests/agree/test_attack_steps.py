@@ -129,6 +129,7 @@ def test_a_sample_does_not_depend_on_its_batch(dtype: str) -> None:
         np.testing.assert_array_equal(alone, together[3:4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     rng = np.random.default_rng(0)

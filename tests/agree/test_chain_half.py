@@ -84,6 +84,7 @@ def test_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.median(np.abs(dx - wanted)) < 1e-3 * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 def test_planted_errors_are_caught() -> None:
     """Of three thousandths, or a weight in a hundred."""
     x, index = images(2), numbers(2)

@@ -167,6 +167,7 @@ def test_which_windows_are_narrow() -> None:
     assert not is_narrow(1, 128, 3, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("fewest_channels", [1, NEVER])
@@ -304,6 +305,7 @@ def test_copies_of_four_numbers_are_aligned() -> None:
     assert conv._vector(gpu.asarray(np.zeros((1, 2, 4, 8)))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_planted_errors_are_caught(dtype: str, transposed: bool) -> None:

@@ -67,6 +67,7 @@ def test_finished(dtype: str, activation: str) -> None:
         agree(f"{name}_vjp", x, y, weight, **settings, need_dweight=False, scale=scales)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     generator = np.random.default_rng(14)

@@ -268,6 +268,7 @@ def test_importing_the_package_looks_for_no_gpu() -> None:
     assert run_python(text) == "[]"
 
 
+@pytest.mark.slow
 def test_the_emulated_device_needs_no_cupy() -> None:
     text = (
         "import sys; sys.modules['cupy'] = None\n"

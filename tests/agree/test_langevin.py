@@ -49,6 +49,7 @@ def test_not_a_number_stays_one() -> None:
     agree("langevin_step", x, x, x, a=1.0, delta=1.0, clip=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     arrays = tuple(np.random.default_rng(0).random((4, 3, 2)).astype(dtype))

@@ -179,6 +179,7 @@ def test_sums_of_several_chunks(dtype: str, order: str) -> None:
     check_batch_norm_vjp(x, x, parameters[0], 1e-5)
 
 
+@pytest.mark.slow
 def test_the_memory_order_of_the_input_is_kept() -> None:
     x = to_device(np.ascontiguousarray(rng().random((2, 4, 5, 3))).transpose(0, 3, 1, 2))
     parameters = [to_device(array) for array in norm_parameters(3, "float64")]
@@ -193,6 +194,7 @@ def test_the_memory_order_of_the_input_is_kept() -> None:
         assert result.strides == strides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     x, dy = rng().standard_normal((2, 2, 3, 4, 6)).astype(dtype)

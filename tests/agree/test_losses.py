@@ -82,6 +82,7 @@ def test_losses_of_attacks(case: LogitsAndLabels, data: st.DataObject, targeted:
     agree("dlr_loss_vjp", dloss, logits, labels, targets, scale=scale)
 
 
+@pytest.mark.slow
 def test_ties_and_not_a_number_in_losses_of_attacks() -> None:
     logits = np.array([[1.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0], [0.0, np.nan, 1.0, np.nan]])
     labels = np.array([1, 3, 0])
@@ -121,6 +122,7 @@ def test_a_sample_does_not_depend_on_its_batch(dtype: str) -> None:
         np.testing.assert_array_equal(alone, on_device(op)(*arrays)[5:6])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     rng = np.random.default_rng(3)

@@ -92,6 +92,7 @@ def test_points_between(case: dict[str, Any], overshoot: float) -> None:
     agree("fab_step", x, centre, step, -step, share, overshoot=overshoot, scale=1 + np.abs(step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     rng = np.random.default_rng(1)

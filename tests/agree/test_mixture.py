@@ -223,6 +223,7 @@ def test_the_public_object(parameters: Parameters, dtype: str) -> None:
     same(lambda mixture, x: mixture.tempered(2.0).expand(x).hessians, 100 * hessian)
 
 
+@pytest.mark.slow
 def test_walks_and_minimisers() -> None:
     parameters = random_parameters(4, 3, num_classes=2)
     ours, theirs = malade_gpu.GaussianMixture(*parameters), parameters.mixture()
@@ -241,6 +242,7 @@ def test_walks_and_minimisers() -> None:
 # What these checks see -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     parameters = random_parameters(3, 3, num_classes=2)

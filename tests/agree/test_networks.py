@@ -196,6 +196,7 @@ def test_purification() -> None:
     np.testing.assert_allclose(to_host(purified), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "expectation"), [("exact", "loss"), ("exact", "logits"), ("bpda", "loss"), ("bpda-denoiser", "loss")]
 )
@@ -312,6 +313,7 @@ def test_attacks_on_the_defence(mode: str) -> None:
     outcomes_agree(attack, models, 3, eps=0.1, step_size=0.05, num_steps=2, mode=mode, num_draws=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

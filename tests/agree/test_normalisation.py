@@ -103,6 +103,7 @@ def test_the_same_masks(dtype: str) -> None:
     np.testing.assert_array_equal(drawn(gpu, to_device(x), to_device(index)), drawn(ref, x, index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     x, dy = np.random.default_rng(3).standard_normal((2, 2, 4, 3, 5)).astype(dtype)

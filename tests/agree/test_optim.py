@@ -36,6 +36,7 @@ def test_sgd_step(arrays: tuple[Any, ...], momentum: float) -> None:
     agree("sgd_step", *arrays[:3], learning_rate=0.1, momentum=momentum, scale=scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     arrays = tuple(np.random.default_rng(0).random((4, 3, 5)).astype(dtype))

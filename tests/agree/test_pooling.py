@@ -67,6 +67,7 @@ def test_nan_and_infinities(dtype: str) -> None:
         agree("adaptive_avg_pool2d", x, output_size=3, exact=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     x = rng().standard_normal((1, 1, 34, 31)).astype(dtype)

@@ -126,6 +126,7 @@ def test_spsa(case: dict[str, Any], width: float, rise: float) -> None:
     agree("spsa_gradient", x, rises, width=width, **counter, scale=scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     rng = np.random.default_rng(1)

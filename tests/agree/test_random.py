@@ -111,6 +111,7 @@ def test_keys_of_samples(n: int, keys: Any, dtype: str, step: int) -> None:
         np.testing.assert_array_equal(numbers[part], ref.uniform((3,), dtype=dtype, **one))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     counters = {"key": KEY, "sample_index": np.arange(3), "dtype": dtype}

@@ -17,8 +17,8 @@ from .backends import gpu as gpu_ops
     "compute",
     [
         pytest.param(lambda settings: [mala._balance(settings)], id="balance"),
-        pytest.param(lambda settings: mala._two_samples(settings, lambda done: None), id="mmd"),
-        pytest.param(lambda settings: [ula._variance(settings)], id="variance"),
+        pytest.param(lambda settings: mala._two_samples(settings, lambda done: None), id="mmd", marks=pytest.mark.slow),
+        pytest.param(lambda settings: [ula._variance(settings)], id="variance", marks=pytest.mark.slow),
         pytest.param(
             lambda settings: [controls._ten_is_six(settings), controls._mean_for_sum(settings)],
             id="minimiser",

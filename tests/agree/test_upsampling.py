@@ -33,6 +33,7 @@ def test_upsample(x: Any, size: Any, corners: bool, data: st.DataObject) -> None
     check_bilinear(x, dy, corners)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_planted_errors_are_caught(dtype: str) -> None:
     generator = np.random.default_rng(13)

@@ -189,6 +189,7 @@ def test_networks_from_files(small: Malade) -> None:
     assert origins("third") == {"cnn": "store", "dae": "file", "sdae": "store"}
 
 
+@pytest.mark.slow
 def test_a_denoiser_of_another_classifier_is_allowed_but_said(small: Malade) -> None:
     run(small, "first")
     said = run(small, "second", "models.sdae.file=first/models/sdae.h5", "models.cnn.seed=1")

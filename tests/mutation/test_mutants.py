@@ -76,6 +76,7 @@ def test_verdicts(project: list[Mutant], capsys: pytest.CaptureFixture[str], nam
     assert any(line in row and name in row for row in capsys.readouterr().out.splitlines())
 
 
+@pytest.mark.slow
 def test_stale_mutants_and_failing_tests_are_seen(project: list[Mutant], capsys: pytest.CaptureFixture[str]) -> None:
     path = command.ROOT / KERNELS / "number.py"
     path.write_text("NUMBER = 5  # three\n")

@@ -865,6 +865,7 @@ def check_mixing(backend: Any) -> None:
         check_identity(partial(ATTACKS[name], eps=0.2), model, images(5, (1, 4, 4)), np.arange(5) % 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "mistake"),
     [

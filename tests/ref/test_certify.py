@@ -187,6 +187,7 @@ def test_counts_are_those_of_the_addressed_noise(problem: Any) -> None:
         np.testing.assert_array_equal(counts, expected)
 
 
+@pytest.mark.slow
 def test_accuracy_at_radius_zero_is_that_of_the_smoothed_classifier(problem: Any) -> None:
     network, x, y, distance = problem
     # So many draws can tell a probability of 0.55 from one half.

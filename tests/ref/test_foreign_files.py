@@ -611,6 +611,7 @@ def zipped(path: Path, members: dict[str, tuple[str, str, int]]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_small_files_take_little_memory(tmp_path: Path) -> None:
     """At most 256 MiB: images of another shape, many labels, long words, IDX files that claim much."""
     with h5py.File(tmp_path / "shape.h5", "w") as file:

@@ -215,6 +215,7 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {kind: path.read_bytes() for kind, path in paths.items()}
 
 
+@pytest.mark.slow
 def test_hostile_h5(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["images"] = pixels(4)

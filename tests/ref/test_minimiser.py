@@ -75,6 +75,7 @@ def test_without_labels_it_is_the_denoiser() -> None:
     assert (found.num_minima == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3, 8, 11])
 def test_lowest_and_counted(seed: int) -> None:
     """In one dimension a fine grid sees all minima: the lowest is returned, and none that is counted is invented."""

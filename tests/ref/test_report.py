@@ -322,6 +322,7 @@ def path_arguments(channels: int = 1) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [
