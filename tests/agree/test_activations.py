@@ -60,6 +60,7 @@ def test_at_the_edges(dtype: str) -> None:
         agree(f"{name}_vjp", np.ones_like(x), saved, **settings, scale=1)
 
 
+@pytest.mark.slow
 @given(images_nchw() | matrices_nd(), st.booleans(), st.data())
 def test_prelu(x: Any, one: bool, data: st.DataObject) -> None:
     x = spread(x)

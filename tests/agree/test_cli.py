@@ -211,6 +211,7 @@ def test_single_steps(
             np.testing.assert_array_equal(result[name], array, err_msg=name, strict=True)
 
 
+@pytest.mark.slow
 def test_train(files: Path, malade: Malade, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A denoiser from a network, against a classifier, with a look at validation images."""
     words = ("train", "denoiser", files / "good.npz", "--init", files / "sdae.h5", "--classifier", files / "cnn.h5")
@@ -298,6 +299,7 @@ def test_no_compiler(malade: Malade, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "complaint"),
     [

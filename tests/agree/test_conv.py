@@ -253,6 +253,7 @@ def test_long_sums_of_one_sign(name: str, allowed: float) -> None:
     assert np.abs(y / expected - 1).max() <= allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_not_a_number_stays_in_its_windows(name: str) -> None:
     """A kernel's last step has fewer terms than a buffer holds: what fills it up is not taken from the image.

@@ -26,6 +26,7 @@ def check(name: str, case: GroupedCase, dy: Any, forward: Any = None, vjp: Any =
     agree(f"{name}_vjp", dy, x, weight, **settings, scale=scales, op=vjp)
 
 
+@pytest.mark.slow
 @given(grouped_cases(), st.data())
 def test_grouped_conv2d(case: GroupedCase, data: st.DataObject) -> None:
     x, weight, settings = case

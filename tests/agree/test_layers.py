@@ -158,6 +158,7 @@ def pool_cases(draw: st.DrawFn) -> tuple[Any, Any, Any]:
     return x, draw(floats_of_shape(shape, dtype=str(x.dtype))), size
 
 
+@pytest.mark.slow
 @given(pool_cases())
 def test_avg_pool2d(case: Any) -> None:
     x, dy, size = case

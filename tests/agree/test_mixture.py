@@ -102,6 +102,7 @@ def test_a_walker_at_a_point_that_is_not_a_number_stays(dtype: str) -> None:
 # Chains ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", DIMENSIONS)
 def test_one_step_from_the_same_state(d: int, dtype: str) -> None:

@@ -296,6 +296,7 @@ def outcomes_agree(attack: Callable[..., Any], models: tuple[Any, Any], n: int, 
     return expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", slow_but(("linf",), ("linf", "l2")))
 def test_pgd(norm: str) -> None:
     eps = {"linf": 0.01, "l2": 0.2}[norm]

@@ -43,6 +43,7 @@ def without_step(counter: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in counter.items() if name != "step"}
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(cases(), st.integers(-2, 90))
 def test_salt_and_pepper(case: dict[str, Any], count: int) -> None:
@@ -53,6 +54,7 @@ def test_salt_and_pepper(case: dict[str, Any], count: int) -> None:
     agree("changed_share", x, centre, exact=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(cases(), EPS)
 def test_squares_linf(case: dict[str, Any], eps: float) -> None:
@@ -151,6 +153,7 @@ def test_planted_errors_are_caught(dtype: str) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_sample_does_not_depend_on_its_batch(dtype: str) -> None:
     rng = np.random.default_rng(0)

@@ -124,6 +124,7 @@ def test_files_of_experiments(malade: Malade, tmp_path: Path, content: bytes, co
     assert message.startswith("x.toml")
 
 
+@pytest.mark.slow
 def test_folders_of_runs(malade: Malade, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")

@@ -265,6 +265,7 @@ def test_who_takes_part() -> None:
     assert not part(mixture) & {"gpu-tf32x3", "gpu-tf32", "gpu-bf16"}
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so() -> None:
     done = run([sys.executable, "-c", HIDDEN], MALADE_GPU_EMULATE="0")
     assert done.returncode == 2

@@ -212,6 +212,7 @@ def test_experiment_certifies_as_the_function_does(bundle: Path) -> None:
     np.testing.assert_array_equal(record["label"][:2], found.label)
 
 
+@pytest.mark.slow
 def test_experiment_interrupted_and_resumed(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = read_experiment("certify", TINY)
     with monkeypatch.context() as context:

@@ -116,6 +116,7 @@ def test_the_store_changes_no_result(small: Malade) -> None:
     assert len(list(Path("elsewhere").glob("*.h5"))) == 3
 
 
+@pytest.mark.slow
 def test_another_experiment_takes_what_it_shares(small: Malade) -> None:
     run(small, "first")
     mine = 'extends = "small.toml"\nname = "mine"\n[models.sdae]\nname = "other words"\nepochs = 2\n'
@@ -157,6 +158,7 @@ def test_verify_notices_another_network(small: Malade) -> None:
 # Networks from files --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_networks_from_files(small: Malade) -> None:
     run(small, "first")
     Path("sub").mkdir()
@@ -280,6 +282,7 @@ def test_models(small: Malade) -> None:
     assert list(Path("kept").glob("*.h5")) == []
 
 
+@pytest.mark.slow
 def test_several_networks_of_a_name(small: Malade) -> None:
     run(small, "first")
     run(small, "second", "models.dae.epochs=2")

@@ -148,6 +148,7 @@ def start_line(folder: Path, *words: str) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = start(tmp_path, *TINY, "--out", "bundle")
     assert process.stdout is not None
@@ -162,6 +163,7 @@ def test_interrupt_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path) -> 
     assert (tmp_path / "bundle" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_closed_pipe(tmp_path: Path) -> None:
     command = f"{sys.executable} -m malade_ref run --list | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(tmp_path), capture_output=True)

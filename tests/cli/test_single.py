@@ -28,6 +28,7 @@ def trained(malade: Malade) -> Malade:
     return malade
 
 
+@pytest.mark.slow
 def test_all(trained: Malade, tmp_path: Path) -> None:
     malade = trained
     images = ("synthetic-digits:test:30",)

@@ -407,6 +407,7 @@ def test_kept_blocks_are_never_followed_elsewhere(models: Malade, tmp_path: Path
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["precious"]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(models: Malade, tmp_path: Path) -> None:
     words = (*STEPS["attack"], "--set", "num_steps=20", "--batch-size", 1)
     assert models(*words, "--out", "whole.npz").code == 0
@@ -420,6 +421,7 @@ def test_killed_and_resumed(models: Malade, tmp_path: Path) -> None:
     assert Path("o.npz").read_bytes() == Path("whole.npz").read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(malade: Malade, tmp_path: Path) -> None:
     save(denoiser((1, 28, 28)), tmp_path / "den.h5")
     code = (

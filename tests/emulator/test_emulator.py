@@ -39,6 +39,7 @@ def lanes_of(mask: int) -> list[int]:
     return [lane for lane in range(32) if mask >> lane & 1]
 
 
+@pytest.mark.slow
 def test_votes_and_partial_masks() -> None:
     program = Program(
         """
@@ -65,6 +66,7 @@ def test_votes_and_partial_masks() -> None:
         np.testing.assert_array_equal(y.reshape(4, 32), expected)
 
 
+@pytest.mark.slow
 def test_atomics() -> None:
     program = Program(
         """
@@ -87,6 +89,7 @@ def test_atomics() -> None:
     assert counts.tolist() == [192, 191, -191, 9, 11]
 
 
+@pytest.mark.slow
 def test_bits_and_integers() -> None:
     program = Program(
         """

@@ -275,6 +275,7 @@ def test_every_way_to_compile_them_is_here() -> None:
 FIRST = [[other.kernel for other in LAUNCHES].index(launch.kernel) for launch in LAUNCHES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", slow_but(FIRST, range(len(LAUNCHES))), ids=NAMES)
 def test_schedules_make_no_difference(number: int) -> None:
     launch = LAUNCHES[number]

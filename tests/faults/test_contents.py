@@ -120,6 +120,7 @@ def complaint_of(made: Made) -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["config", "outcomes", *made_records()])
 def test_every_field_of_a_wrong_type_is_one_line(made: Made, place: str) -> None:
     whole: Any = {"config": made.config, "outcomes": made.meta}.get(place) or made.records[place].meta

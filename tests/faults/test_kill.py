@@ -103,6 +103,7 @@ def test_killed_at_every_change(tmp_path: Path, expected: dict[str, bytes]) -> N
         assert contents(folder) == expected, f"killed before change {change} of {total} ({made[change]})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_random_moments(tmp_path: Path, expected: dict[str, bytes], seed: int) -> None:
     folder = tmp_path / "run"

@@ -220,6 +220,7 @@ sys.exit(start.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "numbers", "status", "words"),
     [

@@ -134,6 +134,7 @@ def test_cw_on_linear_classifiers() -> None:
         assert (result.distance <= expected * (1 + 1e-3)).all(), result.distance / expected - 1
 
 
+@pytest.mark.slow
 def test_ead_on_linear_classifiers() -> None:
     """With a large beta the nearest image by L1 changes the pixels of the largest weights alone."""
     model, (x, y) = linear(), inner_images()

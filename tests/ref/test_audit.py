@@ -343,6 +343,7 @@ def outcomes(bare: Network, model: Any, x: np.ndarray, y: np.ndarray) -> tuple[l
     return cells, checks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "expected"),
     [

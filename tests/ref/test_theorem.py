@@ -208,6 +208,7 @@ def test_an_uncalibrated_classifier_is_not_taken_for_a_calibrated_one(monkeypatc
     assert verdicts(identity.sdae_claims(TINY, Path(), silent))["sdae-calibrated"] == "fails"
 
 
+@pytest.mark.slow
 def test_negative_controls_go_wrong_as_they_should() -> None:
     claims = controls.control_claims(TINY, Path(), silent)
     assert set(verdicts(claims).values()) == {"holds"}

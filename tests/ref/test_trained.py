@@ -242,6 +242,7 @@ def share(r: Any, case: Case) -> Estimate:
     return label_share(r, case.sdae, case.dae)
 
 
+@pytest.mark.slow
 def test_the_right_objective_finds_its_minimiser(case: Case, right: Any) -> None:
     """And a DAE does not."""
     assert error(right, case).high < 0.04
