@@ -70,6 +70,7 @@ def test_any_number_of_images(n: int, num_steps: int) -> None:
     assert_close(result, expected(x, index, **settings)[0], **HALF)
 
 
+@pytest.mark.slow
 def test_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The way back is in float32, from the positions that the way there has kept."""
     x, index, dy = images(2), numbers(2), gradients(2)

@@ -188,7 +188,10 @@ ONE_STEP = ("--eps", 0.05, "--set", "num_steps=1", "--set", "num_draws=2", "--se
     "words",
     [
         ("attack", "pgd", "good.npz", "--model", "cnn.h5", "--eps", 0.05, "--set", "num_steps=2"),
-        ("attack", "eot", "good.npz", "--model", "cnn.h5", "--denoiser", "sdae.h5", *CHAIN, *ONE_STEP),
+        pytest.param(
+            ("attack", "eot", "good.npz", "--model", "cnn.h5", "--denoiser", "sdae.h5", *CHAIN, *ONE_STEP),
+            marks=pytest.mark.slow,
+        ),
         ("purify", "good.npz", "--denoiser", "sdae.h5", *CHAIN),
         ("predict", "good.npz", "--model", "cnn.h5"),
         ("predict", "good.npz", "--model", "cnn.h5", "--denoiser", "sdae.h5", *CHAIN, "--num-draws", 2),

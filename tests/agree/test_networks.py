@@ -370,7 +370,7 @@ def test_other_attacks_on_the_defence(name: str) -> None:
 # Training -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cnn", "sdae", "batch_norm"])
+@pytest.mark.parametrize("name", slow_but(("batch_norm",), ("cnn", "sdae", "batch_norm")))
 def test_training(name: str) -> None:
     """Two epochs from the same parameters, with the same noise, in float64."""
     x, y = images(6, "float64"), labels(6)

@@ -65,9 +65,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Mutant]:
     ("name", "code", "line"),
     [
         ("killed", 0, "killed"),
-        pytest.param("harmless", 1, "SURVIVED", marks=pytest.mark.slow),
-        pytest.param("invalid", 1, "BROKEN", marks=pytest.mark.slow),
-        pytest.param("endless", 0, "out of time", marks=pytest.mark.slow),
+        ("harmless", 1, "SURVIVED"),
+        ("invalid", 1, "BROKEN"),
+        ("endless", 0, "out of time"),
     ],
 )
 def test_verdicts(project: list[Mutant], capsys: pytest.CaptureFixture[str], name: str, code: int, line: str) -> None:
