@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from threadpoolctl import threadpool_limits
-
 from malade_ref.bundle import Bundle
 from malade_ref.figures import require
 from malade_ref.storage import Record
-from malade_ref.theorem.claims import Progress, Settings, record_of
+from malade_ref.theorem.beside import Beside
+from malade_ref.theorem.claims import Progress, Settings
 from malade_ref.theorem.parts import PARTS, Part
 from malade_ref.theorem.report import KIND, TITLE, stage_of, write_report
 
@@ -75,21 +74,21 @@ def run_theorem(
     with begin(out, text, config, device=settings.ops.describe_device()) as bundle:
         if not bundle.finished:
             watcher.plan(parts, bundle.path)
-            for part in parts:
-                progress = watcher.begin(part)
-                _compute(bundle, part, settings, progress)
-                watcher.end(part)
+            left = [part for part in parts if not (bundle.path / f"{stage_of(part.name)}.h5").exists()]
+            folders = {part.name: bundle.partial(f"{part.name}/state").parent for part in left}
+            with Beside(left, settings, folders) as beside:
+                for part in parts:
+                    progress = watcher.begin(part)
+                    _compute(bundle, part, beside, progress)
+                    watcher.end(part)
             write_report(bundle)
             bundle.finish()
     return Bundle.open(out)
 
 
-def _compute(bundle: Bundle, part: Part, settings: Settings, progress: Progress) -> Record:
+def _compute(bundle: Bundle, part: Part, beside: Beside, progress: Progress) -> Record:
     def compute() -> Record:
         progress(0.0, "")
-        folder = bundle.partial(f"{part.name}/state").parent
-        # Many small matrices: on two threads their products and factors take ten times as long as on one.
-        with threadpool_limits(limits=1, user_api="blas"):
-            return record_of(part.compute(settings, folder, progress))
+        return beside.compute(part, progress)
 
     return bundle.stage(stage_of(part.name), compute, keep=True)
