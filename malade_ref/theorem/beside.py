@@ -1,4 +1,4 @@
-"""A second process that computes parts of the laboratory from the end of the list, while the first begins at its front."""
+"""A second process that computes parts of the laboratory from the end, while the first begins at the front."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def record_of_part(part: Part, settings: Settings, folder: Path, progress: Any) 
 class Beside:
     """The second process; a context manager that ends it.
 
-    Each process takes the next part that neither has taken, this one from the front and the other from the back. Results do
-    not depend on who computed what: every purpose has a generator of its own (`Settings.rng`).
+    Each process takes the next part that neither has taken, this one from the front and the other from the back. Results
+    do not depend on who computed what: every purpose has a generator of its own (`Settings.rng`).
 
     Parameters
     ----------
     parts : sequence of Part
         Those that are to be computed, in order.
     settings : Settings
-        Of the run; with another backend than the reference, without a second core, or with little to do, there is no second
-        process.
+        Of the run; with another backend than the reference, without a second core, or with little to do, there is no
+        second process.
     folders : dict of str to Path
         The folder of each part, by its name.
     """
@@ -148,7 +148,11 @@ def _work(
                 return
             back.value -= 1
             name = names[back.value]
-        results.put((name, record_of_part(by_name[name], Settings(scale, seed), folders[name], lambda *progress: None)))
+        try:
+            record = record_of_part(by_name[name], Settings(scale, seed), folders[name], lambda *progress: None)
+        except Exception:  # the other process computes the part itself, and there the error is told
+            return
+        results.put((name, record))
 
 
 def _end_with(parent: int) -> None:
