@@ -33,9 +33,7 @@ def add_commands(commands: Any) -> None:
         "folder with a verdict on every claim, numbers, figures and a report.",
         allow_abbrev=False,
     )
-    command.add_argument(
-        "--quick", action="store_true", help="fewer points and seeds: 90 seconds instead of ten minutes"
-    )
+    command.add_argument("--quick", action="store_true", help="fewer points and seeds, in 90 seconds")
     add_backend(command)
     command.add_argument(
         "--out", metavar="DIR", help="folder of the bundle; runs/theorem-1, runs/theorem-2, ... by default"

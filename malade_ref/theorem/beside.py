@@ -45,8 +45,8 @@ def record_of_part(part: Part, settings: Settings, folder: Path, progress: Any) 
 class Beside:
     """The second process; a context manager that ends it.
 
-    Each process takes the next part that neither has taken, this one from the front and the other from the back. Results
-    do not depend on who computed what: every purpose has a generator of its own (`Settings.rng`).
+    Each process takes the next part that neither has taken, this one from the front and the other from the back.
+    Results do not depend on who computed what: every purpose has a generator of its own (`Settings.rng`).
 
     Parameters
     ----------
