@@ -178,6 +178,7 @@ def test_few_positions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_array_equal(vjp(dy, x, index, num_steps=9), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_kept", [0, 1, 2])
 def test_kept_positions_make_no_difference(monkeypatch: pytest.MonkeyPatch, num_kept: int) -> None:
     """Those of the way there, or computed again on the way back: segments of one, two, three and five steps."""

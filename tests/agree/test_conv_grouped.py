@@ -51,6 +51,7 @@ def test_grouped_parts_of_a_sum(dtype: str, most: int) -> None:
         check("grouped_conv2d", GroupedCase(x, weight, {"groups": 2}), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_finished(dtype: str, activation: str) -> None:

@@ -245,6 +245,7 @@ def test_whole_attacks(name: str, defence: bool) -> None:
         np.testing.assert_allclose(to_host(getattr(result, field)), wanted, rtol=1e-6, atol=1e-9, err_msg=field)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_host_and_device_are_not_mixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = StrictDevice()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from malade_ref.theorem.claims import Settings
 from malade_ref.theorem.trained import (
@@ -26,6 +27,7 @@ from .backends import gpu, ref
 RECIPE = Recipe(points=12, steps=3, batch_size=8, learning_rate=0.01, hidden=(6, 4))
 
 
+@pytest.mark.slow
 def test_networks_are_trained_alike() -> None:
     results = []
     for ops in (ref, gpu):

@@ -485,7 +485,9 @@ def check_identity(attack: Any, model: Any, x: Any, y: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("make", [lambda: mlp((1, 4, 4), 3, dtype="float64"), small_malade])
+@pytest.mark.parametrize(
+    "make", [lambda: mlp((1, 4, 4), 3, dtype="float64"), pytest.param(small_malade, marks=pytest.mark.slow)]
+)
 def test_samples_do_not_mix(name: str, make: Any) -> None:
     check_identity(partial(ATTACKS[name], eps=0.2, seed=2), make(), images(5, (1, 4, 4)), np.arange(5) % 3)
 

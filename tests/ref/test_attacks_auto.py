@@ -40,6 +40,7 @@ LOSSES: tuple[dict[str, Any], ...] = ({}, {"loss": "dlr"}, {"loss": "dlr", "num_
 # Closed forms ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "optimum", "eps"), [("linf", optimum_linf, 0.2), ("l2", optimum_l2, 0.3)])
 def test_linear_classifiers(norm: str, optimum: Any, eps: float) -> None:
     """Also where [0, 1] cuts the ball; there steps that are halved too soon in the Euclidean norm leave APGD short."""

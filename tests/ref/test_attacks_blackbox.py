@@ -482,6 +482,7 @@ def test_a_hidden_gradient_is_seen_through() -> None:
 # Distillation --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: mlp((1, 4, 4), 3, seed=5), lambda: small_malade(dtype="float32")])
 def test_a_surrogate_learns_the_answers(make: Any) -> None:
     """From images alone; what fools it fools the model more often than noise does."""

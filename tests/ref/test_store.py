@@ -219,6 +219,7 @@ def a_folder(path: Path) -> None:
 DAMAGES = [truncate, empty, flip(0.3), flip(0.6), flip(0.95), other_kind, dangling, a_folder]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_network_is_said_and_trained_again(run: Run, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     kept = Store(tmp_path / "store")
