@@ -231,12 +231,16 @@ sys.exit(start.main())
     ],
 )
 def test_signals(tmp_path: Path, code: str, numbers: str, status: int, words: str) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What is ignored here, as by nohup or in the background of a shell, the process would ignore, too.
+    before = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         text = code.format(root=str(ROOT), numbers=numbers)
         done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert (done.returncode, done.stderr) == (status, words)
 
 
