@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from malade_ref.checkpoint import load, save
     from malade_ref.defence import MALADE
     from malade_ref.density import DenoiserScore, GaussianMixture
-    from malade_ref.network import Network, cnn, mlp, resnet, sdae, wide_resnet
+    from malade_ref.network import Network, cnn, madry, mlp, resnet, sdae, wide_resnet
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "attacks",
     "cnn",
     "load",
+    "madry",
     "mlp",
     "ops",
     "resnet",
@@ -46,6 +47,7 @@ _HOME = {
     "Network": "network",
     "cnn": "network",
     "load": "checkpoint",
+    "madry": "network",
     "mlp": "network",
     "resnet": "network",
     "save": "checkpoint",

@@ -101,6 +101,11 @@ def _add_train(commands: Any) -> None:
     add_input(train)
     train.add_argument("--out", required=True, metavar="FILE", help="the network, by custom *.h5")
     train.add_argument("--validation", metavar="INPUT", help="images to look at after each epoch")
+    train.add_argument(
+        "--network",
+        choices=[name for builders in BUILDERS.values() for name in builders],
+        help="which network; the paper's of its kind by default",
+    )
     train.add_argument("--preset", choices=PRESETS, default="paper", help="size of the network")
     train.add_argument("--init", metavar="MODEL", help="network to start from")
     train.add_argument("--epochs", type=int, default=3)
@@ -186,7 +191,7 @@ def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
     model = _model_table(arguments)
     ops = backend_ops(arguments.backend)
     networks = {name: load(name, ops=ops) for name in (model.init, model.classifier) if name is not None}
-    start = networks[model.init] if model.init else BUILDERS[model.kind](model.preset, seed=arguments.seed, ops=ops)
+    start = networks[model.init] if model.init else model.builder(model.preset, seed=arguments.seed, ops=ops)
     check_kind(start, model.kind, "--init")
     if model.classifier is not None:
         check_kind(networks[model.classifier], "classifier", "--classifier")
@@ -270,8 +275,12 @@ def _model_table(arguments: argparse.Namespace) -> Model:
         raise InputError("--set: has no meaning without --adversarial; add it or leave it out")
     if arguments.classifier is not None and arguments.kind != "denoiser":
         raise InputError("--classifier: only denoisers protect a classifier; leave it out")
+    if arguments.network is not None and arguments.network not in BUILDERS[arguments.kind]:
+        known = ", ".join(BUILDERS[arguments.kind])
+        raise InputError(f"--network: {arguments.network} is no {arguments.kind}; choose one of {known}")
     return Model(
         kind=arguments.kind,
+        network=arguments.network,
         preset=arguments.preset,
         epochs=check_work("--epochs", arguments.epochs),
         batch_size=check_count("--batch-size", arguments.batch_size),

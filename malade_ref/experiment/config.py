@@ -17,11 +17,15 @@ from malade_ref.attacks.cards import CARDS, Card, Profile, card_of
 from malade_ref.certify import BOUNDS
 from malade_ref.checks import MOST_WORK, InputError, check_count
 from malade_ref.experiment.tables import REST, check_slug, nearest, setting
-from malade_ref.network import Network, cnn, sdae
+from malade_ref.network import Network, cnn, madry, sdae
 from malade_ref.training import OPTIMIZERS, SCHEDULES
 
 CLEAN = "clean"
-BUILDERS: dict[str, Callable[..., Network]] = {"classifier": cnn, "denoiser": sdae}
+# The networks that can be trained, by kind; the first of a kind is its default.
+BUILDERS: dict[str, dict[str, Callable[..., Network]]] = {
+    "classifier": {"cnn": cnn, "madry": madry},
+    "denoiser": {"sdae": sdae},
+}
 PRESETS = ("paper", "small")
 OWN_SOURCES = ("defence", "classifier")
 
@@ -105,6 +109,8 @@ class Model:
         What reports call it.
     note : str
         What reports must say about it.
+    network : str, optional
+        Which network of its kind: the paper's (``"cnn"`` or ``"sdae"``) by default, or ``"madry"``.
     preset : {"paper", "small"}
         Size of the network.
     seed : int
@@ -135,6 +141,7 @@ class Model:
     file: str | None = None
     name: str = ""
     note: str = ""
+    network: str | None = None
     preset: str = setting("paper", choices=PRESETS)
     seed: int = setting(0, minimum=0)
     epochs: int = setting(0, minimum=1)
@@ -151,6 +158,12 @@ class Model:
     sigma2: float | None = setting(None, above=0)
     classifier: str | None = None
     ce_weight: float = setting(1.0, minimum=0)
+
+    @property
+    def builder(self) -> Callable[..., Network]:
+        """What makes the network that a training starts from."""
+        builders = BUILDERS[self.kind]
+        return builders[self.network or next(iter(builders))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -598,12 +611,17 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
         raise InputError(f"{where}.epochs: missing; expected an integer, or the file of a network")
     if model.file == "":
         raise InputError(f"{where}.file: expected the path of a saved network; got none")
+    if model.network is not None:
+        _refer(model.network, BUILDERS[model.kind], f"{where}.network")
     if model.init is not None:
         _refer(model.init, experiment.models, f"{where}.init")
         start = experiment.models[model.init]
-        same_size = start.preset == model.preset or start.file is not None or model.file is not None
-        if start.kind != model.kind or not same_size:
-            raise InputError(f"{where}.init: expected a {model.kind} of preset {model.preset}, {model.init} is another")
+        same = (start.builder, start.preset) == (model.builder, model.preset)
+        if start.kind != model.kind or not (same or start.file is not None or model.file is not None):
+            raise InputError(
+                f"{where}.init: expected a {model.kind} of the same network and preset {model.preset}, "
+                f"{model.init} is another"
+            )
     if model.ramp and (model.adversarial is None or model.ramp >= model.epochs):
         raise InputError(
             f"{where}.ramp: expected 0, or less than epochs, with adversarial training; change or remove it"

@@ -17,7 +17,7 @@ from malade_ref.bundle import Bundle
 from malade_ref.checks import InputError
 from malade_ref.classes import with_class_names
 from malade_ref.datasets import Dataset, Split
-from malade_ref.experiment.config import BUILDERS, Experiment, Model
+from malade_ref.experiment.config import Experiment, Model
 from malade_ref.experiment.store import Kept, Store, key_of
 from malade_ref.network import Network
 from malade_ref.storage import to_json
@@ -119,7 +119,7 @@ def training_of(
     ops : module
         The backend.
     """
-    start = networks[model.init] if model.init else BUILDERS[model.kind](model.preset, seed=seed, ops=ops)
+    start = networks[model.init] if model.init else model.builder(model.preset, seed=seed, ops=ops)
     if model.kind == "classifier":
         start = with_class_names(start, data.class_names)
     train, validation = _first(data.train, model.subset), _first(data.validation, model.validation)

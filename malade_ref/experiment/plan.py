@@ -15,6 +15,7 @@ from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Met
 
 # Seconds an image: forward, forward and gradient with respect to the image, training.
 _CLASSIFIER = {"paper": (0.75e-3, 1.4e-3, 2.4e-3), "small": (0.07e-3, 0.17e-3, 0.3e-3)}
+_MADRY = {"paper": (0.9e-3, 2.2e-3, 3.5e-3), "small": (0.03e-3, 0.11e-3, 0.2e-3)}
 _DENOISER = {"paper": (0.06e-3, 0.16e-3, 0.13e-3), "small": (0.035e-3, 0.1e-3, 0.09e-3)}
 
 # Steps of a chain whose number is not known before the search.
@@ -104,7 +105,8 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
 
 
 def _passes(model: Model) -> tuple[float, float, float]:
-    return (_CLASSIFIER if model.kind == "classifier" else _DENOISER)[model.preset]
+    seconds = _MADRY if model.network == "madry" else _CLASSIFIER if model.kind == "classifier" else _DENOISER
+    return seconds[model.preset]
 
 
 def _training(experiment: Experiment, model: Model) -> float:

@@ -93,6 +93,8 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     for model in settings["models"].values():
         if model["file"] is None:
             del model["file"]
+        if model["network"] is None:
+            del model["network"]
     for attack, table in zip(experiment.attacks, settings["attacks"], strict=True):
         table["settings"] = attack.resolved()
     return settings

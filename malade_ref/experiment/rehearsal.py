@@ -8,7 +8,8 @@ from typing import Any
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset
 from malade_ref.defence import MALADE
-from malade_ref.experiment.config import BUILDERS, Experiment
+from malade_ref.experiment.config import Experiment
+from malade_ref.network import cnn, sdae
 
 
 def check_sizes(experiment: Experiment, data: Dataset) -> None:
@@ -27,7 +28,7 @@ def check_sizes(experiment: Experiment, data: Dataset) -> None:
             continue  # looked at when it was read
         wanted.append((f"models.{name}.subset", model.subset or 1, "training", data.train))
         wanted.append((f"models.{name}.validation", 1, "validation", data.validation))
-        network = BUILDERS[model.kind](model.preset)
+        network = model.builder(model.preset)
         if network.input_shape != data.shape:
             raise InputError(
                 f"models.{name}: takes images of shape {network.input_shape}, those of {data.name} have {data.shape}; "
@@ -60,8 +61,8 @@ def rehearse(experiment: Experiment, ops: ModuleType) -> None:
     ops : module
         The backend.
     """
-    classifier = BUILDERS["classifier"]("small", ops=ops)
-    defended = MALADE(classifier, BUILDERS["denoiser"]("small", ops=ops), num_steps=1, a=0.5, delta=0.1)
+    classifier = cnn("small", ops=ops)
+    defended = MALADE(classifier, sdae("small", ops=ops), num_steps=1, a=0.5, delta=0.1)
     x, y, none = ops.zeros((0, *classifier.input_shape), "float32"), ops.zeros((0,), "int64"), ops.arange(0)
     methods = [(f"attacks.{attack.name}", attack) for attack in experiment.attacks]
     rehearsals: list[tuple[str, Any, Any, dict[str, Any]]] = []

@@ -3,7 +3,7 @@
 Layers, parameters, images and labels that do not fit each other raise `InputError`.
 """
 
-from .builders import build, cnn, mlp, sdae
+from .builders import build, cnn, madry, mlp, sdae
 from .losses import LOSSES, LossGradient, join, loss_ops
 from .network import Network, check_finite, fingerprint
 from .resnets import resnet, wide_resnet
@@ -18,6 +18,7 @@ __all__ = [
     "fingerprint",
     "join",
     "loss_ops",
+    "madry",
     "mlp",
     "resnet",
     "sdae",

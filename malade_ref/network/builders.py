@@ -1,4 +1,4 @@
-r"""The two networks of the paper (its Tables 5 and 6), perceptrons, and the initial parameters of any layers.
+r"""The networks of the paper (its Tables 5 and 6, and Madry's), perceptrons, and the initial parameters of any layers.
 
 The DAE and the sDAE share one architecture and differ in their training objective only.
 
@@ -7,6 +7,9 @@ References
 .. [1] Srinivasan et al., "Robustifying models against adversarial attacks by Langevin dynamics", Tables 5 and 6.
 .. [2] Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
 .. [3] He et al., "Delving deep into rectifiers", ICCV 2015.
+.. [4] Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+.. [5] Wong and Kolter, "Provable defenses against adversarial examples via the convex outer adversarial polytope",
+   ICML 2018.
 """
 
 from __future__ import annotations
@@ -18,7 +21,18 @@ from typing import Any
 
 from .. import ops as reference_ops
 from ..checks import check_choice
-from ..layers import Conv2d, ConvTranspose2d, Flatten, Layer, Linear, Parameters, ReLU, Sequential, Tanh
+from ..layers import (
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    Parameters,
+    ReLU,
+    Sequential,
+    Tanh,
+)
 from .network import Network
 
 
@@ -62,6 +76,41 @@ def cnn(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: Mo
         Linear(features, 10),
     ]
     metadata = {"network": "cnn", "preset": preset, "seed": seed}
+    return build(layers, (1, 28, 28), initialisation="he", seed=seed, dtype=dtype, metadata=metadata, ops=ops)
+
+
+def madry(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: ModuleType | None = None) -> Network:
+    """Return the MNIST classifier that Madry et al. trained on attacks [4]_, or one that two cores can train so.
+
+    Two convolutions and two linear layers with rectifiers between; logits out. He's initialisation, biases 0.
+
+    Parameters
+    ----------
+    preset : {"paper", "small"}
+        5x5 with 32 and 64 channels, each with max pooling by 2, and 1024 features; or 4x4 with stride 2, 16 and 32
+        channels, and 100 features, the network of Wong and Kolter [5]_.
+    seed, dtype, ops
+        As of `cnn`.
+
+    Returns
+    -------
+    Network
+        From (1, 28, 28) to 10 logits.
+
+    Examples
+    --------
+    >>> madry().num_parameters, madry("small").num_parameters
+    (3274634, 166406)
+    """
+    layers: list[Layer]
+    if check_choice("preset", preset, ("paper", "small")) == "paper":
+        layers = [Conv2d(1, 32, (5, 5)), ReLU(), MaxPool2d((2, 2)), Conv2d(32, 64, (5, 5)), ReLU(), MaxPool2d((2, 2))]
+        channels, features = 64, 1024
+    else:
+        layers = [Conv2d(1, 16, (4, 4), (2, 2)), ReLU(), Conv2d(16, 32, (4, 4), (2, 2)), ReLU()]
+        channels, features = 32, 100
+    layers += [Flatten(), Linear(channels * 7 * 7, features), ReLU(), Linear(features, 10)]
+    metadata = {"network": "madry", "preset": preset, "seed": seed}
     return build(layers, (1, 28, 28), initialisation="he", seed=seed, dtype=dtype, metadata=metadata, ops=ops)
 
 

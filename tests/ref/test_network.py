@@ -28,7 +28,7 @@ from malade_ref.layers import (
     Tanh,
     fused,
 )
-from malade_ref.network import LossGradient, Network, build, cnn, join, mlp, sdae
+from malade_ref.network import LossGradient, Network, build, cnn, join, madry, mlp, sdae
 from tests import textbook
 from tests.strategies import DTYPES
 from tests.tolerances import assert_close, assert_no_alias, assert_not_mutated, directional_check, planted
@@ -84,6 +84,7 @@ def every_layer(dtype: str = "float64") -> Network:
 NETWORKS: dict[str, Any] = {
     "cnn": lambda dtype: general(cnn("small", dtype=dtype)),
     "sdae": lambda dtype: general(sdae("small", dtype=dtype)),
+    "madry": lambda dtype: general(madry("small", dtype=dtype)),
     "mlp": lambda dtype: general(mlp((1, 5, 4), 3, hidden=(8,), dtype=dtype)),
     "every layer": every_layer,
 }
