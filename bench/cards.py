@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from malade_ref import attacks, load, ops
-from malade_ref.bundle.environment import describe_environment
+from malade_ref.bundle.environment import describe_environment, read_log
+from malade_ref.checkpoint import unrounded
 from malade_ref.checks import InputError, check_count, check_number
 from malade_ref.datasets import Split, load_dataset
 from malade_ref.network import Network
@@ -53,7 +54,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FILE.json", required=True, help="the record, to go on with too")
     parser.add_argument("--card", type=Path, metavar="FILE.md", help="write the card there too; it is printed anyway")
     parser.add_argument("--classifier", type=Path, metavar="FILE.h5", help="of a denoiser: whose images it restores")
-    parser.add_argument("--environment", type=Path, metavar="FILE.json", help="environment.json of the training")
+    parser.add_argument(
+        "--environment", type=Path, metavar="environment.json", help="environment.json of the bundle that trained it"
+    )
     parser.add_argument("--data", default="mnist", help="a data set by name (default mnist)")
     parser.add_argument("--data-dir", metavar="DIR", help="where to look for it first")
     parser.add_argument("--count", type=int, default=1000, help="test images under attack, the first (default 1000)")
@@ -275,21 +278,23 @@ def recipe_of(network: Network) -> dict[str, Any]:
     return {**about, **{name: value for name, value in training.items() if name != "architecture"}}
 
 
-def environment_of(path: Path, given: Path | None) -> dict[str, Any] | None:
+def environment_of(network: Network, path: Path, given: Path | None) -> dict[str, Any] | None:
     """Where a network was trained, by the environment.json of its bundle; None if there is none."""
     source = given if given is not None else path.resolve().parents[1] / "environment.json"
     if given is None and not source.is_file():
         return None
-    log = load_json(source)
-    sessions = log.get("sessions")
-    if not isinstance(sessions, list) or not sessions:
-        raise InputError(f"{source}: names no sessions; give the environment.json of a bundle")
-    kept = log.get("networks", {}).get(path.stem, {})
-    # A network from the store was trained elsewhere, and the bundle says where.
-    environment = kept.get("environment") or sessions[0]["environment"]
-    seconds = kept.get("seconds", log.get("timings", {}).get(f"train {path.stem}"))
-    trained = kept.get("trained") or str(sessions[0].get("began", ""))
-    return {"environment": environment, "seconds": seconds, "trained": trained}
+    log = read_log(source.parent)
+    for name, facts in log.networks.items():
+        if facts.get("fingerprint") in (network.fingerprint(), unrounded(network)):
+            # A network from the store was trained elsewhere, and the bundle says where.
+            return {
+                "environment": facts.get("environment") or log.sessions[0]["environment"],
+                "seconds": facts.get("seconds", log.timings.get(f"models/{name}")),
+                "trained": facts.get("trained") or log.sessions[0]["began"],
+            }
+    if given is None:
+        return None
+    raise InputError(f"{source}: names no network with these parameters; give the one of the bundle that trained it")
 
 
 def measure_card(options: argparse.Namespace) -> dict[str, Any]:
@@ -311,6 +316,7 @@ def measure_card(options: argparse.Namespace) -> dict[str, Any]:
     recipe = recipe_of(network)
     about: dict[str, Any] = {
         "fingerprint": network.fingerprint(),
+        "unrounded": unrounded(network),
         "sha256": file_sha256(options.network),
         "file": options.network.name,
         "parameters": network.num_parameters,
@@ -318,7 +324,7 @@ def measure_card(options: argparse.Namespace) -> dict[str, Any]:
         "kind": "denoiser" if denoiser else "classifier",
         "architecture": network.architecture(),
         "recipe": recipe,
-        "trained": environment_of(options.network, options.environment),
+        "trained": environment_of(network, options.network, options.environment),
         "classifier": classifier.fingerprint() if classifier is not None else None,
         "data": {"name": data.name, "test_sha256": test.sha256(), "images": clean_count},
         "settings": {
@@ -404,11 +410,14 @@ def card(record: Mapping[str, Any]) -> str:
     }
     if trained is not None:
         environment = trained["environment"]
-        device = environment.get("device", {}).get("name") or environment.get("processor")
-        shown["device"] = f"{device}, {environment.get('cpus')} CPUs" if device else "unknown"
+        names = (environment.get("device", {}).get("name"), environment.get("processor"))
+        device = ", ".join(name for name in names if name and name != "CPU")
+        shown["device"] = f"{device or 'unknown processor'}, {environment.get('cpus')} CPUs"
         packages = ", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items())
         shown["software"] = f"malade {environment.get('malade')}, {environment.get('python')}, {packages}"
-        shown["commit"] = f"{environment.get('commit')}, source {str(environment.get('source_sha256'))[:_DIGITS]}"
+        shown["commit"] = (
+            f"{environment.get('commit') or 'unknown'}, source {str(environment.get('source_sha256'))[:_DIGITS]}"
+        )
         shown["trained"] = trained["trained"][:10]
         if trained["seconds"] is not None:
             shown["trained"] += f", in {trained['seconds'] / 60:.1f} min"
@@ -416,6 +425,8 @@ def card(record: Mapping[str, Any]) -> str:
         "file": f"{about['file']}, {about['bytes']:,} bytes, SHA-256 {about['sha256']}",
         "weights": f"fingerprint {about['fingerprint']}",
     }
+    if about["unrounded"] != about["fingerprint"]:
+        shown["weights"] += f", rounded to half precision from {about['unrounded']}"
     measured: dict[str, str] = {}
     if about["kind"] == "classifier":
         first = f"first {settings['count']:,} test images, Linf, eps {settings['eps']:g}"

@@ -104,7 +104,7 @@ class Model:
         What it is; a denoiser without ``classifier`` is a DAE, with one an sDAE.
     file : str, optional
         A saved network to use instead of training one; the settings of the training then have no meaning. In a user's
-        file a path is from its folder.
+        file a path is from its folder; ``published:NAME`` is one of the project's own.
     name : str
         What reports call it.
     note : str

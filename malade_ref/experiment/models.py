@@ -307,7 +307,11 @@ def trained_for_another(experiment: Experiment, name: str, networks: Mapping[str
     if experiment.models[name].file is None:
         return []
     trained_for = _objective_in(networks[name]).get("classifier")
-    others = [other for other in experiment.protected_by(name) if networks[other].fingerprint() != trained_for]
+    others = [
+        other
+        for other in experiment.protected_by(name)
+        if trained_for not in (networks[other].fingerprint(), checkpoint.unrounded(networks[other]))
+    ]
     return others if trained_for is not None else []
 
 
