@@ -8,6 +8,7 @@ a sample's number in the split, so no result depends on how the images were cut 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ from malade_ref.checkpoint import load_state, save_state
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
 from malade_ref.defence import MODES
-from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment
+from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Victim
 from malade_ref.experiment.models import (
     NETWORKS,
     History,
@@ -315,10 +316,9 @@ class _Run(Outcomes):
 
     def attack(self, progress: Progress, name: str, attack: Attack | None, eps: float) -> None:
         evaluation = self.experiment.evaluation
-        defence = self.experiment.defences[name]
         num_images = (attack.num_images if attack else None) or evaluation.num_images
         model = self.defence(name)
-        meta = _description(name, defence, attack, eps)
+        meta = _description(name, self.experiment.defences, attack, eps)
         cell = f"{name}/{meta['attack']}/{eps:g}"
 
         def compute(first: int, last: int) -> Arrays:
@@ -330,11 +330,15 @@ class _Run(Outcomes):
 
         self.bundle.shards(cell, num_images, evaluation.shard_size, compute, meta=meta, only=())
 
-    def attacked_classifier(self, name: str, attack: Attack, eps: float, first: int, last: int) -> Arrays:
-        """An attack on a bare classifier: made once, for all defences that it is tried on."""
-        path = self.bundle.partial(f"attacked/{name}/{attack.name}/{eps:g}/{first:09d}-{last:09d}")
+    def images_against(self, victim: Victim, attack: Attack, eps: float, first: int, last: int) -> Arrays:
+        """Images that are tried on several defences are made once."""
+        tried_on = [name for name in attack.against if attack.victim(name, self.experiment.defences) == victim]
+        if len(tried_on) == 1:
+            return super().images_against(victim, attack, eps, first, last)
+        kind = "attacked" if victim.bare else "attacked-defence"
+        path = self.bundle.partial(f"{kind}/{victim.name}/{attack.name}/{eps:g}/{first:09d}-{last:09d}")
         if not path.exists():
-            save_state(path, super().attacked_classifier(name, attack, eps, first, last), {})
+            save_state(path, super().images_against(victim, attack, eps, first, last), {})
         return dict(load_state(path).arrays)
 
     def keep_pictures(self, cell: str, model: Any, x_adv: Array, index: Array) -> None:
@@ -471,7 +475,7 @@ class _Run(Outcomes):
         self.bundle.finish()
 
 
-def _description(name: str, defence: Defence, attack: Attack | None, eps: float) -> dict[str, Any]:
+def _description(name: str, defences: Mapping[str, Defence], attack: Attack | None, eps: float) -> dict[str, Any]:
     """What a cell of the outcomes says of itself."""
     if attack is None:
         return {
@@ -483,6 +487,8 @@ def _description(name: str, defence: Defence, attack: Attack | None, eps: float)
             "settings": {},
             "source": "defence",
         }
+    victim = attack.victim(name, defences)
+    own = replace(attack, source="defence").victim(name, defences)
     return {
         "defence": name,
         "attack": attack.name,
@@ -492,7 +498,9 @@ def _description(name: str, defence: Defence, attack: Attack | None, eps: float)
         "norm": attack.profile.norm,
         "card": attack.profile._asdict(),
         "settings": {key: value for key, value in attack.resolved().items() if key not in ("eps", "seed")},
-        "source": "classifier" if attack.carried_over(defence) else "defence",
+        "source": "defence" if victim == own else "classifier" if victim.bare else "another",
+        **({"crafted_on": victim.name} if victim != own else {}),
+        **({"family": attack.family} if attack.family else {}),
         **({"cuts": list(attack.cuts), "cut_norm": attack.cut_norm} if attack.nearest else {}),
     }
 
