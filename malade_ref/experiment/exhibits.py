@@ -11,11 +11,7 @@ from dataclasses import dataclass
 
 from malade_ref.checks import InputError
 from malade_ref.experiment.tables import check_slug, nearest, setting
-
-# What a figure's line may be of, beside an attack: the attack that is worst for each image.
-WORST = "worst"
-# What accuracy may be drawn against, beside a setting of the attack that `[[attacks]]` varies.
-EPS = "eps"
+from malade_ref.report.labels import EPS, WORST
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,8 @@ from typing import Any
 
 from malade_ref.checks import printable
 from malade_ref.evaluation import CLEAN, Cell, cut_cells, summary, worst_outcomes
-from malade_ref.experiment.exhibits import EPS, WORST
 from malade_ref.figures import Line, line_figure
-from malade_ref.report.labels import NONE, Labels, percent, table
+from malade_ref.report.labels import EPS, NONE, WORST, Labels, percent, table
 from malade_ref.report.markdown import deep
 
 PUBLISHED = Path(__file__).parent / "paper.csv"
