@@ -336,12 +336,16 @@ class Evaluation:
         Images that are worked on, and stored, together.
     save_images : bool
         Whether the bundle keeps all adversarial images.
+    early_stop : bool
+        Whether an image that has fallen leaves an attack in a ball, where its verdict cannot change: on a bare
+        classifier, if the images are tried on nobody else. See `malade_ref.attacks.standing`.
     """
 
     num_images: int = setting(minimum=1)
     num_draws: int = setting(20, minimum=1)
     shard_size: int = setting(100, minimum=1)
     save_images: bool = False
+    early_stop: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

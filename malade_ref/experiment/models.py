@@ -422,7 +422,13 @@ def _first(split: Split, count: int | None) -> Split:
 
 
 def arithmetic_of(ops: ModuleType) -> dict[str, Any]:
-    """What computes, as far as different bits are to be expected of it."""
+    """What computes, as far as different bits are to be expected of it.
+
+    Parameters
+    ----------
+    ops : module
+        The backend.
+    """
     backend, device = ops.__name__.partition(".")[0], ops.describe_device()
     known = {key: device[key] for key in ("precision", "source_sha256") if key in device}
     return {"backend": backend, **({"device": {"name": device["name"], **known}} if known else {})}

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from malade_ref.arrays import Array
+from malade_ref.attacks.standing import Standing
 from malade_ref.datasets import Dataset
 from malade_ref.defence import MALADE
 from malade_ref.experiment.config import Attack, Experiment, Victim
@@ -154,7 +155,35 @@ class Outcomes:
             As of `attacked`.
         """
         model = self.networks[victim.name] if victim.bare else self.defence(victim.name)
+        if self.stops_early(victim, attack):
+            model = Standing(model)
         return self.attacked(model, attack, eps, self.order[first:last])
+
+    def tried_on(self, victim: Victim, attack: Attack) -> list[str]:
+        """Defences that are given the images which an attack makes against a model.
+
+        Parameters
+        ----------
+        victim : Victim
+            The model.
+        attack : Attack
+            The attack.
+        """
+        return [name for name in attack.against if attack.victim(name, self.experiment.defences) == victim]
+
+    def stops_early(self, victim: Victim, attack: Attack) -> bool:
+        """Whether images that have fallen leave the attack, see `Evaluation`.
+
+        Parameters
+        ----------
+        victim : Victim
+            The model.
+        attack : Attack
+            The attack.
+        """
+        tried_on = self.tried_on(victim, attack)
+        alone = len(tried_on) == 1 and self.experiment.defences[tried_on[0]].denoiser is None
+        return self.experiment.evaluation.early_stop and victim.bare and alone and not attack.profile.nearest
 
     def outcome(self, model: Any, name: str, attack: Attack | None, eps: float, first: int, last: int) -> Arrays:
         """Outcomes of images [first, last) of the order.

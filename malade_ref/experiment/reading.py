@@ -95,6 +95,8 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
             del model["file"]
         if model["network"] is None:
             del model["network"]
+    if not experiment.evaluation.early_stop:
+        del settings["evaluation"]["early_stop"]
     for key in ("tables", "figures"):
         if not settings[key]:
             del settings[key]

@@ -356,7 +356,6 @@ class _Run(Outcomes):
 
     def images_against(self, victim: Victim, attack: Attack, eps: float, first: int, last: int) -> Arrays:
         """Images that are tried on several defences are made once."""
-        tried_on = [name for name in attack.against if attack.victim(name, self.experiment.defences) == victim]
         make = super().images_against
 
         def facts() -> dict[str, Any]:
@@ -366,12 +365,13 @@ class _Run(Outcomes):
                 "method": attack.method,
                 "settings": attack.resolved(),
                 "eps": eps if attack.eps else None,
+                "early_stop": self.stops_early(victim, attack),
                 "images": self.ops.to_host(self.order[first:last]).tolist(),
             }
 
         if self.sharing.folder is not None:
             return dict(self.sharing.record(facts, lambda: Record(make(victim, attack, eps, first, last))).arrays)
-        if len(tried_on) == 1:
+        if len(self.tried_on(victim, attack)) == 1:
             return make(victim, attack, eps, first, last)
         kind = "attacked" if victim.bare else "attacked-defence"
         path = self.bundle.partial(f"{kind}/{victim.name}/{attack.name}/{eps:g}/{first:09d}-{last:09d}")
