@@ -22,12 +22,14 @@ from pathlib import Path
 from types import ModuleType
 
 from malade_ref.bundle import Bundle
+from malade_ref.bundle.layout import is_record
 from malade_ref.checks import InputError
 from malade_ref.experiment.reading import read_experiment
 from malade_ref.experiment.run import Watcher, run_experiment
 from malade_ref.experiment.tables import read_table
-from malade_ref.report.page import PAGE, write_page
-from malade_ref.storage import atomic_write, load_json, make_folder, to_json
+from malade_ref.report.page import PAGE, page_text, write_page
+from malade_ref.storage import atomic_write, load_json, make_folder, one_line, to_json
+from malade_ref.storage.files import open_regular
 
 SUITES = "suites"
 SUITE_FILE = "suite.json"
@@ -150,7 +152,97 @@ def run_suite(
             watcher=watcher(reading.experiment.title, number),
             shared=out / SHARED_FOLDER,
         )
-    bundles = {name: Bundle.open(out / name) for name in suite.experiments}
-    page = write_page(out, bundles, title=suite.title, note=suite.note)
+    page = write_page(out, bundles_of(out), title=suite.title, note=suite.note)
     shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
     return page
+
+
+def is_suite(path: str | Path) -> bool:
+    """Whether a folder is a suite's.
+
+    Parameters
+    ----------
+    path : path
+        The folder; it need not exist.
+    """
+    return (Path(path) / SUITE_FILE).is_file()
+
+
+def bundles_of(path: Path) -> dict[str, Bundle]:
+    """The bundles of a suite, finished, by their names.
+
+    Parameters
+    ----------
+    path : Path
+        The suite's folder.
+
+    Raises
+    ------
+    InputError
+        If one is missing or not finished.
+    """
+    bundles = {}
+    for name in suite_of(path).experiments:
+        if not (path / name).is_dir():
+            raise InputError(f"{path}: has no bundle {name!r}; malade run --resume --out {path} goes on with it")
+        bundles[name] = Bundle.open(path / name)
+        if not bundles[name].finished and not is_record(path / name):
+            raise InputError(f"{path / name}: is not finished; malade run --resume --out {path} goes on with it")
+    return bundles
+
+
+def suite_of(path: Path) -> Suite:
+    """Which suite a folder holds.
+
+    Parameters
+    ----------
+    path : Path
+        The suite's folder.
+    """
+    name = load_json(path / SUITE_FILE).get("suite")
+    suites = built_in_suites()
+    if name not in suites:
+        raise InputError(f"{path / SUITE_FILE}: names no suite of this version; expected one of {', '.join(suites)}")
+    return suites[name]
+
+
+def rewrite_page(path: Path) -> Path:
+    """Write a suite's page again, from its bundles.
+
+    Parameters
+    ----------
+    path : Path
+        The suite's folder.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    suite = suite_of(path)
+    return write_page(path, bundles_of(path), title=suite.title, note=suite.note)
+
+
+def page_differs(path: Path) -> str:
+    """Compare a suite's page with its bundles.
+
+    Parameters
+    ----------
+    path : Path
+        The suite's folder.
+
+    Returns
+    -------
+    str
+        What differs, in one line; empty if nothing does.
+    """
+    suite = suite_of(path)
+    expected = page_text(bundles_of(path), title=suite.title, note=suite.note)
+    try:
+        with open_regular(path / PAGE) as file:
+            found = file.read().decode(errors="replace")
+    except OSError as error:
+        return f"{path / PAGE}: cannot be read ({one_line(error)}); malade report writes it again"
+    pairs = zip([*found.splitlines(), None], [*expected.splitlines(), None], strict=False)
+    number = next((i for i, (old, new) in enumerate(pairs, 1) if old != new), None)
+    return f"{PAGE}: line {number} does not follow from the bundles" if number is not None else ""

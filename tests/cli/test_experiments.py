@@ -295,7 +295,7 @@ def test_who_is_attacked() -> None:
 
 @pytest.mark.parametrize("name", ["mnist-blackbox", "honest", "mnist-seeds", *built_in_suites()["paper"].experiments])
 def test_experiments_fit_two_cores(name: str) -> None:
-    """By the plan's estimates, when the networks are there; the sizes of MNIST's splits are all it takes of the data."""
+    """By the plan's estimates, when the networks are there; of the data it takes the sizes of the splits alone."""
 
     steps = plan_of(read_experiment(name).experiment, cast("Dataset", Sized()))
     limit = 75 if name in ("mnist-blackbox", "honest", "mnist-seeds") else 45

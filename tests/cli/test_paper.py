@@ -90,6 +90,14 @@ def test_a_suite_killed_again_and_again_ends_with_the_same_bits(malade: Malade, 
     again = malade("run", "paper", *TINY, "--out", "whole", "--resume")
     assert again.code == 0, again.err
     assert Path("whole/report.md").read_text() == pages[0]
+    assert malade("report", "whole", "--verify").code == 0
+    page = Path("whole/report.md")
+    page.write_text(pages[0].replace("In short", "In long"))
+    answer = malade("report", "whole", "--verify")
+    assert (answer.code, "report.md: line" in answer.out) == (1, True)
+    assert malade("report", "whole").code == 0
+    assert page.read_text() == pages[0]
+    assert malade("report", "whole", "--verify", "--recompute", "1").code == 2
     # Without what the runs had in common, an experiment alone gives the same.
     alone = malade("run", "mnist-table2", *TINY, "--out", "alone")
     assert alone.code == 0, alone.err
