@@ -106,6 +106,9 @@ class Model:
     file : str, optional
         A saved network to use instead of training one; the settings of the training then have no meaning. In a user's
         file a path is from its folder; ``published:NAME`` is one of the project's own.
+    published : str, optional
+        Name of the project's own network that was trained by these settings: it is taken in place of training one,
+        unless the experiment says ``published = false``, or a scale or a change by hand makes the settings others.
     name : str
         What reports call it.
     note : str
@@ -140,6 +143,7 @@ class Model:
 
     kind: str = setting(choices=tuple(BUILDERS))
     file: str | None = None
+    published: str | None = None
     name: str = ""
     note: str = ""
     network: str | None = None
@@ -520,6 +524,8 @@ class Experiment:
         Of everything random.
     scale : str
         The ``[scales.<name>]`` whose changes are applied; empty for the file as it is.
+    published : bool
+        Whether models take the published networks that they name; otherwise they are trained.
     store : str
         Where trained networks are kept, see `malade_ref.experiment.store.store_folder`; no result depends on it.
     data : Data
@@ -540,6 +546,7 @@ class Experiment:
     about: str = ""
     seed: int = setting(0, minimum=0)
     scale: str = ""
+    published: bool = True
     store: str = ""
     data: Data
     models: dict[str, Model]

@@ -407,6 +407,14 @@ def _check_fits(model: Model, network: Network, data: Dataset) -> None:
         )
     if network.dtype != "float32":
         raise InputError(f"{where}: computes in {network.dtype}, experiments in float32; choose another file")
+    if model.published:
+        made = network.metadata.get("training")
+        for key in ("epochs", "batch_size", "learning_rate", "schedule", "optimizer"):
+            if isinstance(made, Mapping) and made.get(key) != getattr(model, key):
+                raise InputError(
+                    f"{where}: was trained with {key} {made.get(key)}, the table says {getattr(model, key)}; "
+                    "published = false trains it as the table says"
+                )
     sigma = _objective_in(network).get("sigma")
     if kind == "denoiser" and isinstance(sigma, float) and not math.isclose(sigma**2, model.sigma2 or 0, rel_tol=1e-6):
         raise InputError(

@@ -15,9 +15,10 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from malade_ref.checks import InputError, printable
-from malade_ref.experiment.config import Experiment, check_experiment
+from malade_ref.experiment.config import Experiment, Model, check_experiment
 from malade_ref.experiment.files import built_in_experiments, merged, read_files
 from malade_ref.experiment.tables import nearest, read_table
+from malade_ref.published import PREFIX
 from malade_ref.storage.files import MAX_PARTS, from_toml
 
 __all__ = ["Reading", "built_in_experiments", "experiment_of", "parse_change", "read_experiment", "settings_of"]
@@ -71,7 +72,7 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
                 change = {key: change}
             table = merged(table, change, "--set ")
     experiment = _parse(table, f"{file} with --set" if changes else file)
-    return Reading(_with_data(experiment, written), text)
+    return Reading(_with_published(_with_data(experiment, written), written), text)
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -89,10 +90,11 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     """
     settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
     del settings["about"]  # has had its effect, and changes no result
-    del settings["store"]  # no result depends on it
+    del settings["store"], settings["published"]  # no result depends on them but by the networks
     for model in settings["models"].values():
         if model["file"] is None:
             del model["file"]
+        del model["published"]
         if model["network"] is None:
             del model["network"]
     if not experiment.evaluation.early_stop:
@@ -229,6 +231,25 @@ def _varied(table: Mapping[str, Any], file: str) -> Mapping[str, Any]:
             title = f"{attack.get('title') or name}, {key.removeprefix('num_').replace('_', ' ')} {value:g}"
             found.append({**rest, "name": f"{name}-{number}", "title": title, "family": name, key: value})
     return {**table, "attacks": found}
+
+
+def _with_published(experiment: Experiment, written: Experiment) -> Experiment:
+    """An experiment whose models take the published networks that they name.
+
+    A model whose settings a scale or a change by hand makes others is trained, and so is what rests on it.
+    """
+    if not experiment.published or experiment.data.name != experiment.about:
+        return experiment
+    taken: dict[str, Model] = {}
+    for name in experiment.training_order():
+        model = experiment.models[name]
+        as_written = written.models.get(name)
+        same = as_written is not None and model == replace(as_written, name=model.name, note=model.note)
+        whole = experiment.data.train == written.data.train
+        rests_on = {model.init, model.classifier, model.teacher} - {None}
+        if model.published and not model.file and same and whole and rests_on <= taken.keys():
+            taken[name] = replace(model, file=f"{PREFIX}{model.published}")
+    return replace(experiment, models={**experiment.models, **taken})
 
 
 def _with_data(experiment: Experiment, written: Experiment) -> Experiment:

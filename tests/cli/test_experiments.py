@@ -309,3 +309,30 @@ def test_the_paper_fits_two_cores_in_two_hours_and_a_half() -> None:
         for step in plan_of(read_experiment(name).experiment, cast("Dataset", Sized()))
     ]
     assert sum(step.seconds for step in steps if step.kind != "train") < 150 * 60
+
+
+PUBLISHED = {"cnn", "dae", "sdae", "madry", "sdae-madry"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "taken"),
+    [
+        ([], PUBLISHED),
+        (["models.cnn.name=x", "models.cnn.note=y", "seed=3", "data.test=500"], PUBLISHED),
+        (["models.cnn.epochs=2"], PUBLISHED - {"cnn", "sdae"}),
+        (["models.madry.adversarial.num_steps=41"], PUBLISHED - {"madry", "sdae-madry"}),
+        (["models.dae.sigma2=0.2"], {"cnn", "madry"}),
+        (["models.sdae.ce_weight=2"], PUBLISHED - {"sdae"}),
+        (["data.train=500"], set()),
+        (["data.name=synthetic-digits"], set()),
+        (["published=false"], set()),
+        (["scale=tiny"], set()),
+        (["scale=paper"], set()),
+    ],
+)
+def test_published_networks_are_taken_while_nothing_that_decides_them_was_changed(
+    changes: list[str], taken: set[str]
+) -> None:
+    models = read_experiment("mnist-table1", changes).experiment.models
+    assert {name for name, model in models.items() if model.file == f"published:mnist-{name}"} == taken
+    assert all(model.file is None for name, model in models.items() if name not in taken)

@@ -37,7 +37,7 @@ DECIDES = (
     "attacks/oracle.py",
 )
 DECIDES += tuple(f"ops/{name}*.py" for name in ("conv", "finish", "layers", "losses", "optim", "random", "slices"))
-VERSION, DIGEST = 1, "7e70aa8f883a1e40"
+VERSION, DIGEST = 1, "017ddd73af78c028"
 
 # The last losses of short trainings in double precision, by objective.
 LOSSES = {
@@ -91,8 +91,8 @@ CHANGES: dict[str, tuple[Model, Any]] = {
     "classifier": (DENOISER, "cnn"),
     "ce_weight": (replace(DENOISER, classifier="cnn"), 0.5),
 }
-# The seed is given with the experiment's; a file is not trained; the others are words for people.
-NO_PART = ("name", "note", "seed", "file")
+# The seed is given with the experiment's; what is from a file is not trained; the others are words for people.
+NO_PART = ("name", "note", "seed", "file", "published")
 
 
 def test_every_setting_of_a_model_is_part_of_the_recipe_or_has_no_part_in_the_training() -> None:
