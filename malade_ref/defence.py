@@ -257,16 +257,8 @@ class MALADE(NamesBackend):
         check_work("num_draws", num_draws)
         self._noise(x, sample_index, stream, first_draw)
         self.ops.check_labels("y", y, len(x), self.num_classes)
-        return self.loss_and_gradient(
-            x,
-            y,
-            mode=mode,
-            expectation=expectation,
-            num_draws=num_draws,
-            first_draw=first_draw,
-            sample_index=sample_index,
-            stream=stream,
-        ).gradient
+        noise: dict[str, Any] = {"first_draw": first_draw, "sample_index": sample_index, "stream": stream}
+        return self.loss_and_gradient(x, y, mode=mode, expectation=expectation, num_draws=num_draws, **noise).gradient
 
     def loss_and_gradient(
         self,

@@ -111,14 +111,8 @@ def apgd(
     def search(oracle: Oracle, start: Array, targets: Array | None = None) -> Iterator[Verdict]:
         return _iterates(oracle, ball, start, loss=loss, targets=targets, num_steps=num_steps, rho=rho)
 
-    begin = starts(
-        oracle,
-        ball,
-        num_restarts=num_restarts,
-        random_start=True,
-        transfer=search if transfer_start else None,
-        loss=loss,
-    )
+    transfer = search if transfer_start else None
+    begin = starts(oracle, ball, num_restarts=num_restarts, random_start=True, transfer=transfer, loss=loss)
     runs = (search(oracle, start, of_run) for start in begin for of_run in targets)
     return best_of_runs(oracle, ball, runs, loss=loss, record=record)
 

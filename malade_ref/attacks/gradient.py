@@ -188,12 +188,9 @@ def climb(
     def search(oracle: Oracle, start: Array) -> Iterator[Verdict]:
         return iterates(oracle, ball, start, settings)
 
+    transfer = search if settings.transfer_start else None
     begin = starts(
-        oracle,
-        ball,
-        num_restarts=settings.num_restarts,
-        random_start=settings.random_start,
-        transfer=search if settings.transfer_start else None,
+        oracle, ball, num_restarts=settings.num_restarts, random_start=settings.random_start, transfer=transfer
     )
     return best_of_runs(oracle, ball, (search(oracle, start) for start in begin), record=record)
 
@@ -310,7 +307,9 @@ def pgd(
     return climb(model, x, y, settings, asking, pgd_iterates, record=record)
 
 
-def pgd_iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Iterator[Verdict]:
+def pgd_iterates(
+    oracle: Oracle, ball: Ball, x_t: Array, settings: Climb, *, pull: Callable[[Array], Array] | None = None
+) -> Iterator[Verdict]:
     """Climb along the gradient from one start.
 
     Parameters
@@ -323,6 +322,8 @@ def pgd_iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Ite
         The start.
     settings : Climb
         The steps.
+    pull : callable, optional
+        From x_t to what is added to the gradient of the loss there.
 
     Yields
     ------
@@ -332,7 +333,8 @@ def pgd_iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Ite
     for _ in range(settings.num_steps):
         verdict, gradient = oracle.gradient(x_t)
         yield verdict
-        x_t = ball.step(x_t, gradient, step_size=settings.step_size)
+        slope = gradient if pull is None else gradient + pull(x_t)
+        x_t = ball.step(x_t, slope, step_size=settings.step_size)
     yield oracle.query(x_t)
 
 

@@ -19,7 +19,7 @@ from ..checks import check_number, check_work
 from .cards import Cost, card, setting
 from .gradient import Ball, best_of_runs, starts
 from .nearest import Nearest
-from .oracle import START, Asking, AttackResult, Model, Oracle, Verdict, costlier, select, stronger
+from .oracle import START, Asking, AttackResult, Model, Oracle
 
 # Numbers of pixels that are tried once there is a best one: down to 70% of it, evenly, in an order without a period.
 DEPTH, GOLDEN = 0.3, 0.6180339887498949
@@ -136,33 +136,19 @@ def salt_and_pepper(
         key = ops.derive_key(seed, START, trial)
         return ops.salt_and_pepper_noise(x, count, key=key, sample_index=oracle.sample_index)
 
-    clean, always_wrong = oracle.judge(x)
     if smallest:
-        return _smallest(oracle, noisy, clean, most, num_trials, num_steps)
-    best = select(ops, always_wrong, clean, _largest(oracle, noisy, clean, most, num_trials))
-    return oracle.result(best, ops.changed_share(best.x, x))
-
-
-def _largest(oracle: Oracle, noisy: Callable[[Array, int], Array], clean: Verdict, most: int, trials: int) -> Verdict:
-    """Best of several trials with all pixels that may be replaced."""
-    ops, stochastic = oracle.ops, oracle.model.stochastic
-    keep = costlier if stochastic else stronger
+        return _smallest(oracle, noisy, x, most, num_trials, num_steps)
     count = ops.zeros(oracle.y.shape, "int64") + most
-    last = found = oracle.query(noisy(count, 0))
-    for trial in range(1, trials):
-        last = oracle.query(noisy(count, trial))
-        found = keep(ops, last, found)
-    if stochastic:
-        # As in `best_of_runs`.
-        found = stronger(ops, oracle.judge(last.x)[0], oracle.judge(found.x)[0])
-    return stronger(ops, found, clean)
+    trials = (oracle.query(noisy(count, trial)) for trial in range(num_trials))
+    found = best_of_runs(oracle, Ball(ops, x, eps=1.0, norm="linf"), [trials])
+    return found._replace(distance=ops.changed_share(found.x_adv, x))
 
 
 def _smallest(
-    oracle: Oracle, noisy: Callable[[Array, int], Array], clean: Verdict, most: int, trials: int, steps: int
+    oracle: Oracle, noisy: Callable[[Array, int], Array], x: Array, most: int, trials: int, steps: int
 ) -> AttackResult:
     """Wrong images with the fewest pixels changed, or the clean ones."""
-    ops, x = oracle.ops, clean.x
+    ops, (clean, _) = oracle.ops, oracle.judge(x)
     zero = ops.zeros(oracle.y.shape, "float64")
     finds = Nearest(oracle, clean, 1.0)
     fewest = ops.select(clean.success, zero, zero + (most + 1))  # replaced in the best, some of which may not change

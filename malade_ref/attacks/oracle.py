@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..arrays import Array
 from ..checks import InputError, check_choice, check_integer, check_ndim, check_shape, check_work
@@ -234,18 +234,9 @@ class Oracle:
         gradient : array of shape (n, c, h, w)
             Of each sample's loss, in expectation over the draws, with respect to its own image.
         """
-        result = self.model.loss_and_gradient(
-            x,
-            self.y,
-            loss=loss,
-            targets=targets,
-            mode=self.mode,
-            expectation=self.expectation,
-            num_draws=self.num_draws,
-            first_draw=self._search_draws().start,
-            sample_index=self.sample_index,
-            stream=Stream(self.seed, SEARCH),
-        )
+        expected = {"mode": self.mode, "expectation": self.expectation, "num_draws": self.num_draws}
+        noise = {"first_draw": self._search_draws().start, **self._noise(SEARCH)}
+        result = self.model.loss_and_gradient(x, self.y, loss=loss, targets=targets, **expected, **noise)
         self.num_queries += self.num_draws
         self.num_gradients += self.num_draws
         return Verdict(x, self._wrong(result.logits, ties=loss != "margin"), result.loss), result.gradient
@@ -309,9 +300,13 @@ class Oracle:
     def _logits(self, x: Array, stream: str, draws: range) -> Iterator[Array]:
         """Logits, draw by draw."""
         self.num_queries += len(draws)
-        noise = {"sample_index": self.sample_index, "stream": Stream(self.seed, stream)}
         for draw in draws:
-            yield self.model.logits(x, **({"first_draw": draw, **noise} if self.model.stochastic else {}))
+            noise = {"first_draw": draw, **self._noise(stream)} if self.model.stochastic else {}
+            yield self.model.logits(x, **noise)
+
+    def _noise(self, stream: str) -> dict[str, Any]:
+        """Whose noise a stochastic model is to draw, for which samples."""
+        return {"sample_index": self.sample_index, "stream": Stream(self.seed, stream)}
 
     def last_draws(self) -> range:
         """Numbers of the draws of the search's last evaluation, in the stream `SEARCH`; before it, of the first."""

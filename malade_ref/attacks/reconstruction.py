@@ -21,6 +21,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ..arrays import Array
@@ -30,7 +31,7 @@ from ..draws import groups, mean
 from ..network import Network
 from ..sampling import Stream, run_chain, run_chain_vjp
 from .cards import Cost, card, setting
-from .gradient import Ball, Climb, Record, climb, climb_cost
+from .gradient import Ball, Climb, Record, climb, climb_cost, pgd_iterates
 from .oracle import SEARCH, Asking, AttackResult, Model, Oracle, Verdict
 
 
@@ -72,19 +73,10 @@ def r_pgd(
     """
     check_number("weight", weight, minimum=0)
     denoiser = getattr(model, "denoiser", None)
-
-    def iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Iterator[Verdict]:
-        for _ in range(settings.num_steps):
-            verdict, gradient = oracle.gradient(x_t)
-            yield verdict
-            if denoiser is not None:
-                gradient = gradient - weight * error_gradient(denoiser, x_t)
-            x_t = ball.step(x_t, gradient, step_size=settings.step_size)
-        yield oracle.query(x_t)
-
+    pull = None if denoiser is None else lambda x_t: -weight * error_gradient(denoiser, x_t)
     settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start)
     asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
-    return climb(model, x, y, settings, asking, iterates, record=record)
+    return climb(model, x, y, settings, asking, partial(pgd_iterates, pull=pull), record=record)
 
 
 def _cost(s: Any) -> Cost:
@@ -134,15 +126,11 @@ def drift_pgd(
     defended: Any = model if hasattr(model, "chain") else None
 
     def iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb) -> Iterator[Verdict]:
-        noise: dict[str, Any] = {"stream": Stream(seed, SEARCH), "sample_index": oracle.sample_index}
-        for _ in range(settings.num_steps):
-            verdict, gradient = oracle.gradient(x_t)
-            yield verdict
-            if defended is not None:
-                drift = drift_gradient(defended, x_t, x, draws=oracle.last_draws(), **noise)
-                gradient = gradient + weight * drift
-            x_t = ball.step(x_t, gradient, step_size=settings.step_size)
-        yield oracle.query(x_t)
+        def pull(x_t: Array) -> Array:
+            noise = {"stream": Stream(seed, SEARCH), "sample_index": oracle.sample_index}
+            return weight * drift_gradient(defended, x_t, x, draws=oracle.last_draws(), **noise)
+
+        return pgd_iterates(oracle, ball, x_t, settings, pull=None if defended is None else pull)
 
     settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start)
     asking = Asking("exact", "loss", num_draws, False, num_judge_draws, seed, sample_index)

@@ -277,7 +277,7 @@ def apgd_step_linf(
     """
     _check_apgd(x, previous, gradient, centre, step_size, eps, momentum)
     sign = np.subtract(gradient > 0, gradient < 0, dtype=x.dtype)
-    z = project_linf(x + _of_samples(step_size, x) * sign, centre, eps=eps)
+    z = project_linf(x + of_samples(step_size, x) * sign, centre, eps=eps)
     return project_linf(_with_momentum(x, z, previous, momentum), centre, eps=eps)
 
 
@@ -311,7 +311,7 @@ def apgd_step_l2(
        attacks", ICML 2020, Algorithm 1.
     """
     _check_apgd(x, previous, gradient, centre, step_size, eps, momentum)
-    z = project_l2(x + _of_samples(step_size, x) * _unit(gradient), centre, eps=eps)
+    z = project_l2(x + of_samples(step_size, x) * _unit(gradient), centre, eps=eps)
     return project_l2(_with_momentum(x, z, previous, momentum), centre, eps=eps)
 
 
@@ -385,7 +385,7 @@ def _with_momentum(x: Floats, z: Floats, previous: Floats, momentum: float) -> F
     return np.asarray(x + real(momentum) * (z - x) + real(1 - momentum) * (x - previous))
 
 
-def _of_samples(values: Floats, x: Floats) -> Floats:
+def of_samples(values: Floats, x: Floats) -> Floats:
     """One number a sample, in x's dtype, shaped to go with x."""
     return values.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
@@ -397,15 +397,14 @@ def _rest(x: Floats) -> tuple[int, ...]:
 
 def _unit(x: Floats) -> Floats:
     """Each image divided by its Euclidean norm; 0 where that is 0 or not finite."""
-    axes = tuple(range(1, x.ndim))
-    largest = np.abs(x).max(axis=axes, keepdims=True, initial=0)
+    largest = np.abs(x).max(axis=_rest(x), keepdims=True, initial=0)
     usable = np.isfinite(largest) & (largest > 0)
     # Scaled first, so that squares neither vanish nor overflow.
     scaled = np.where(usable, x, 0) / np.where(usable, largest, 1)
-    norm = np.sqrt((scaled * scaled).sum(axis=axes, keepdims=True))
+    norm = np.sqrt((scaled * scaled).sum(axis=_rest(x), keepdims=True))
     return np.asarray(scaled / np.where(norm > 0, norm, 1))
 
 
 def _norms(x: Floats) -> Floats:
     """Euclidean norm of each image, shaped (n, 1, ...)."""
-    return np.asarray(np.sqrt((x * x).sum(axis=tuple(range(1, x.ndim)), keepdims=True)))
+    return np.asarray(np.sqrt((x * x).sum(axis=_rest(x), keepdims=True)))

@@ -112,9 +112,8 @@ def margin_loss(
     ----------
     .. [1] Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017, f_6.
     """
-    _check_targets(logits, labels, targets, least=2)
+    rivals = _rivals(logits, labels, targets, least=2)
     rows = np.arange(len(labels))
-    rivals = _rivals(logits, labels) if targets is None else targets
     return np.asarray(logits[rows, rivals] - logits[rows, labels])
 
 
@@ -143,10 +142,9 @@ def margin_loss_vjp(
     InputError
         If shapes or dtypes do not fit or there are too few classes.
     """
-    _check_targets(logits, labels, targets, least=2)
+    rivals = _rivals(logits, labels, targets, least=2)
     check_shape("dloss", dloss, labels.shape)
     rows = np.arange(len(labels))
-    rivals = _rivals(logits, labels) if targets is None else targets
     dlogits = np.zeros_like(logits)
     dlogits[rows, rivals] = dloss
     dlogits[rows, labels] = -dlogits[rows, rivals]
@@ -189,8 +187,7 @@ def dlr_loss(
     .. [1] Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
        attacks", ICML 2020, eq. (6) and (7).
     """
-    _check_targets(logits, labels, targets, least=3 if targets is None else 4)
-    rivals = _rivals(logits, labels) if targets is None else targets
+    rivals = _rivals(logits, labels, targets, least=3 if targets is None else 4)
     lead, spread, _ = _dlr_parts(logits, labels, rivals, targeted=targets is not None)
     return np.asarray(lead / spread)
 
@@ -220,10 +217,9 @@ def dlr_loss_vjp(
     InputError
         If shapes or dtypes do not fit or there are too few classes.
     """
-    _check_targets(logits, labels, targets, least=3 if targets is None else 4)
+    rivals = _rivals(logits, labels, targets, least=3 if targets is None else 4)
     check_shape("dloss", dloss, labels.shape)
     rows = np.arange(len(labels))
-    rivals = _rivals(logits, labels) if targets is None else targets
     lead, spread, weights = _dlr_parts(logits, labels, rivals, targeted=targets is not None)
     slope = (dloss / spread).astype(logits.dtype, copy=False)
     dlogits = -(slope * lead / spread)[:, None] * weights
@@ -290,9 +286,10 @@ def _check_labels(logits: Floats, labels: NDArray[np.integer[Any]]) -> None:
     check_integer("labels", labels)
 
 
-def _check_targets(
+def _rivals(
     logits: Floats, labels: NDArray[np.integer[Any]], targets: NDArray[np.integer[Any]] | None, *, least: int
-) -> None:
+) -> NDArray[np.integer[Any]]:
+    """The targets, checked; without any, the strongest classes but the true ones."""
     _check_labels(logits, labels)
     if targets is not None:
         check_shape("targets", targets, labels.shape)
@@ -301,11 +298,7 @@ def _check_targets(
         raise InputError(
             f"logits: this loss needs at least {least} classes, got {logits.shape[1]}; choose another loss"
         )
-
-
-def _rivals(logits: Floats, labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Strongest class but the true one."""
-    return other_classes(logits, labels)[:, 0]
+    return other_classes(logits, labels)[:, 0] if targets is None else targets
 
 
 def _dlr_parts(

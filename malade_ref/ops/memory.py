@@ -183,9 +183,7 @@ def check_images(name: str, x: NDArray[Any], image_shape: Sequence[int]) -> NDAr
     ndarray
         x itself.
     """
-    if not isinstance(x, np.ndarray):
-        raise InputError(f"{name}: expected a NumPy array, got {type(x).__name__}")
-    check_ndim(name, x, 4, "(n, c, h, w)")
+    _check_array(name, x, 4, "(n, c, h, w)")
     check_shape(name, x, (len(x), *image_shape))
     if x.dtype.kind in "iub":
         raise InputError(f"{name}: expected float32 pixels in [0, 1], got {x.dtype}; divide by 255 for 8-bit images")
@@ -217,9 +215,7 @@ def check_vectors(name: str, x: NDArray[Any], shape: Sequence[int]) -> NDArray[A
     ndarray
         x itself.
     """
-    if not isinstance(x, np.ndarray):
-        raise InputError(f"{name}: expected a NumPy array, got {type(x).__name__}")
-    check_ndim(name, x, 2, "(n, d)")
+    _check_array(name, x, 2, "(n, d)")
     check_shape(name, x, (len(x), *shape))
     check_float(name, x)
     bad = ~np.isfinite(x)
@@ -248,9 +244,7 @@ def check_labels(name: str, y: NDArray[Any], num_samples: int, num_classes: int)
     ndarray
         y itself.
     """
-    if not isinstance(y, np.ndarray):
-        raise InputError(f"{name}: expected a NumPy array, got {type(y).__name__}")
-    check_ndim(name, y, 1, "(n,)")
+    _check_array(name, y, 1, "(n,)")
     check_shape(name, y, (num_samples,))
     check_integer(name, y)
     bad = (y < 0) | (y >= num_classes)
@@ -277,9 +271,7 @@ def check_sample_index(name: str, index: NDArray[Any], num_samples: int) -> NDAr
     ndarray
         index itself.
     """
-    if not isinstance(index, np.ndarray):
-        raise InputError(f"{name}: expected a NumPy array, got {type(index).__name__}")
-    check_ndim(name, index, 1, "(n,)")
+    _check_array(name, index, 1, "(n,)")
     check_shape(name, index, (num_samples,))
     check_integer(name, index)
     # Random numbers are addressed by 32 bits; a larger number would silently share another sample's.
@@ -287,3 +279,9 @@ def check_sample_index(name: str, index: NDArray[Any], num_samples: int) -> NDAr
     if bad.any():
         raise InputError(f"{name}: {int(index[bad.argmax()])} is outside 0..2**32 - 1")
     return index
+
+
+def _check_array(name: str, array: Any, ndim: int, axes: str) -> None:
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{name}: expected a NumPy array, got {type(array).__name__}")
+    check_ndim(name, array, ndim, axes)

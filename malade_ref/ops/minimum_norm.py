@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import check_float, check_number, check_same, check_shape
+from .attack_steps import of_samples
 from .langevin import clip_pixels
 
 Floats = NDArray[Any]
@@ -86,7 +87,7 @@ def cw_gradient(w: Floats, gradient: Floats, centre: Floats, weight: Floats) -> 
         check_same(name, array, "w", w)
     check_shape("weight", weight, w.shape[:1])
     usable = np.where(np.isfinite(gradient), gradient, 0)
-    of_pixels = 2 * (from_tanh_space(w) - centre) - _of_samples(weight, w) * usable
+    of_pixels = 2 * (from_tanh_space(w) - centre) - of_samples(weight, w) * usable
     # 1 - tanh(w)^2 = 4 e / (1 + e)^2 with e = exp(-2 |w|) keeps its digits where tanh is all but 1.
     e = np.exp(-2 * np.abs(w))
     return np.asarray(of_pixels * (2 * e / ((1 + e) * (1 + e))))
@@ -140,7 +141,7 @@ def ead_step(
         check_number(name, number, minimum=0)
     real = y.dtype.type
     usable = np.isfinite(gradient)
-    pull = _of_samples(weight, y) * np.where(usable, gradient, 0)
+    pull = of_samples(weight, y) * np.where(usable, gradient, 0)
     z = y - real(step_size) * (2 * (y - centre) - pull)
     shift = z - centre
     shrunk = np.where(shift > 0, np.minimum(z - real(beta), 1), np.maximum(z + real(beta), 0))
@@ -227,7 +228,7 @@ def fab_step(
         check_same(name, array, "x", x)
     check_shape("share", share, x.shape[:1])
     check_number("overshoot", overshoot, minimum=0)
-    a, eta = _of_samples(share, x), x.dtype.type(overshoot)
+    a, eta = of_samples(share, x), x.dtype.type(overshoot)
     return clip_pixels((1 - a) * (x + eta * step) + a * (centre + eta * centre_step))
 
 
@@ -249,7 +250,7 @@ def interpolate(x: Floats, other: Floats, share: Floats) -> Floats:
     check_float("x", x)
     check_same("other", other, "x", x)
     check_shape("share", share, x.shape[:1])
-    a = _of_samples(share, x)
+    a = of_samples(share, x)
     return clip_pixels((1 - a) * x + a * other)
 
 
@@ -292,8 +293,3 @@ def _plane_step(x: Floats, at: Floats, normal: Floats, value: Floats, *, euclide
     t = short / np.maximum(np.take_along_axis(slope, place, axis=1), 1e-300)
     amount = np.where(reachable, np.minimum(np.maximum(t, 0) * speed, room), room)
     return np.asarray((direction * amount).astype(x.dtype).reshape(x.shape))
-
-
-def _of_samples(values: Floats, x: Floats) -> Floats:
-    """One number a sample, in x's dtype, shaped to go with x."""
-    return values.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from malade_ref.interop import from_torch
+from tests.torch_networks import CifarResNet, WideResNet, random_statistics, trained_statistics
 
-from .backends import gpu, to_device, to_host
+from .backends import gpu, ref, to_device
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn = torch.nn
@@ -29,24 +30,45 @@ class Block(nn.Module):
         return torch.relu(self.body(x) + self.project(x))
 
 
+def assert_alike(module: Any, input_shape: tuple[int, ...]) -> None:
+    """The module's outputs and input gradients are those of both backends."""
+    x = torch.rand(2, *input_shape, requires_grad=True)
+    y = module(x)
+    dy = torch.randn(y.shape)
+    y.backward(dy)
+    expected = y.detach().numpy(), x.grad.numpy()
+    for ops, to_ops, tolerance in ((gpu, to_device, 1e-4), (ref, np.asarray, 1e-5)):
+        network = from_torch(module, input_shape, ops=ops)
+        assert network.ops is ops
+        logits, tape = network.forward(to_ops(x.detach().numpy()))
+        dx, _ = network.backward(tape, to_ops(dy.numpy()))
+        for got, theirs in zip((logits, dx), expected, strict=True):
+            atol = tolerance * float(np.abs(theirs).max())
+            np.testing.assert_allclose(ops.to_host(got), theirs, rtol=tolerance, atol=atol)
+
+
 @pytest.mark.parametrize(("first", "groups"), [(False, 1), (True, 2)])
 def test_residual_blocks(first: bool, groups: int) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(
         *(nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(2), Block(2, 4, first=first, groups=groups)),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
-    ).eval()
-    for inner in module.modules():
-        if isinstance(inner, nn.BatchNorm2d):
-            inner.running_mean.normal_(0, 0.3)
-            inner.running_var.uniform_(0.5, 2)
-    x = torch.rand(2, 1, 8, 8, requires_grad=True)
-    y = module(x)
-    dy = torch.randn(y.shape)
-    y.backward(dy)
-    network = from_torch(module, (1, 8, 8), ops=gpu)
-    assert network.ops is gpu
-    ours, tape = network.forward(to_device(x.detach().numpy()))
-    dx, _ = network.backward(tape, to_device(dy.numpy()))
-    for got, expected in ((ours, y.detach().numpy()), (dx, x.grad.numpy())):
-        np.testing.assert_allclose(to_host(got), expected, rtol=1e-4, atol=1e-4 * float(np.abs(expected).max()))
+    )
+    assert_alike(random_statistics(module), (1, 8, 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statistics", ["random", "trained"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: CifarResNet(3, (2, 2, 2, 2)), lambda: WideResNet(28, 2, 2)],
+    ids=["resnet18", "wide resnet 28-2"],
+)
+def test_whole_networks(make: Any, statistics: str) -> None:
+    """Networks of their full depth, of few channels."""
+    torch.manual_seed(0)
+    module, input_shape = make(), (3, 8, 8)
+    if statistics == "random":
+        assert_alike(random_statistics(module), input_shape)
+    else:
+        assert_alike(trained_statistics(module, input_shape), input_shape)

@@ -14,6 +14,7 @@ from malade_ref.interop import from_torch, to_torch
 from malade_ref.layers import Branches, GlobalAvgPool, Normalize, Residual
 from malade_ref.network import Network, resnet, wide_resnet
 from tests.tolerances import assert_close
+from tests.torch_networks import CifarResNet, WideResNet, random_statistics
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn, F = torch.nn, torch.nn.functional
@@ -22,12 +23,8 @@ torch.set_num_threads(1)
 
 def prepared(module: Any) -> Any:
     """In float64 and at test, with weights and running statistics in general position."""
-    generator = torch.Generator().manual_seed(5)
-    module = module.double().eval()
-    for inner in module.modules():
-        if isinstance(inner, nn.BatchNorm2d | nn.BatchNorm1d | nn.InstanceNorm2d) and inner.running_mean is not None:
-            inner.running_mean.normal_(0, 0.3, generator=generator)
-            inner.running_var.uniform_(0.5, 2, generator=generator)
+    generator = torch.Generator().manual_seed(7)
+    module = random_statistics(module.double())
     with torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -60,73 +57,6 @@ def both_ways(module: Any, input_shape: tuple[int, ...]) -> Network:
 
 
 # Whole networks -------------------------------------------------------------------------------------------------
-
-
-class BasicBlock(nn.Module):
-    def __init__(self, before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after))
-        self.second = nn.Sequential(nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after))
-        self.shortcut: Any = nn.Identity()
-        if stride != 1 or before != after:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Any) -> Any:
-        out = self.second(self.act(self.first(x)))
-        out += self.shortcut(x)
-        return self.act(out)
-
-
-class CifarResNet(nn.Module):
-    def __init__(self, width: int, blocks: tuple[int, ...]) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.blocks = nn.ModuleList()
-        before = width
-        for stage, count in enumerate(blocks):
-            for number in range(count):
-                after = width * 2**stage
-                self.blocks.append(BasicBlock(before, after, 2 if stage and not number else 1))
-                before = after
-        self.head = nn.Linear(before, 10)
-
-    def forward(self, x: Any) -> Any:
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        x = F.avg_pool2d(x, x.size(3))
-        return self.head(x.view(x.size(0), -1))
-
-
-class WideBlock(nn.Module):
-    def __init__(self, before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList([nn.BatchNorm2d(before), nn.BatchNorm2d(after)])
-        self.convs = nn.ModuleList([nn.Conv2d(before, after, 3, stride, 1), nn.Conv2d(after, after, 3, padding=1)])
-        self.project = None if before == after and stride == 1 else nn.Conv2d(before, after, 1, stride)
-
-    def forward(self, x: Any) -> Any:
-        active = F.relu(self.norms[0](x), inplace=True)
-        y = F.relu(self.norms[1](self.convs[0](active)))
-        y = self.convs[1](F.dropout(y, 0.3, training=self.training))
-        return torch.add(y, x if self.project is None else self.project(active))
-
-
-class WideResNet(nn.Module):
-    def __init__(self, depth: int, width: int, channels: int) -> None:
-        super().__init__()
-        self.conv, blocks, before = nn.Conv2d(3, channels, 3, padding=1), [], channels
-        for stage in range(3):
-            for number in range((depth - 4) // 6):
-                after = channels * width * 2**stage
-                blocks.append(WideBlock(before, after, 2 if stage and not number else 1))
-                before = after
-        self.blocks, self.norm, self.head = nn.Sequential(*blocks), nn.BatchNorm2d(before), nn.Linear(before, 10)
-
-    def forward(self, x: Any) -> Any:
-        x = self.norm(self.blocks(self.conv(x))).relu()
-        return self.head(x.mean((2, 3)))
 
 
 class LeNet(nn.Module):
