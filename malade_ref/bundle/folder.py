@@ -9,7 +9,8 @@
     *.h5                records that a stage keeps, such as search.h5
     outcomes.h5         per-sample outcomes, outcomes/<defence>/<attack>/<array>
     results.json        figures derived from the outcomes; report.md, figures/*.png
-    MANIFEST.json       SHA-256 of every other file but environment.json, which has its own
+    MANIFEST.json       SHA-256 of every other file but environment.json, which has its own; of a record also what
+                        was left out, see :mod:`malade_ref.bundle.record`
     .work/              while it runs: a lock, shards, records of stages, partial checkpoints
 
 Every file appears whole (see :mod:`malade_ref.storage`) and is the only mark that its step is done, so a run
@@ -37,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from malade_ref import checkpoint
-from malade_ref.bundle.environment import Log, read_log
+from malade_ref.bundle.environment import Log, read_log, source_sha256
 from malade_ref.bundle.layout import (
     CONFIG,
     ENVIRONMENT,
@@ -52,7 +53,7 @@ from malade_ref.bundle.layout import (
     state_of,
 )
 from malade_ref.bundle.lock import Lock
-from malade_ref.bundle.manifest import config_sha256, read_manifest, verify, write_manifest
+from malade_ref.bundle.manifest import config_sha256, read_left_out, read_manifest, verify, write_manifest
 from malade_ref.bundle.shards import Arrays, Group, load_of_run, merge
 from malade_ref.checks import InputError, check_count
 from malade_ref.network import Network
@@ -268,6 +269,12 @@ class Bundle:
     def finished(self) -> bool:
         """Whether everything was computed and nothing is left to do."""
         return state_of(self.path) == "finished"
+
+    @property
+    def of_another_version(self) -> bool:
+        """Whether other code than this computed it, or began to."""
+        sessions = self.log.sessions
+        return bool(sessions) and sessions[0]["environment"].get("source_sha256") != source_sha256()
 
     @property
     def experiment_text(self) -> str:
@@ -503,7 +510,7 @@ class Bundle:
             make_folder((self.path / name).parent)
             atomic_write(self.path / name, content)
             manifest[name] = file_sha256(self.path / name)
-        write_manifest(self.path, manifest)
+        write_manifest(self.path, manifest, read_left_out(self.path))
 
     # --------------------------------------------------------------------------------------- reading
 

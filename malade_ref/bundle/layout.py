@@ -59,8 +59,8 @@ def state_of(path: Path) -> State:
     return "foreign" if rest else "begun"
 
 
-def is_record(path: Path) -> bool:
-    """Whether a folder is a finished bundle of which only the results were kept, without manifest and networks.
+def is_old_record(path: Path) -> bool:
+    """Whether a folder is a finished bundle of which an earlier version kept only the results, and no manifest.
 
     Parameters
     ----------

@@ -6,10 +6,10 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from malade_ref.bundle.environment import read_log
-from malade_ref.bundle.layout import CONFIG, ENVIRONMENT, MANIFEST, OUTCOMES, WORK, is_record
+from malade_ref.bundle.layout import CONFIG, ENVIRONMENT, MANIFEST, OUTCOMES, WORK, is_old_record
 from malade_ref.checks import InputError
 from malade_ref.storage import (
     atomic_write,
@@ -21,6 +21,22 @@ from malade_ref.storage import (
 )
 
 FORMAT, VERSION = "malade-bundle", 1
+_LEFT_OUT = "left_out"
+
+
+class LeftOut(NamedTuple):
+    """A file that a record was kept without.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+    sha256 : str
+        64 hexadecimal digits.
+    """
+
+    size: int
+    sha256: str
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
@@ -52,20 +68,69 @@ def read_manifest(path: Path) -> dict[str, str]:
     dict of str to str
         SHA-256 of every file, by name.
     """
+    return {check_name(str(path / MANIFEST), name): str(sha256) for name, sha256 in _read(path)["files"].items()}
+
+
+def read_left_out(path: Path) -> dict[str, LeftOut] | None:
+    """What a record was kept without.
+
+    Parameters
+    ----------
+    path : path
+        The folder of a bundle or a record.
+
+    Returns
+    -------
+    dict of str to LeftOut, or None
+        By name; None of a bundle, which is no record.
+    """
+    found = _read(path).get(_LEFT_OUT)
+    if found is None:
+        return None
+    file = path / MANIFEST
+    try:
+        return {
+            check_name(str(file), name): LeftOut(int(facts["size"]), str(facts["sha256"]))
+            for name, facts in found.items()
+        }
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: does not say what was left out as malade does; restore it from a copy") from error
+
+
+def is_record(path: Path) -> bool:
+    """Whether a folder is a record: a finished bundle that was kept as it is, without what is large.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+
+    Returns
+    -------
+    bool
+        True also of what earlier versions kept, see `is_old_record`.
+    """
+    if is_old_record(path):
+        return True
+    return (path / MANIFEST).is_file() and read_left_out(path) is not None
+
+
+def _read(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     manifest = load_json(file)
-    files = manifest.get("files")
-    if manifest.get("format") != FORMAT or not isinstance(files, dict):
+    if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
         raise InputError(f"{file}: is not the manifest of a bundle; restore it from a copy")
     if manifest.get("version") != VERSION:
         raise InputError(
             f"{file}: version {manifest.get('version')} of the format, this malade reads {VERSION}; "
             "use the malade that wrote it"
         )
-    return {check_name(str(file), name): str(sha256) for name, sha256 in files.items()}
+    return manifest
 
 
-def write_manifest(path: Path, files: Mapping[str, str]) -> None:
+def write_manifest(path: Path, files: Mapping[str, str], left_out: Mapping[str, LeftOut] | None = None) -> None:
     """Write the manifest of a bundle.
 
     Parameters
@@ -74,8 +139,12 @@ def write_manifest(path: Path, files: Mapping[str, str]) -> None:
         The bundle's folder.
     files : mapping of str to str
         SHA-256 of every file, by name.
+    left_out : mapping of str to LeftOut, optional
+        Of a record: what it was kept without.
     """
-    manifest = {"format": FORMAT, "version": VERSION, "files": dict(files)}
+    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "files": dict(files)}
+    if left_out is not None:
+        manifest[_LEFT_OUT] = {name: facts._asdict() for name, facts in left_out.items()}
     atomic_write(path / MANIFEST, to_json(MANIFEST, manifest) + "\n")
 
 
@@ -90,8 +159,8 @@ def verify(path: str | Path) -> list[str]:
     Returns
     -------
     list of str
-        The problems, one line each; empty if the bundle is finished and whole. Of a record, which was kept without its
-        manifest, outcomes and log are looked at.
+        The problems, one line each; empty if the bundle is finished and whole. What a record was kept without may be
+        missing, or be there as it was. Of an old record, kept without its manifest, outcomes and log are looked at.
     """
     path = Path(path)
     if not path.is_dir():
@@ -100,7 +169,7 @@ def verify(path: str | Path) -> list[str]:
     whole = (_changed_files, _damaged_outcomes, _damaged_log)
     if (path / WORK).exists():
         problems.append(f"{WORK}: the run is not finished; malade run --resume finishes it")
-    for check in whole[1:] if is_record(path) else whole:
+    for check in whole[1:] if is_old_record(path) else whole:
         try:
             problems += check(path)
         except InputError as error:  # a file that cannot be read is one more
@@ -110,14 +179,16 @@ def verify(path: str | Path) -> list[str]:
 
 def _changed_files(path: Path) -> Iterator[str]:
     """Files against the manifest."""
-    manifest = read_manifest(path)
+    manifest, left_out = read_manifest(path), read_left_out(path) or {}
     found = {name for name in _files(path) if not name.startswith(f"{WORK}/")} - {MANIFEST, ENVIRONMENT}
     yield from (f"{name}: missing" for name in sorted(manifest.keys() - found))
-    yield from (f"{name}: not in {MANIFEST}" for name in sorted(found - manifest.keys()))
-    for name in sorted(manifest.keys() & found):
+    yield from (f"{name}: not in {MANIFEST}" for name in sorted(found - manifest.keys() - left_out.keys()))
+    for name in sorted((manifest.keys() | left_out.keys()) & found):
+        known = {manifest.get(name), left_out[name].sha256 if name in left_out else None}
         try:
-            if file_sha256(path / name) != manifest[name]:
-                yield f"{name}: changed since the run; its SHA-256 is not the manifest's"
+            if file_sha256(path / name) not in known:
+                what = "changed since the run" if name in manifest else "is not the file that was left out"
+                yield f"{name}: {what}; its SHA-256 is not the manifest's"
         except InputError as error:
             yield str(error)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from malade_ref import checkpoint
 from malade_ref.bundle import Bundle
+from malade_ref.bundle.manifest import read_left_out
 from malade_ref.checks import InputError
 from malade_ref.classes import with_class_names
 from malade_ref.datasets import Dataset, Split
@@ -331,9 +332,11 @@ def check_networks(bundle: Bundle) -> list[str]:
     if not (bundle.path / f"{NETWORKS}.h5").exists():
         return []
     problems = []
-    recorded = bundle.record(NETWORKS).meta
+    recorded, left_out = bundle.record(NETWORKS).meta, read_left_out(bundle.path) or {}
     for name, facts in recorded.items():
-        found = bundle.network(name).fingerprint()
+        # A record may be kept without the network; what the log says of it is compared all the same.
+        there = f"models/{name}.h5" not in left_out or (bundle.path / f"models/{name}.h5").exists()
+        found = bundle.network(name).fingerprint() if there else facts["fingerprint"]
         logged = bundle.log.networks.get(name, {}).get("fingerprint", found)
         for what, fingerprint in ((f"models/{name}.h5", found), (f"environment.json: networks.{name}", logged)):
             if fingerprint != facts["fingerprint"]:

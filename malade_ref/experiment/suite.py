@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 from malade_ref.bundle import Bundle
-from malade_ref.bundle.layout import is_record
+from malade_ref.bundle.manifest import is_record
 from malade_ref.checks import InputError
 from malade_ref.experiment.reading import read_experiment
 from malade_ref.experiment.run import Watcher, run_experiment

@@ -11,13 +11,14 @@ A bundle that lacks what they need raises `InputError`, and so do figures withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from malade_ref.bundle import Bundle
-from malade_ref.bundle.layout import FIGURES, REPORT, RESULTS, is_record
+from malade_ref.bundle.layout import FIGURES, MODELS, REPORT, RESULTS, is_old_record
+from malade_ref.bundle.manifest import is_record, read_left_out, read_manifest
 from malade_ref.bundle.schema import MAX_NUMBER
 from malade_ref.checks import InputError, printable
 from malade_ref.report.drawing import draw_figures
@@ -71,7 +72,9 @@ def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[s
         drawn = draw_figures(inputs._replace(config=named(inputs.config, printable)), results) if figures else {}
         files: dict[str, str | bytes] = {
             RESULTS: to_json(RESULTS, results) + "\n",
-            REPORT: report_text(results, inputs.config, inputs.environment, list(drawn)),
+            REPORT: report_text(
+                results, inputs.config, inputs.environment, [*drawn, *(kept_figures(bundle, drawn) if figures else ())]
+            ),
             **drawn,
         }
     if bundle.finished:
@@ -80,6 +83,24 @@ def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[s
         for name, content in files.items():
             bundle.write(name, content)
     return list(files)
+
+
+def kept_figures(bundle: Bundle, drawn: Collection[str]) -> list[str]:
+    """Figures of a record that cannot be drawn again, because what they show was left out; they stay as they are.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Any; only a record has such figures.
+    drawn : collection of str
+        Names of the figures that can be drawn.
+    """
+    if not bundle.finished or not is_record(bundle.path):
+        return []
+    lacking = [name for name in read_left_out(bundle.path) or {} if not (bundle.path / name).exists()]
+    if all(name.startswith(f"{MODELS}/") for name in lacking):
+        return []
+    return [name for name in sorted(read_manifest(bundle.path)) if name.startswith(f"{FIGURES}/") and name not in drawn]
 
 
 def check_report(bundle: Bundle | str | Path) -> list[str]:
@@ -94,8 +115,9 @@ def check_report(bundle: Bundle | str | Path) -> list[str]:
     -------
     list of str
         The mismatches, one line each: the key in results.json with the stored and the derived value, or the first
-        line of report.md that differs. Of a record only what is `DERIVED` can be compared. Figures are not drawn again;
-        the bundle's manifest holds their SHA-256.
+        line of report.md that differs. Figures are not drawn again; the bundle's manifest holds their SHA-256. Of an
+        old record only what is `DERIVED` can be compared. Of a record that another version made, numbers that both
+        versions derive are; report.md is its version's.
     """
     bundle = open_bundle(bundle)
     try:
@@ -109,12 +131,15 @@ def check_report(bundle: Bundle | str | Path) -> list[str]:
     except InputError as error:
         return [str(error)]
     except (OSError, UnicodeDecodeError) as error:
-        return [f"{bundle.path / REPORT}: cannot be read ({one_line(error)}); malade report writes it again"]
-    if is_record(bundle.path):
+        mend = "restore it from a copy" if is_record(bundle.path) else "malade report writes it again"
+        return [f"{bundle.path / REPORT}: cannot be read ({one_line(error)}); {mend}"]
+    if is_old_record(bundle.path):
         # Older records have no ladders of convergence.
         keys = [key for key in DERIVED if key != "convergence" or key in stored]
         kept, again = ({key: found[key] for key in keys if key in found} for found in (stored, derived))
         return [f"{RESULTS}: {line}" for line in mismatches(kept, again)]
+    if is_record(bundle.path) and bundle.of_another_version:
+        return [f"{RESULTS}: {line}" for line in mismatches(*common(stored, derived))]
     found = [f"{RESULTS}: {line}" for line in mismatches(stored, derived)]
     if not found and text != expected:
         pairs = zip([*text.splitlines(), None], [*expected.splitlines(), None], strict=False)
@@ -182,6 +207,28 @@ def mismatches(stored: Any, derived: Any, key: str = "") -> Iterator[str]:
             yield f"{key} is {_shown(stored)}, derived is {_shown(derived)}"
     elif type(stored) is not type(derived) or stored != derived:
         yield f"{key} is {_shown(stored)}, derived is {_shown(derived)}"
+
+
+def common(stored: Any, derived: Any) -> tuple[Any, Any]:
+    """Leave out of two JSON values what only one of them has a key for, and words that differ.
+
+    Parameters
+    ----------
+    stored, derived : object
+        As JSON gives them.
+
+    Returns
+    -------
+    tuple
+        What is left of the first and of the second.
+    """
+    if isinstance(stored, dict) and isinstance(derived, dict):
+        pairs = {name: common(stored[name], derived[name]) for name in stored.keys() & derived.keys()}
+        return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
+    if isinstance(stored, list) and isinstance(derived, list) and len(stored) == len(derived):
+        both = [common(*pair) for pair in zip(stored, derived, strict=True)]
+        return [pair[0] for pair in both], [pair[1] for pair in both]
+    return (stored, stored) if isinstance(stored, str) and isinstance(derived, str) else (stored, derived)
 
 
 def _shown(value: Any) -> str:

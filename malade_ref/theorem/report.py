@@ -11,8 +11,9 @@ from typing import Any
 
 from malade_ref.bundle import Bundle
 from malade_ref.bundle.layout import FIGURES, REPORT, RESULTS
+from malade_ref.bundle.manifest import is_record
 from malade_ref.checks import InputError
-from malade_ref.report import mismatches
+from malade_ref.report import common, mismatches
 from malade_ref.report.labels import count_of, table
 from malade_ref.storage import from_json, load_json, to_json
 from malade_ref.theorem.claims import Claim, Measure, claims_of
@@ -199,6 +200,8 @@ def check_report(bundle: Bundle) -> list[str]:
         return [str(error)]
     except (OSError, UnicodeDecodeError) as error:
         return [f"{bundle.path / REPORT}: cannot be read ({error}); malade report writes it again"]
+    if is_record(bundle.path) and bundle.of_another_version:
+        return [f"{RESULTS}: {line}" for line in mismatches(*common(stored, derived))]
     found = [f"{RESULTS}: {line}" for line in mismatches(stored, derived)]
     figures = sorted(f"{FIGURES}/{path.name}" for path in (bundle.path / FIGURES).glob("*.png"))
     if not found and text != report_text(derived, bundle.config, _environment(bundle), figures):
