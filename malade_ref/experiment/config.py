@@ -16,6 +16,7 @@ from typing import Any
 from malade_ref.attacks.cards import CARDS, Card, Profile, card_of
 from malade_ref.certify import BOUNDS
 from malade_ref.checks import MOST_WORK, InputError, check_count
+from malade_ref.experiment.pictures import Perturbations, Sheet, Walk, check_plates
 from malade_ref.experiment.tables import REST, check_slug, nearest, setting
 from malade_ref.network import Network, cnn, madry, sdae
 from malade_ref.training import OPTIMIZERS, SCHEDULES
@@ -493,7 +494,7 @@ class Experiment:
         What is judged.
     attacks : tuple of Attack
         What it is judged by; clean images always come first.
-    evaluation, audit, certify, paths, pictures, report, paper
+    evaluation, audit, certify, paths, pictures, report, paper, sheets, perturbations, walks
         See there.
     """
 
@@ -515,6 +516,9 @@ class Experiment:
     pictures: Pictures | None = None
     report: Report | None = None
     paper: tuple[Published, ...] = setting(())
+    sheets: tuple[Sheet, ...] = setting(())
+    perturbations: tuple[Perturbations, ...] = setting(())
+    walks: tuple[Walk, ...] = setting(())
 
     def training_order(self) -> list[str]:
         """Names of the models, each after those it refers to.
@@ -602,6 +606,7 @@ def check_experiment(experiment: Experiment, file: str) -> None:
             raise InputError(
                 f"{file}: pictures.num_images: expected at most {most}, the images of every attack and of a shard"
             )
+    check_plates(experiment, file)
     for published in experiment.paper:
         _refer(published.defence, experiment.defences, f"{file}: paper: defence")
 

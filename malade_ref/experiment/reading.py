@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from malade_ref.checks import InputError, printable
 from malade_ref.experiment.config import Experiment, check_experiment
 from malade_ref.experiment.files import built_in_experiments, merged, read_files
+from malade_ref.experiment.pictures import KINDS
 from malade_ref.experiment.tables import nearest, read_table
 from malade_ref.storage.files import MAX_PARTS, from_toml
 
@@ -90,6 +91,9 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
     del settings["about"]  # has had its effect, and changes no result
     del settings["store"]  # no result depends on it
+    for key in KINDS:
+        if not settings[key]:
+            del settings[key]
     for model in settings["models"].values():
         if model["file"] is None:
             del model["file"]

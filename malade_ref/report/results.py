@@ -9,6 +9,7 @@ from malade_ref.audit import audit
 from malade_ref.checks import InputError
 from malade_ref.evaluation import Cell, derive_results, join, summary
 from malade_ref.report.certified import certified_results
+from malade_ref.report.pictures import plate_results
 from malade_ref.report.reading import SEARCH, ReportInput
 from malade_ref.report.seeds import seed_results
 from malade_ref.statistics import wilson
@@ -29,7 +30,8 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     -------
     dict
         JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``, ``convergence``, ``models``,
-        ``settings``, ``search``, ``certified`` if anything was, and ``seeds`` if there are replicas.
+        ``settings``, ``search``, ``certified`` if anything was, ``plates`` if there are, and ``seeds`` if there are
+        replicas.
     """
     records = inputs.records
     checks = records["audit"].meta if "audit" in records else None
@@ -47,6 +49,7 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
                 if name.startswith(f"{SEARCH}/")
             },
             **certified_results(records, inputs.config),
+            **plate_results(records),
             **seed_results(statistics, inputs.config),
         }
     except (KeyError, TypeError) as error:
