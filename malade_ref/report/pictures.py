@@ -134,7 +134,8 @@ def _sheet_text(found: Mapping[str, Any], config: Mapping[str, Any], labels: Lab
     norms = ", ".join(f"{NORMS[norm]} {found[norm]:.3g}" for norm in ("linf", "l1", "l2"))
     return (
         f"The first {count_of(shown, 'test image')} after {_effort(found, config, labels)}; they were not chosen. An "
-        f"orange frame marks an image on which the attack failed by its own judgement. It was tried on "
+        f"orange frame marks an image on which the attack failed by its own judgement; an image that the defence had "
+        f"wrong before may be as it was. It was tried on "
         f"{count_of(count, 'image')}, of which {fell:,} fell ({100 * fell / count:.1f}%); on fresh draws of its noise "
         f"the defence is right about {100 * found['right']:.1f}%. Mean size of the perturbation over all of them, "
         f"those that did not fall included: {norms}."
@@ -146,7 +147,7 @@ def _perturbation_text(found: Mapping[str, Any], config: Mapping[str, Any], labe
     return (
         f"What attacks added to the first {count_of(len(found['label']), 'test image')}, on one scale of colours: "
         f"{columns}. The maximum of a pixel is {found['eps']:g}; white is no change. An orange frame marks a "
-        "perturbation that left the defence right. A perturbation that fills its ball with noise says that the "
+        "perturbation that left the defence right; one without any change was not needed. A perturbation that fills its ball with noise says that the "
         "gradients of the attack had little to do with the image."
     )
 
@@ -223,12 +224,10 @@ def sheet(record: Record) -> bytes:
     scale = 0.62 / width
     size = (page.shape[1] * scale, page.shape[0] * scale)
     meta = record.meta
-    below = [
-        ", ".join(f"{NORMS[norm]} {meta[norm]:.3g}" for norm in ("linf", "l1", "l2")),
-        f"{meta['num_fallen']:,} of {meta['num_images']:,} fell",
-    ]
-    lines = textwrap.wrap(f"mean {below[0]}; {below[1]}", max(24, int(size[0] * 13)))
-    with drawing(width=max(size[0], 2.6), height=size[1] + 0.2 * len(lines) + 0.1) as (figure, content):
+    sizes = ", ".join(f"{NORMS[norm]} {meta[norm]:.3g}" for norm in ("linf", "l1", "l2"))
+    below = f"mean {sizes}", f"{meta['num_fallen']:,} of {meta['num_images']:,} fell"
+    lines = [f"{below[0]}; {below[1]}"] if size[0] > 5 else [part.strip() for part in below]
+    with drawing(width=max(size[0], 3.2), height=size[1] + 0.2 * len(lines) + 0.1) as (figure, content):
         axes = figure.subplots()
         axes.imshow(page, interpolation="nearest")
         axes.set_axis_off()
