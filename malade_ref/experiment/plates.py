@@ -187,9 +187,7 @@ class Plates:
                 arrays["clean"] = _bytes(clean)
                 arrays["clean_probability"] = _probability(chains["malade"], self.outcomes.ops.asarray(clean))
                 arrays["adversarial"] = _bytes(starts[0])
-                arrays["adversarial_probability"] = _probability(
-                    chains["malade"], self.outcomes.ops.asarray(starts[0])
-                )
+                arrays["adversarial_probability"] = _probability(chains["malade"], self.outcomes.ops.asarray(starts[0]))
             for name, chain in chains.items():
                 followed = [self._follow(chain, start, index, steps) for start in starts]
                 arrays[f"{name}/position"] = np.stack([positions for positions, _ in followed])

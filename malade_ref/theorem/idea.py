@@ -59,7 +59,7 @@ def two_arcs(settings: Settings) -> GaussianMixture:
     """
     angles = np.linspace(0.25 * np.pi, 0.75 * np.pi, 7)
     arc = np.stack([2.6 * np.cos(angles), 2.6 * np.sin(angles) - 2.6], axis=1)
-    means = np.concatenate([arc + [0, 1.3], arc])
+    means = np.concatenate([arc + np.array([0, 1.3]), arc])
     return isotropic(np.full(14, 1 / 14), means, np.full(14, 0.25), np.repeat([0, 1], 7), settings=settings)
 
 
