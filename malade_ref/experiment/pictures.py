@@ -203,7 +203,7 @@ def images_of(experiment: Any, attack: str) -> int:
         Its name.
     """
     own = [one.num_images for one in experiment.attacks if one.name == attack]
-    return next(iter(own), None) or experiment.evaluation.num_images
+    return int(next(iter(own), None) or experiment.evaluation.num_images)
 
 
 def cells_of(experiment: Any, plate: Any) -> Iterator[tuple[str, str, float, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,8 +147,8 @@ def _perturbation_text(found: Mapping[str, Any], config: Mapping[str, Any], labe
     return (
         f"What attacks added to the first {count_of(len(found['label']), 'test image')}, on one scale of colours: "
         f"{columns}. The maximum of a pixel is {found['eps']:g}; white is no change. An orange frame marks a "
-        "perturbation that left the defence right; one without any change was not needed. A perturbation that fills its ball with noise says that the "
-        "gradients of the attack had little to do with the image."
+        "perturbation that left the defence right; one without any change was not needed. A "
+        "perturbation that fills its ball with noise says that the attack's gradients had little to do with the image."
     )
 
 
