@@ -3,6 +3,9 @@
 A network's file holds its parameters as ``params/<name>``, and its architecture and metadata as JSON. Nothing
 in it is ever executed, and an architecture from a stranger's file passes through the same checks as one from
 a program.
+
+In half precision a file takes half the room. The network that is read from it computes in float32, with the rounded
+parameters; its metadata say which network was rounded, see `unrounded`.
 """
 
 from __future__ import annotations
@@ -12,16 +15,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from malade_ref.checks import InputError
 from malade_ref.network import Network
+from malade_ref.published import network_file
 from malade_ref.storage import Record, load_record, one_line, save_record
 
 _PREFIX = "params/"
+_ROUNDED = "rounded"
 
 
-def save(network: Network, path: str | Path) -> None:
+def save(network: Network, path: str | Path, *, half: bool = False) -> None:
     """Write a network to a file, atomically; equal networks give equal bytes.
 
     Parameters
@@ -30,14 +36,24 @@ def save(network: Network, path: str | Path) -> None:
         Its parameters may live on any device.
     path : path
         The file, by custom ``*.h5``; its folder must exist.
+    half : bool
+        Whether to round the parameters to float16.
 
     Raises
     ------
     InputError
-        If the file cannot be written; what was there is untouched.
+        If the file cannot be written; what was there is untouched. If a parameter is too large for float16.
     """
     arrays = {_PREFIX + name: network.ops.to_host(array) for name, array in network.params.items()}
-    meta = {"architecture": network.architecture(), "metadata": network.metadata}
+    metadata = network.metadata
+    if half:
+        arrays = {name: _rounded(f"{path}: {name}", array) for name, array in arrays.items()}
+        asarray = network.ops.asarray
+        params = {name: asarray(arrays[_PREFIX + name].astype(np.float32)) for name in network.params}
+        rounded = network.replace_params(params)
+        before, after = unrounded(network), rounded.fingerprint()
+        metadata = {**metadata, _ROUNDED: {"from": before, "to": after}} if before != after else metadata
+    meta = {"architecture": network.architecture(), "metadata": metadata}
     save_record(path, arrays, meta, kind="network")
 
 
@@ -47,17 +63,21 @@ def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
     Parameters
     ----------
     path : path
-        A file written by :func:`save`.
+        A file written by :func:`save`, or ``published:NAME``, see :mod:`malade_ref.published`.
     ops : module, optional
         The arithmetic to compute with, by default :mod:`malade_ref.ops`; the parameters go to its device.
 
     Returns
     -------
     Network
-        Its parameters have the bits that were saved.
+        Its parameters have the values that were saved; those in half precision become float32.
     """
-    arrays, meta = load_record(path, kind="network")
-    params = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
+    arrays, meta = load_record(network_file(path), kind="network")
+    params = {
+        name.removeprefix(_PREFIX): array.astype(np.float32) if array.dtype == np.float16 else array
+        for name, array in arrays.items()
+        if name.startswith(_PREFIX)
+    }
     if len(params) != len(arrays):
         raise InputError(f"{path}: holds arrays besides {_PREFIX}; it is no network of malade's, choose another")
     if ops is not None:
@@ -70,6 +90,33 @@ def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         # What a layer cannot make sense of, it may complain about in any of these ways.
         raise InputError(f"{path}: describes no network ({one_line(error)}); choose another file") from error
+
+
+def unrounded(network: Network) -> str:
+    """Fingerprint of a network before it was saved in half precision.
+
+    Parameters
+    ----------
+    network : Network
+        From a file.
+
+    Returns
+    -------
+    str
+        SHA-256; the network's own if it was not rounded, or was trained since.
+    """
+    own = network.fingerprint()
+    said = network.metadata.get(_ROUNDED)
+    before = said.get("from") if isinstance(said, Mapping) and said.get("to") == own else None
+    return before if isinstance(before, str) else own
+
+
+def _rounded(what: str, array: NDArray[Any]) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise InputError(f"{what}: has numbers too large for half precision (65504); save it without")
+    return half
 
 
 def save_state(path: str | Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:

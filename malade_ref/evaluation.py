@@ -58,8 +58,8 @@ class Cell(NamedTuple):
     eps : float
         Size of the perturbation, 0 for clean images.
     meta : dict
-        ``method``, ``norm``, ``settings`` (of the attack) and ``source``: ``"defence"``, or ``"classifier"`` if the
-        attack was made against the bare classifier.
+        ``method``, ``norm``, ``settings`` (of the attack) and ``source``: ``"defence"``, ``"classifier"`` if the attack
+        was made against a bare classifier in its place, or ``"another"``, against another defence.
     arrays : dict of str to array
         ``sample_index`` (n,), ``correct`` (n, M) bool; if known, ``success`` (n,) bool, ``distance``, ``num_queries``
         and ``num_gradients`` (n,).
@@ -101,8 +101,8 @@ class Cell(NamedTuple):
 
     @property
     def transferred(self) -> bool:
-        """Whether the attack was made against the bare classifier, ignoring the defence."""
-        return self.meta.get("source") == "classifier"
+        """Whether the attack was made against another model, ignoring the defence."""
+        return bool(self.meta.get("source", "defence") != "defence")
 
     @property
     def profile(self) -> Profile:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -176,6 +177,80 @@ def accuracy_curves(
             place = {"loc": "outside lower left", "ncols": legend_columns}
         texts = order if beside else [name.replace("\n", " ") for name in order]
         figure.legend([handles[name] for name in order], texts, frameon=False, **place)
+        figure.savefig(content, **png_settings())
+        return content.getvalue()
+
+
+class Line(NamedTuple):
+    """Accuracy of one defence under one attack, or under the worst for each image.
+
+    Attributes
+    ----------
+    label : str
+        For the legend.
+    group : str
+        Lines of one group share a colour if one of them is ``worst``.
+    x, value, low, high : sequence of float
+        Where it was measured; accuracies and the limits of their intervals, as shares.
+    worst : bool
+        Whether it is of the worst attack: drawn dashed.
+    """
+
+    label: str
+    group: str
+    x: Sequence[float]
+    value: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    worst: bool = False
+
+
+def line_figure(lines: Sequence[Line], *, title: str, xlabel: str) -> bytes:
+    """Draw accuracies against one quantity in one panel.
+
+    Parameters
+    ----------
+    lines : sequence of Line
+        In the order of the legend.
+    title : str
+        Above the panel.
+    xlabel : str
+        What accuracy is drawn against.
+    """
+    if not lines:
+        raise InputError("line figure: expected at least one line, got none")
+    solid = [line for line in lines if not line.worst]
+    groups = [line.group for line in solid]
+    with drawing(width=7.2, height=3.8) as (figure, content):
+        ((axes, _),) = _panels(figure, 1, 1, [("", None)])
+        for line in lines:
+            number = groups.index(line.group) if line.worst and line.group in groups else 0
+            if not line.worst:
+                number = solid.index(line)
+            # The worst case of the only defence is black; of several, each has the colour of its defence.
+            color = BLACK if line.worst and len(set(groups)) < 2 else COLORS[number % len(COLORS)]
+            marker = MARKERS[number % len(MARKERS)]
+            low, value, high = (100 * np.asarray(part) for part in (line.low, line.value, line.high))
+            axes.fill_between(line.x, low, high, color=color, alpha=0.12, linewidth=0)
+            axes.plot(
+                line.x,
+                value,
+                color=color,
+                marker=marker,
+                markersize=9 if line.worst else 5,
+                markerfacecolor="none" if line.worst else color,
+                linewidth=1.6,
+                linestyle=(0, (3, 2)) if line.worst else "-",
+                label="\n".join(textwrap.wrap(line.label, 30)),
+                clip_on=False,
+                zorder=3 if line.worst else 2,
+            )
+        axes.set_ylim(0, 100)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("accuracy (%)")
+        axes.grid(alpha=0.3, linewidth=0.5)
+        figure.legend(loc="outside right upper", frameon=False)
         figure.savefig(content, **png_settings())
         return content.getvalue()
 

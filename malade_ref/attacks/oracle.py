@@ -142,8 +142,9 @@ class Asking(NamedTuple):
     sample_index: Array | None = None
 
     def oracle(self, model: Model, x: Array, y: Array) -> Oracle:
-        """As `Oracle`, with these keywords."""
-        return Oracle(model, x, y, **self._asdict())
+        """As `Oracle`, with these keywords, or as the model's own oracle, if it brings one."""
+        kind: type[Oracle] = getattr(model, "oracle", Oracle)
+        return kind(model, x, y, **self._asdict())
 
 
 class Oracle:

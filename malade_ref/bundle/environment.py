@@ -52,7 +52,7 @@ def describe_environment(device: Mapping[str, Any] | None = None) -> dict[str, A
     """
     return {
         "malade": _version("malade"),
-        "source_sha256": _source_sha256(),
+        "source_sha256": source_sha256(),
         "commit": _commit(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
@@ -175,7 +175,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _source_sha256() -> str:
+def source_sha256() -> str:
     """SHA-256 of the names and contents of the package's own files."""
     digest = hashlib.sha256()
     for path in sorted(p for pattern in ("*.py", "*.toml") for p in _ROOT.rglob(pattern)):

@@ -258,6 +258,28 @@ _CERTIFY = _table(
     bound=_optional(_one_of("rest", "runner-up")),
     radii=_list_of(_number(minimum=0)),
 )
+_ROW = _table(attack=_slug, title=_text, paper=_text, scenario=_text, condition=_text)
+_BLOCK = _table(
+    title=_text,
+    scenario=_text,
+    condition=_text,
+    eps=_optional(_number(minimum=0)),
+    rows=_list_of(_ROW),
+    own=_list_of(_slug),
+    worst=_one_of("all", "transferred", "none"),
+)
+_EXHIBIT_TABLE = _table(
+    name=_slug,
+    title=_text,
+    paper=_optional(_count(minimum=1)),
+    columns=_list_of(_slug),
+    blocks=_list_of(_BLOCK),
+    note=_text,
+)
+_LINE = _table(defence=_slug, attack=_slug, title=_text)
+_EXHIBIT_FIGURE = _table(
+    name=_slug, title=_text, x=_slug, log=_flag, xlabel=_text, norm=_text, lines=_list_of(_LINE), note=_text
+)
 _PATHS = _table(defence=_slug, marginal=_slug, attack=_slug, eps=_number(minimum=0))
 _PLATE = _table(name=_slug, title=_optional(_text))
 
@@ -285,6 +307,8 @@ _CONFIG_SCHEMA = _table(
     sheets=_optional(_list_of(_PLATE)),
     perturbations=_optional(_list_of(_PLATE)),
     walks=_optional(_list_of(_PLATE)),
+    tables=_optional(_list_of(_EXHIBIT_TABLE)),
+    figures=_optional(_list_of(_EXHIBIT_FIGURE)),
 )
 
 # config.json of the laboratory on the theorem
@@ -301,7 +325,9 @@ _CELL_SCHEMA = _table(
     norm=_optional(_text),
     method=_optional(_text),
     title=_optional(_text),
-    source=_optional(_one_of("defence", "classifier")),
+    source=_optional(_one_of("defence", "classifier", "another")),
+    crafted_on=_optional(_slug),
+    family=_optional(_slug),
     settings=_optional(
         _table(
             _setting,

@@ -36,6 +36,7 @@ from malade_ref.datasets.idx import IdxFile, find_idx_files, read_idx_labels
 from malade_ref.datasets.incoming import damage, open_zip
 from malade_ref.datasets.library import check_dataset_name
 from malade_ref.datasets.splits import RECORD, SPLITS, Dataset, Split, open_dataset
+from malade_ref.published import network_file
 from malade_ref.storage import file_sha256, from_json, is_record, open_record, to_json, write_record
 from malade_ref.storage.files import aside, cannot_read
 
@@ -812,6 +813,6 @@ def fingerprint_of_model(path: str | None) -> str | None:
     Parameters
     ----------
     path : str, optional
-        The file.
+        The file, or the name of a published network.
     """
-    return None if path is None else file_sha256(Path(path))
+    return None if path is None else file_sha256(network_file(path))

@@ -1,4 +1,4 @@
-"""``malade models``: which trained networks are kept, what they are, and away with them."""
+"""``malade models``: which trained networks there are, what they are, copies of them, and away with them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import argparse
 import json
 import math
 import time
+from pathlib import Path
 from typing import Any
 
+from malade_ref import ops
+from malade_ref.checkpoint import load, save
 from malade_ref.checks import InputError, check_number
 from malade_ref.cli.console import duration, say
 from malade_ref.experiment.models import TRAINING_VERSION
 from malade_ref.experiment.store import OFF, VARIABLE, Entry, Store, store_folder
+from malade_ref.network import Network
+from malade_ref.published import PREFIX, network_file, published_networks
 
 DAYS = 90.0
 SHOWN = 12  # digits of a fingerprint
@@ -27,17 +32,29 @@ def add_commands(commands: Any) -> None:
     """
     command = commands.add_parser(
         "models",
-        help="list, show or remove the trained networks that are kept",
+        help="list, show, export or remove the trained networks that are kept",
         description="Networks that experiments trained, kept so that no other run has to train them again. They are in "
-        f"{VARIABLE}, or in the user's cache; malade run --set store=off neither takes nor keeps any.",
+        f"{VARIABLE}, or in the user's cache; malade run --set store=off neither takes nor keeps any. Those whose name "
+        f"begins with {PREFIX} come with the project; the name is good wherever the path of a network is.",
     )
     command.set_defaults(command=_none)
     actions = command.add_subparsers(title="actions", metavar="ACTION")
-    listing = actions.add_parser("list", help="which networks are kept, newest use first", allow_abbrev=False)
+    listing = actions.add_parser(
+        "list", help="which networks are kept, newest use first, and which are published", allow_abbrev=False
+    )
     listing.set_defaults(command=_list)
     show = actions.add_parser("show", help="how a network was trained, and how good it was", allow_abbrev=False)
     show.add_argument("model", metavar="NAME", help="its name, or the first digits of its fingerprint")
     show.set_defaults(command=_show)
+    export = actions.add_parser("export", help="write a network to a file of its own", allow_abbrev=False)
+    export.add_argument(
+        "model", metavar="NAME|FILE.h5", help=f"its name, the first digits of its fingerprint, {PREFIX}NAME, or a file"
+    )
+    export.add_argument("out", metavar="OUT.h5", help="the file, which must not exist")
+    export.add_argument(
+        "--half", action="store_true", help="round its parameters to half precision: half the size; computes in float32"
+    )
+    export.set_defaults(command=_export)
     remove = actions.add_parser("remove", help="remove networks", allow_abbrev=False)
     remove.add_argument("model", metavar="NAME", nargs="*", help="names, or the first digits of fingerprints")
     which = remove.add_mutually_exclusive_group()
@@ -50,12 +67,12 @@ def add_commands(commands: Any) -> None:
         "--yes", action="store_true", help="with --all or --unused: do it, do not only say what would go"
     )
     remove.set_defaults(command=_remove)
-    for action in (listing, show, remove):
+    for action in (listing, show, export, remove):
         action.add_argument("--store", metavar="DIR", default="", help=f"the folder; {VARIABLE} does the same")
 
 
 def _none(arguments: argparse.Namespace) -> int:
-    raise InputError("expected list, show or remove; see malade models --help")
+    raise InputError("expected list, show, export or remove; see malade models --help")
 
 
 def _store(arguments: argparse.Namespace) -> Store:
@@ -68,6 +85,11 @@ def _store(arguments: argparse.Namespace) -> Store:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    for name in sorted(published_networks()):
+        network, file = load(PREFIX + name), network_file(PREFIX + name)
+        title = " ".join(str(network.metadata[key]) for key in ("network", "preset") if key in network.metadata)
+        facts = [title or "network", f"{network.num_parameters:,} parameters", _size(file.stat().st_size)]
+        say(f"{network.fingerprint()[:SHOWN]}  {PREFIX}{name}: {', '.join(facts)}; {file.with_suffix('.md')}")
     store = _store(arguments)
     entries = store.entries()
     for entry in entries:
@@ -109,6 +131,36 @@ def _show(arguments: argparse.Namespace) -> int:
     for name, value in rows.items():
         say(f"{name:12} {value}")
     return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    network = _found(arguments)
+    out = Path(arguments.out)
+    if out.suffix != ".h5":
+        raise InputError(f"{out}: expected a name that ends in .h5")
+    if out.exists():
+        raise InputError(f"{out}: exists already; choose another name")
+    save(network, out, half=arguments.half)
+    written = load(out)
+    precision = "half precision" if arguments.half else written.dtype
+    say(
+        f"{out}: {network.num_parameters:,} parameters in {precision}, {_size(out.stat().st_size)}, "
+        f"fingerprint {written.fingerprint()[:SHOWN]}"
+    )
+    return 0
+
+
+def _found(arguments: argparse.Namespace) -> Network:
+    """A network by its file or its name."""
+    name = arguments.model
+    if name.startswith(PREFIX) or name.endswith(".h5"):
+        return load(name)
+    store = _store(arguments)
+    entry = _only(name, _named(store, name))
+    kept = store.take(entry.key, ops=ops, tell=say)
+    if kept is None:
+        raise InputError(f"{name}: is damaged in {store.folder}, and was removed; train it again")
+    return kept.network
 
 
 def _remove(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from malade_ref.cli.backends import BACKENDS, ready_backend
 from malade_ref.cli.console import Meter, say
 from malade_ref.experiment.models import check_networks
 from malade_ref.experiment.recompute import recompute
+from malade_ref.experiment.suite import bundles_of, is_suite, page_differs, rewrite_page
 from malade_ref.report.markdown import spoken
 from malade_ref.storage.files import open_regular
 
@@ -61,6 +62,9 @@ def _report(arguments: argparse.Namespace) -> int:
         if not arguments.verify:
             raise InputError("--recompute: is a way to verify; add --verify")
         check_count("--recompute", arguments.recompute)
+    if is_suite(arguments.bundle):
+        return _suite(arguments)
+    if arguments.recompute is not None:
         _check_computable(arguments.bundle)
     if arguments.verify:
         code = _verify(arguments.bundle)
@@ -80,6 +84,23 @@ def _report(arguments: argparse.Namespace) -> int:
     for line in headlines(bundle):
         say(line)
     return 0
+
+
+def _suite(arguments: argparse.Namespace) -> int:
+    """Of a suite: its bundles one after another, and the page."""
+    path = Path(arguments.bundle)
+    if arguments.recompute is not None:
+        raise InputError(f"{path}: is a suite; give one of the bundles in it to --recompute")
+    names = bundles_of(path)
+    if not arguments.verify:
+        say(f"page: {rewrite_page(path)}")
+        return 0
+    codes = [_verify(str(path / name)) for name in names]
+    # The page of records is of the version that made them.
+    problem = "" if any(is_record(path / name) for name in names) else page_differs(path)
+    if problem:
+        say(f"{path}: {problem}")
+    return 1 if problem or any(codes) else 0
 
 
 def _verify(path: str) -> int:

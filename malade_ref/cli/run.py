@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ from malade_ref.cli.backends import add_backend, ready_backend, split_changes
 from malade_ref.cli.console import Meter, duration, say
 from malade_ref.cli.report import headlines
 from malade_ref.cli.stopping import go_on
-from malade_ref.experiment import Step, built_in_experiments, read_experiment, run_experiment
+from malade_ref.experiment import (
+    Step,
+    Suite,
+    built_in_experiments,
+    built_in_suites,
+    read_experiment,
+    run_experiment,
+    run_suite,
+    suite_state,
+)
 from malade_ref.storage import cannot_write, make_folder
 from malade_ref.training import Progress
 
@@ -38,7 +47,9 @@ def add_commands(commands: Any) -> None:
         description="Run an experiment into a bundle: a folder with settings, networks, outcomes and a report.",
         allow_abbrev=False,
     )
-    command.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a built-in experiment, or a TOML file")
+    command.add_argument(
+        "experiment", nargs="?", metavar="EXPERIMENT", help="a built-in experiment or suite, or a TOML file"
+    )
     command.add_argument("--list", action="store_true", help="list the built-in experiments")
     add_backend(command)
     command.add_argument("--data-dir", metavar="DIR", help="where to look for data first; MALADE_DATA does the same")
@@ -62,26 +73,25 @@ def add_commands(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    suites = built_in_suites()
     if arguments.list:
-        titles = built_in_experiments()
+        titles = {**built_in_experiments(), **{name: suite.title for name, suite in suites.items()}}
         for name, title in titles.items():
             say(f"{name:{max(map(len, titles))}}  {title}")
         return 0
     if arguments.experiment is None:
         raise InputError("expected an experiment, such as: malade run demo; malade run --list shows what there is")
     changes, settings = split_changes(arguments.changes)
+    if arguments.experiment in suites:
+        return _run_suite(arguments, suites[arguments.experiment], changes, settings)
     reading = read_experiment(arguments.experiment, changes)
     with run_folder(arguments, reading.experiment.name) as out, ready_backend(arguments.backend, settings) as ops:
         where = "two cores" if arguments.backend == "ref" else ops.describe_device()["name"]
         watcher = _Watcher(reading.experiment.title, where, estimates=arguments.backend == "ref")
-        try:
+        with out_of_memory(arguments, where, settings):
             bundle = run_experiment(
                 reading, out, data_dir=arguments.data_dir, resume=arguments.resume, ops=ops, watcher=watcher
             )
-        except (MemoryError, OutOfMemoryError) as error:
-            reason = str(error) if isinstance(error, OutOfMemoryError) else f"{where}: out of memory: {error}"
-            mend = "free memory there" + (" or set a larger device_memory" if "memory" in settings else "")
-            raise InputError(f"{reason}; what was done is kept; {mend}, then go on with: {go_on(arguments)}") from None
     watcher.close()
     say(f"results: {bundle.path / 'report.md'}")
     for line in headlines(bundle):
@@ -89,8 +99,58 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _run_suite(arguments: argparse.Namespace, suite: Suite, changes: Sequence[str], settings: Mapping[str, str]) -> int:
+    began = time.monotonic()
+    with (
+        run_folder(arguments, suite.name, state_of=suite_state) as out,
+        ready_backend(arguments.backend, settings) as ops,
+    ):
+        where = "two cores" if arguments.backend == "ref" else ops.describe_device()["name"]
+
+        def watcher(title: str, number: int) -> _Watcher:
+            of_suite = f"{suite.name} {number}/{len(suite.experiments)}: {title}"
+            return _Watcher(of_suite, where, estimates=arguments.backend == "ref")
+
+        with out_of_memory(arguments, where, settings):
+            page = run_suite(
+                suite,
+                changes,
+                out,
+                watcher=watcher,
+                data_dir=arguments.data_dir,
+                resume=arguments.resume,
+                ops=ops,
+            )
+    say(f"done in {duration(time.monotonic() - began)}")
+    say(f"page: {page}")
+    return 0
+
+
 @contextmanager
-def run_folder(arguments: argparse.Namespace, name: str) -> Iterator[Path]:
+def out_of_memory(arguments: argparse.Namespace, where: str, settings: Mapping[str, str]) -> Iterator[None]:
+    """Say how to go on where memory did not suffice.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        Of the command.
+    where : str
+        What computes.
+    settings : mapping
+        Of the backend.
+    """
+    try:
+        yield
+    except (MemoryError, OutOfMemoryError) as error:
+        reason = str(error) if isinstance(error, OutOfMemoryError) else f"{where}: out of memory: {error}"
+        mend = "free memory there" + (" or set a larger device_memory" if "memory" in settings else "")
+        raise InputError(f"{reason}; what was done is kept; {mend}, then go on with: {go_on(arguments)}") from None
+
+
+@contextmanager
+def run_folder(
+    arguments: argparse.Namespace, name: str, *, state_of: Callable[[Path], str] = state_of
+) -> Iterator[Path]:
     """Have a folder to run into, one that no other process has.
 
     Parameters
@@ -99,6 +159,8 @@ def run_folder(arguments: argparse.Namespace, name: str) -> Iterator[Path]:
         ``out``, which is set to the folder if there is none, and ``resume``.
     name : str
         Of the experiment.
+    state_of : callable
+        Says what a folder holds: of a run by default.
 
     Yields
     ------
@@ -108,7 +170,7 @@ def run_folder(arguments: argparse.Namespace, name: str) -> Iterator[Path]:
     if arguments.out:
         yield Path(arguments.out)
         return
-    out = default_folder(name, resume=arguments.resume)
+    out = default_folder(name, resume=arguments.resume, state_of=state_of)
     arguments.out = str(out)
     try:
         yield out
@@ -118,7 +180,7 @@ def run_folder(arguments: argparse.Namespace, name: str) -> Iterator[Path]:
             os.rmdir(out.parent)
 
 
-def default_folder(name: str, *, resume: bool) -> Path:
+def default_folder(name: str, *, resume: bool, state_of: Callable[[Path], str] = state_of) -> Path:
     """Folder of a run that was not given one.
 
     Parameters
@@ -127,6 +189,8 @@ def default_folder(name: str, *, resume: bool) -> Path:
         Of the experiment.
     resume : bool
         Whether the newest unfinished run is wanted, if there is one.
+    state_of : callable
+        As of `run_folder`.
 
     Returns
     -------

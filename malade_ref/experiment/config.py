@@ -11,11 +11,12 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from malade_ref.attacks.cards import CARDS, Card, Profile, card_of
 from malade_ref.certify import BOUNDS
 from malade_ref.checks import MOST_WORK, InputError, check_count
+from malade_ref.experiment.exhibits import Figure, Table, check_exhibits
 from malade_ref.experiment.pictures import Perturbations, Sheet, Walk, check_plates
 from malade_ref.experiment.tables import REST, check_slug, nearest, setting
 from malade_ref.network import Network, cnn, madry, sdae
@@ -105,7 +106,7 @@ class Model:
         What it is; a denoiser without ``classifier`` is a DAE, with one an sDAE.
     file : str, optional
         A saved network to use instead of training one; the settings of the training then have no meaning. In a user's
-        file a path is from its folder.
+        file a path is from its folder; ``published:NAME`` is one of the project's own.
     name : str
         What reports call it.
     note : str
@@ -237,6 +238,21 @@ class Defence:
     replica_of: str | None = None
 
 
+class Victim(NamedTuple):
+    """Whom images are made against.
+
+    Attributes
+    ----------
+    name : str
+        Name of a classifier among the models, or of a defence behind a chain.
+    bare : bool
+        Which of the two.
+    """
+
+    name: str
+    bare: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack(Method):
     """``[[attacks]]``: an attack on some of the defences.
@@ -254,8 +270,9 @@ class Attack(Method):
     eps : tuple of float
         Sizes of the perturbation, in the method's norm; one cell of the outcomes each.
     source : str
-        What the attacker works with: ``"defence"``, all of it; ``"classifier"``, the bare classifier, ignoring the
-        chain; or the name of a classifier among the models, a substitute, whose images are carried over to all.
+        What the images are made against: ``"defence"``, all of it; ``"classifier"``, the bare classifier, ignoring the
+        chain; or the name of another defence, or of a classifier among the models, whose images are made once and
+        tried on all.
     cuts : tuple of float
         For an attack that looks for the nearest wrong image: distances up to which its finds count; one cell each is
         derived from its outcomes. Such an attack is reported by its median distance.
@@ -263,10 +280,14 @@ class Attack(Method):
         Norm of these distances: Euclidean, or the attack's own.
     num_images : int, optional
         How many images; ``evaluation.num_images`` by default.
+    family : str
+        Name in common of the attacks that differ in one setting: the file has them as one, with ``vary = { num_steps =
+        [10, 20] }``, and each becomes an attack of its own.
     """
 
     name: str
     title: str = ""
+    family: str = ""
     against: tuple[str, ...]
     eps: tuple[float, ...] = setting((), minimum=0)
     source: str = "defence"
@@ -279,15 +300,27 @@ class Attack(Method):
         """Whether it is judged by the distances of what it finds."""
         return bool(self.cuts) or not self.eps
 
-    def target(self, defence: Defence) -> str | None:
-        """Name of the classifier that is attacked in a defence's place, if one is."""
-        if self.source not in OWN_SOURCES:
-            return self.source
-        return None if self.source == "defence" and defence.denoiser is not None else defence.classifier
+    def victim(self, name: str, defences: Mapping[str, Defence]) -> Victim:
+        """Whom the images that a defence is given are made against.
 
-    def carried_over(self, defence: Defence) -> bool:
-        """Whether the images are found for another model than they are judged by."""
-        return self.target(defence) not in (None, defence.classifier if defence.denoiser is None else None)
+        Parameters
+        ----------
+        name : str
+            The defence.
+        defences : mapping of str to Defence
+            All of them.
+
+        Returns
+        -------
+        Victim
+            The defence itself, or another model.
+        """
+        if self.source not in OWN_SOURCES:
+            if self.source not in defences:
+                return Victim(self.source, True)
+            name = self.source
+        bare = self.source == "classifier" or defences[name].denoiser is None
+        return Victim(defences[name].classifier if bare else name, bare)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,12 +337,16 @@ class Evaluation:
         Images that are worked on, and stored, together.
     save_images : bool
         Whether the bundle keeps all adversarial images.
+    early_stop : bool
+        Whether an image that has fallen leaves an attack in a ball, where its verdict cannot change: on a bare
+        classifier, if the images are tried on nobody else. See `malade_ref.attacks.standing`.
     """
 
     num_images: int = setting(minimum=1)
     num_draws: int = setting(20, minimum=1)
     shard_size: int = setting(100, minimum=1)
     save_images: bool = False
+    early_stop: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -494,7 +531,7 @@ class Experiment:
         What is judged.
     attacks : tuple of Attack
         What it is judged by; clean images always come first.
-    evaluation, audit, certify, paths, pictures, report, paper, sheets, perturbations, walks
+    evaluation, audit, certify, paths, pictures, report, paper, tables, figures, sheets, perturbations, walks
         See there.
     """
 
@@ -516,6 +553,8 @@ class Experiment:
     pictures: Pictures | None = None
     report: Report | None = None
     paper: tuple[Published, ...] = setting(())
+    tables: tuple[Table, ...] = setting(())
+    figures: tuple[Figure, ...] = setting(())
     sheets: tuple[Sheet, ...] = setting(())
     perturbations: tuple[Perturbations, ...] = setting(())
     walks: tuple[Walk, ...] = setting(())
@@ -609,6 +648,8 @@ def check_experiment(experiment: Experiment, file: str) -> None:
     check_plates(experiment, file)
     for published in experiment.paper:
         _refer(published.defence, experiment.defences, f"{file}: paper: defence")
+    attacks = {name: attack for attack in experiment.attacks for name in (attack.name, attack.family) if name}
+    check_exhibits(experiment.tables, experiment.figures, defences=experiment.defences, attacks=attacks, file=file)
 
 
 def _check_model(experiment: Experiment, model: Model, where: str) -> None:
@@ -693,7 +734,12 @@ def _check_attack(experiment: Experiment, attack: Attack, where: str) -> None:
     if not (attack.eps or attack.profile.nearest):
         raise InputError(f"{where}.eps: expected at least one number")
     if attack.source not in OWN_SOURCES:
-        _refer(attack.source, {**dict.fromkeys(OWN_SOURCES), **_of_kind(experiment, "classifier")}, f"{where}.source")
+        sources = {**dict.fromkeys(OWN_SOURCES), **experiment.defences, **_of_kind(experiment, "classifier")}
+        _refer(attack.source, sources, f"{where}.source")
+        named = experiment.defences.get(attack.source)
+        is_model = named is not None and named.denoiser is None and named.classifier == attack.source
+        if named is not None and attack.source in experiment.models and not is_model:
+            raise InputError(f"{where}.source: {attack.source!r} is a model and another defence; rename one of them")
     if attack.cuts and not attack.profile.nearest:
         others = {name: card_of(name).profile({}) for name in available_attacks()}
         near = sorted((one.gradient == "none", name) for name, one in others.items() if one.nearest)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from malade_ref.checks import InputError
 from malade_ref.experiment.tables import nearest
+from malade_ref.published import PREFIX
 from malade_ref.storage.files import cannot_read, from_toml, open_regular
 
 MAX_BYTES = 1 << 20
@@ -227,8 +228,9 @@ def _folder(name: str) -> Any:
 def _resolve_paths(table: dict[str, Any], folder: Path | None) -> None:
     """Networks that a user's file names lie where it lies."""
     for model in _models(table):
-        if folder is not None and isinstance(model.get("file"), str) and model["file"]:
-            model["file"] = str(folder / Path(model["file"]).expanduser())
+        file = model.get("file")
+        if folder is not None and isinstance(file, str) and file and not file.startswith(PREFIX):
+            model["file"] = str(folder / Path(file).expanduser())
 
 
 def _models(table: dict[str, Any]) -> Iterator[dict[str, Any]]:

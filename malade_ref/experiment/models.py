@@ -125,9 +125,9 @@ def training_of(
     train, validation = _first(data.train, model.subset), _first(data.validation, model.validation)
     recipe = {
         "version": TRAINING_VERSION,
-        **_arithmetic(ops),
+        **arithmetic_of(ops),
         "dtype": start.dtype,
-        "start": {**_identity(start), "metadata": _sha256(start.metadata)},
+        "start": {**identity_of(start), "metadata": _sha256(start.metadata)},
         "objective": _description(model, networks),
         **{name: getattr(model, name) for name in ("epochs", "batch_size", "learning_rate", "schedule", "optimizer")},
         "seed": seed,
@@ -284,7 +284,7 @@ def facts_of_file(model: Model, network: Network) -> dict[str, Any]:
         JSON-able, for the bundle's configuration.
     """
     facts = {name: getattr(model, name) for name in ("kind", "name", "note", "sigma2", "classifier")}
-    return {**facts, "file": {"name": Path(model.file or "").name, **_identity(network)}}
+    return {**facts, "file": {"name": Path(model.file or "").name, **identity_of(network)}}
 
 
 def trained_for_another(experiment: Experiment, name: str, networks: Mapping[str, Network]) -> list[str]:
@@ -307,7 +307,11 @@ def trained_for_another(experiment: Experiment, name: str, networks: Mapping[str
     if experiment.models[name].file is None:
         return []
     trained_for = _objective_in(networks[name]).get("classifier")
-    others = [other for other in experiment.protected_by(name) if networks[other].fingerprint() != trained_for]
+    others = [
+        other
+        for other in experiment.protected_by(name)
+        if trained_for not in (networks[other].fingerprint(), checkpoint.unrounded(networks[other]))
+    ]
     return others if trained_for is not None else []
 
 
@@ -421,14 +425,27 @@ def _first(split: Split, count: int | None) -> Split:
     return split if count is None else replace(split, last=split.first + min(count, len(split)))
 
 
-def _arithmetic(ops: ModuleType) -> dict[str, Any]:
-    """What computes, as far as different bits are to be expected of it."""
+def arithmetic_of(ops: ModuleType) -> dict[str, Any]:
+    """What computes, as far as different bits are to be expected of it.
+
+    Parameters
+    ----------
+    ops : module
+        The backend.
+    """
     backend, device = ops.__name__.partition(".")[0], ops.describe_device()
     known = {key: device[key] for key in ("precision", "source_sha256") if key in device}
     return {"backend": backend, **({"device": {"name": device["name"], **known}} if known else {})}
 
 
-def _identity(network: Network) -> dict[str, str]:
+def identity_of(network: Network) -> dict[str, str]:
+    """What tells a network from others: hashes of its parameters and of its architecture.
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    """
     return {"params": network.fingerprint(), "architecture": _sha256(network.architecture())}
 
 
@@ -441,7 +458,7 @@ def _description(model: Model, networks: Mapping[str, Network]) -> dict[str, Any
     description: dict[str, Any] = {"kind": model.kind, "sigma2": model.sigma2, "ramp": model.ramp}
     for role in ("classifier", "teacher"):
         name = getattr(model, role)
-        description[role] = _identity(networks[name]) if name is not None else None
+        description[role] = identity_of(networks[name]) if name is not None else None
     if model.classifier is not None:
         description["ce_weight"] = model.ce_weight
     if model.adversarial is not None:

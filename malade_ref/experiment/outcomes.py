@@ -11,9 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from malade_ref.arrays import Array
+from malade_ref.attacks.standing import Standing
 from malade_ref.datasets import Dataset
 from malade_ref.defence import MALADE
-from malade_ref.experiment.config import Attack, Experiment
+from malade_ref.experiment.config import Attack, Experiment, Victim
 from malade_ref.experiment.stages import Arrays, certified, clean_outcome, correct_draws, run_attack
 from malade_ref.network import Network
 from malade_ref.storage import Record
@@ -134,13 +135,13 @@ class Outcomes:
             attack, model, x, y, sample_index=index, seed=self.seed, **({"eps": eps} if attack.eps else {})
         )
 
-    def attacked_classifier(self, name: str, attack: Attack, eps: float, first: int, last: int) -> Arrays:
-        """Attack a bare classifier.
+    def images_against(self, victim: Victim, attack: Attack, eps: float, first: int, last: int) -> Arrays:
+        """Attack a model, which may be another than the one that the images are tried on.
 
         Parameters
         ----------
-        name : str
-            The classifier.
+        victim : Victim
+            The model.
         attack : Attack
             The attack.
         eps : float
@@ -153,7 +154,36 @@ class Outcomes:
         dict of str to ndarray
             As of `attacked`.
         """
-        return self.attacked(self.networks[name], attack, eps, self.order[first:last])
+        model = self.networks[victim.name] if victim.bare else self.defence(victim.name)
+        if self.stops_early(victim, attack):
+            model = Standing(model)
+        return self.attacked(model, attack, eps, self.order[first:last])
+
+    def tried_on(self, victim: Victim, attack: Attack) -> list[str]:
+        """Defences that are given the images which an attack makes against a model.
+
+        Parameters
+        ----------
+        victim : Victim
+            The model.
+        attack : Attack
+            The attack.
+        """
+        return [name for name in attack.against if attack.victim(name, self.experiment.defences) == victim]
+
+    def stops_early(self, victim: Victim, attack: Attack) -> bool:
+        """Whether images that have fallen leave the attack, see `Evaluation`.
+
+        Parameters
+        ----------
+        victim : Victim
+            The model.
+        attack : Attack
+            The attack.
+        """
+        tried_on = self.tried_on(victim, attack)
+        alone = len(tried_on) == 1 and self.experiment.defences[tried_on[0]].denoiser is None
+        return self.experiment.evaluation.early_stop and victim.bare and alone and not attack.profile.nearest
 
     def outcome(self, model: Any, name: str, attack: Attack | None, eps: float, first: int, last: int) -> Arrays:
         """Outcomes of images [first, last) of the order.
@@ -180,10 +210,9 @@ class Outcomes:
         x, y = self.images(index)
         if attack is None:
             found = clean_outcome(model, x, y, sample_index=index, seed=self.seed)
-        elif (target := attack.target(self.experiment.defences[name])) is not None:
-            found = self.attacked_classifier(target, attack, eps, first, last)
         else:
-            found = self.attacked(model, attack, eps, index)
+            victim = attack.victim(name, self.experiment.defences)
+            found = self.images_against(victim, attack, eps, first, last)
         x_adv = self.ops.asarray(found["x_adv"])
         if attack is not None and attack.nearest:
             found["distance_l2"] = self.ops.to_host(self.ops.distance_l2(x_adv, x))

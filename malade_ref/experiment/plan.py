@@ -87,10 +87,11 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
         title = (attack.title or attack.name) if attack else f"{CLEAN} images"
         title += f", eps {eps:g}," if attack and attack.eps else ""
         seconds = _judging(experiment, name, attack)
-        victim = attack.target(defences[name]) if attack is not None else None
-        target = (victim or name, attack and attack.name, eps)
-        if attack is not None and target not in attacked:
-            seconds += _num_images(experiment, attack) * _attack(experiment, name, attack, victim)
+        victim = attack.victim(name, defences) if attack is not None else None
+        target = (victim, attack and attack.name, eps)
+        if attack is not None and victim is not None and target not in attacked:
+            of, bare = (name, victim.name) if victim.bare else (victim.name, None)
+            seconds += _num_images(experiment, attack) * _attack(experiment, of, attack, bare)
         attacked.add(target)
         yield Step("attack", (name, attack, eps), f"{title} on {defences[name].name}", seconds)
     for name, defence in defences.items():

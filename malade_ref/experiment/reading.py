@@ -99,7 +99,14 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
             del model["file"]
         if model["network"] is None:
             del model["network"]
+    if not experiment.evaluation.early_stop:
+        del settings["evaluation"]["early_stop"]
+    for key in ("tables", "figures"):
+        if not settings[key]:
+            del settings[key]
     for attack, table in zip(experiment.attacks, settings["attacks"], strict=True):
+        if not attack.family:
+            del table["family"]
         table["settings"] = attack.resolved()
     return settings
 
@@ -191,9 +198,41 @@ def parse_change(change: str) -> tuple[list[str], Any]:
 
 
 def _parse(table: Mapping[str, Any], file: str) -> Experiment:
-    experiment = read_table(Experiment, table, file=file)
+    experiment = read_table(Experiment, _varied(table, file), file=file)
     check_experiment(experiment, file)
     return experiment
+
+
+def _varied(table: Mapping[str, Any], file: str) -> Mapping[str, Any]:
+    """An experiment's table in which every attack that varies a setting is several, one for each value."""
+    attacks = table.get("attacks")
+    if not isinstance(attacks, list):
+        return table
+    found: list[Any] = []
+    for attack in attacks:
+        if not isinstance(attack, Mapping) or "vary" not in attack:
+            found.append(attack)
+            continue
+        name = attack.get("name")
+        where = f"{file}: attacks.{name}.vary"
+        if not isinstance(name, str):
+            raise InputError(f"{file}: attacks: one without a name varies a setting; name it")
+        vary = attack["vary"]
+        if not isinstance(vary, Mapping) or len(vary) != 1:
+            raise InputError(f"{where}: expected a table of one setting, such as {{ num_steps = [10, 20] }}")
+        ((key, values),) = vary.items()
+        numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+        if not numbers or not values or len({f"{value:g}" for value in values}) < len(values):
+            raise InputError(f"{where}.{key}: expected an array of different numbers")
+        if key in attack:
+            raise InputError(f"{where}.{key}: the attack has this setting, too; remove one of them")
+        rest = {name: value for name, value in attack.items() if name != "vary"}
+        for value in values:
+            # A name has no point in it.
+            number = f"{value:g}".replace(".", ",")
+            title = f"{attack.get('title') or name}, {key.removeprefix('num_').replace('_', ' ')} {value:g}"
+            found.append({**rest, "name": f"{name}-{number}", "title": title, "family": name, key: value})
+    return {**table, "attacks": found}
 
 
 def _with_data(experiment: Experiment, written: Experiment) -> Experiment:
@@ -214,6 +253,7 @@ def _with_data(experiment: Experiment, written: Experiment) -> Experiment:
         note="" if experiment.note == written.note else experiment.note,
         models=models,
         paper=() if experiment.paper == written.paper else experiment.paper,
+        tables=tuple(replace(table, paper=None) for table in experiment.tables),
     )
 
 

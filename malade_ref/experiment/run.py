@@ -8,12 +8,14 @@ a sample's number in the split, so no result depends on how the images were cut 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from malade_ref import ops as reference_ops
 from malade_ref.arrays import Array
@@ -23,11 +25,13 @@ from malade_ref.checkpoint import load_state, save_state
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
 from malade_ref.defence import MODES
-from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment
+from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Victim
 from malade_ref.experiment.models import (
     NETWORKS,
     History,
+    arithmetic_of,
     facts_of_file,
+    identity_of,
     model_quality,
     read_files,
     saved,
@@ -40,6 +44,7 @@ from malade_ref.experiment.plan import Step, plan_of
 from malade_ref.experiment.plates import Plates
 from malade_ref.experiment.reading import Reading, settings_of
 from malade_ref.experiment.rehearsal import check_sizes, rehearse
+from malade_ref.experiment.sharing import Sharing
 from malade_ref.experiment.stages import Arrays, chain_paths, run_attack, search_settings
 from malade_ref.experiment.store import Store, store_folder
 from malade_ref.figures import require
@@ -97,6 +102,7 @@ def run_experiment(
     resume: bool = False,
     ops: ModuleType | None = None,
     watcher: Watcher | None = None,
+    shared: Path | None = None,
 ) -> Bundle:
     """Run an experiment, or go on with it.
 
@@ -114,6 +120,8 @@ def run_experiment(
         The backend; the NumPy reference by default.
     watcher : Watcher, optional
         Told how it goes.
+    shared : Path, optional
+        Folder of what runs of a suite have in common, see `malade_ref.experiment.sharing`.
 
     Raises
     ------
@@ -137,7 +145,7 @@ def run_experiment(
     begin = Bundle.resume if resume else Bundle.create
     with begin(out, reading.text, config, device=device) as bundle:
         if not bundle.finished:
-            _Run(bundle, experiment, data, ops, watcher or _Nobody(), given).run()
+            _Run(bundle, experiment, data, ops, watcher or _Nobody(), given, shared).run()
     return Bundle.open(out)
 
 
@@ -152,12 +160,15 @@ class _Run(Outcomes):
         ops: ModuleType,
         watcher: Watcher,
         given: Mapping[str, Network],
+        shared: Path | None,
     ) -> None:
         self.networks: dict[str, Network] = {}
         super().__init__(experiment, data, ops, self.networks)
         self.bundle, self.watcher, self.given = bundle, watcher, given
         folder = store_folder(experiment.store)
         self.store = Store(folder) if folder is not None else None
+        common = {"arithmetic": arithmetic_of(ops), "seed": self.seed, "data": _facts(experiment, data)["sha256"]}
+        self.sharing = Sharing(shared, common if shared is not None else {})
         self.recipes: dict[str, str] = {}
         self.quality: dict[str, Any] = {}
         self.findings: dict[str, dict[str, Any]] = {"gradient": {}, "eot": {}}
@@ -234,7 +245,13 @@ class _Run(Outcomes):
             classifiers = {other: self.networks[other] for other in self.experiment.protected_by(name)}
             return Record({}, model_quality(model, self.networks[name], classifiers, self.data.test))
 
-        self.quality[name] = dict(self.bundle.stage(f"quality/{name}", compute).meta)
+        def facts() -> dict[str, Any]:
+            protected = {other: identity_of(self.networks[other]) for other in self.experiment.protected_by(name)}
+            network = identity_of(self.networks[name])
+            return {"what": "quality", "network": network, "sigma2": model.sigma2, "classifiers": protected}
+
+        shared = self.sharing.record
+        self.quality[name] = dict(self.bundle.stage(f"quality/{name}", lambda: shared(facts, compute)).meta)
         for other in trained_for_another(self.experiment, name, self.networks):
             titles = [self.experiment.models[one].name or one for one in (name, other)]
             self.warn(f"{titles[0]}, from a file, was not trained for {titles[1]}, which it is to protect")
@@ -273,16 +290,17 @@ class _Run(Outcomes):
             found = run_attack(search.attack, classifier, x, y, sample_index=index, seed=self.seed)
             return Record({"x_adv": found["x_adv"]})
 
-        attacked = self.bundle.stage(f"search-attack/{name}", attack).arrays["x_adv"]
+        def attacked() -> NDArray[Any]:
+            return self.bundle.stage(f"search-attack/{name}", attack).arrays["x_adv"]
 
-        def compute() -> Record:
+        def compute(x_adv: NDArray[Any]) -> Record:
             progress(0.0, "")
             return search_settings(
                 search,
                 classifier,
                 self.networks[denoiser],
                 x,
-                self.ops.asarray(attacked),
+                self.ops.asarray(x_adv),
                 y,
                 clip=defence.clip,
                 sample_index=index,
@@ -290,7 +308,14 @@ class _Run(Outcomes):
                 progress=progress,
             )
 
-        self.bundle.stage(f"search/{name}", compute, keep=True)
+        def facts() -> dict[str, Any]:
+            networks = {"classifier": classifier, "denoiser": self.networks[denoiser]}
+            settings = {**asdict(search), "attack": [search.attack.method, search.attack.resolved()]}
+            identities = {role: identity_of(network) for role, network in networks.items()}
+            return {"what": "search", **identities, "clip": defence.clip, "search": settings}
+
+        shared = self.sharing.record
+        self.bundle.stage(f"search/{name}", lambda: shared(facts, lambda: compute(attacked())), keep=True)
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -320,10 +345,9 @@ class _Run(Outcomes):
 
     def attack(self, progress: Progress, name: str, attack: Attack | None, eps: float) -> None:
         evaluation = self.experiment.evaluation
-        defence = self.experiment.defences[name]
         num_images = (attack.num_images if attack else None) or evaluation.num_images
         model = self.defence(name)
-        meta = _description(name, defence, attack, eps)
+        meta = _description(name, self.experiment.defences, attack, eps)
         cell = f"{name}/{meta['attack']}/{eps:g}"
 
         def compute(first: int, last: int) -> Arrays:
@@ -336,12 +360,40 @@ class _Run(Outcomes):
 
         self.bundle.shards(cell, num_images, evaluation.shard_size, compute, meta=meta, only=())
 
-    def attacked_classifier(self, name: str, attack: Attack, eps: float, first: int, last: int) -> Arrays:
-        """An attack on a bare classifier: made once, for all defences that it is tried on."""
-        path = self.bundle.partial(f"attacked/{name}/{attack.name}/{eps:g}/{first:09d}-{last:09d}")
+    def images_against(self, victim: Victim, attack: Attack, eps: float, first: int, last: int) -> Arrays:
+        """Images that are tried on several defences are made once."""
+        make = super().images_against
+
+        def facts() -> dict[str, Any]:
+            return {
+                "what": "attack",
+                "victim": self.identity(victim),
+                "method": attack.method,
+                "settings": attack.resolved(),
+                "eps": eps if attack.eps else None,
+                "early_stop": self.stops_early(victim, attack),
+                "images": self.ops.to_host(self.order[first:last]).tolist(),
+            }
+
+        if self.sharing.folder is not None:
+            return dict(self.sharing.record(facts, lambda: Record(make(victim, attack, eps, first, last))).arrays)
+        if len(self.tried_on(victim, attack)) == 1:
+            return make(victim, attack, eps, first, last)
+        kind = "attacked" if victim.bare else "attacked-defence"
+        path = self.bundle.partial(f"{kind}/{victim.name}/{attack.name}/{eps:g}/{first:09d}-{last:09d}")
         if not path.exists():
-            save_state(path, super().attacked_classifier(name, attack, eps, first, last), {})
+            save_state(path, make(victim, attack, eps, first, last), {})
         return dict(load_state(path).arrays)
+
+    def identity(self, victim: Victim) -> dict[str, Any]:
+        """What decides how a model answers: its networks, and the settings of its chain."""
+        if victim.bare:
+            return {"classifier": identity_of(self.networks[victim.name])}
+        defence = self.experiment.defences[victim.name]
+        assert defence.denoiser is not None
+        networks = {"classifier": defence.classifier, "denoiser": defence.denoiser}
+        identities = {role: identity_of(self.networks[name]) for role, name in networks.items()}
+        return {**identities, "chain": dict(self.settings[victim.name])}
 
     def keep_pictures(self, cell: str, model: Any, x_adv: Array, index: Array) -> None:
         """Put the first images of a cell aside, with what the defence makes of them in one draw."""
@@ -477,7 +529,7 @@ class _Run(Outcomes):
         self.bundle.finish()
 
 
-def _description(name: str, defence: Defence, attack: Attack | None, eps: float) -> dict[str, Any]:
+def _description(name: str, defences: Mapping[str, Defence], attack: Attack | None, eps: float) -> dict[str, Any]:
     """What a cell of the outcomes says of itself."""
     if attack is None:
         return {
@@ -489,6 +541,8 @@ def _description(name: str, defence: Defence, attack: Attack | None, eps: float)
             "settings": {},
             "source": "defence",
         }
+    victim = attack.victim(name, defences)
+    own = replace(attack, source="defence").victim(name, defences)
     return {
         "defence": name,
         "attack": attack.name,
@@ -498,7 +552,9 @@ def _description(name: str, defence: Defence, attack: Attack | None, eps: float)
         "norm": attack.profile.norm,
         "card": attack.profile._asdict(),
         "settings": {key: value for key, value in attack.resolved().items() if key not in ("eps", "seed")},
-        "source": "classifier" if attack.carried_over(defence) else "defence",
+        "source": "defence" if victim == own else "classifier" if victim.bare else "another",
+        **({"crafted_on": victim.name} if victim != own else {}),
+        **({"family": attack.family} if attack.family else {}),
         **({"cuts": list(attack.cuts), "cut_norm": attack.cut_norm} if attack.nearest else {}),
     }
 

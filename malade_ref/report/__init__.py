@@ -33,7 +33,18 @@ __all__ = ["ReportInput", "check_report", "fitting", "read_bundle", "report_text
 # Sums may be taken in another order by another version of NumPy or SciPy.
 TOLERANCE = 1e-9
 # What of results.json follows from outcomes and certificates alone.
-DERIVED = ("confidence", "main", "cells", "defences", "comparisons", "convergence", "certified", "seeds")
+DERIVED = (
+    "confidence",
+    "main",
+    "cells",
+    "defences",
+    "comparisons",
+    "convergence",
+    "certified",
+    "seeds",
+    "tables",
+    "figures",
+)
 # Characters of a value in a complaint.
 MAX_SHOWN = 200
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from malade_ref.figures import Curve, accuracy_curves, certified_curves, picture_table, training_curves
+from malade_ref.report.exhibits import draw_exhibits
 from malade_ref.report.labels import NORMS, Labels, method_label, threat_label
 from malade_ref.report.pictures import draw_plates
 from malade_ref.report.reading import ReportInput
@@ -80,6 +81,7 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
             files[f"figures/convergence-{key.removeprefix('num_')}.png"] = accuracy_curves(
                 panels, xlabel=effort, clean={}
             )
+    files |= draw_exhibits(results, labels)
     if "certified" in results:
         files["figures/certified.png"] = _certified(results["certified"])
     if "paths" in inputs.records:

@@ -8,6 +8,10 @@ from typing import Any
 from malade_ref.attacks.cards import CARDS
 
 NONE = "–"
+# What a figure's line may be of, beside an attack: the attack that is worst for each image.
+WORST = "worst"
+# What accuracy may be drawn against, beside a setting that attacks vary.
+EPS = "eps"
 NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "l0": "share of pixels"}
 
 

@@ -106,6 +106,9 @@ def said(results: Mapping[str, Any]) -> dict[str, Any]:
             }
             for name, search in results["search"].items()
         }
+    for key in ("tables", "figures"):
+        if key in results:
+            cleaned[key] = {name: _titles(found) for name, found in results[key].items()}
     if "certified" in results:
         smoothed = results["certified"]["smoothed"]
         cleaned["certified"] = {
@@ -113,6 +116,14 @@ def said(results: Mapping[str, Any]) -> dict[str, Any]:
             "smoothed": {name: {**found, "title": inert(found["title"])} for name, found in smoothed.items()},
         }
     return cleaned
+
+
+def _titles(value: Any) -> Any:
+    """A value of JSON in which titles and notes are inert."""
+    if isinstance(value, Mapping):
+        own = {key: _titles(item) for key, item in value.items()}
+        return {**own, **_cleaned(own, inert)}
+    return [_titles(item) for item in value] if isinstance(value, list) else value
 
 
 def deep(value: Any, clean: Callable[[str], str]) -> Any:

@@ -9,6 +9,7 @@ from malade_ref.audit import audit
 from malade_ref.checks import InputError
 from malade_ref.evaluation import Cell, derive_results, join, summary
 from malade_ref.report.certified import certified_results
+from malade_ref.report.exhibits import exhibit_results
 from malade_ref.report.pictures import plate_results
 from malade_ref.report.reading import SEARCH, ReportInput
 from malade_ref.report.seeds import seed_results
@@ -30,8 +31,8 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     -------
     dict
         JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``, ``convergence``, ``models``,
-        ``settings``, ``search``, ``certified`` if anything was, ``plates`` if there are, and ``seeds`` if there are
-        replicas.
+        ``settings``, ``search``, ``certified`` if anything was, ``plates`` if there are, ``seeds`` if there are
+        replicas, and what `exhibit_results` gives.
     """
     records = inputs.records
     checks = records["audit"].meta if "audit" in records else None
@@ -51,6 +52,7 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
             **certified_results(records, inputs.config),
             **plate_results(records),
             **seed_results(statistics, inputs.config),
+            **exhibit_results(inputs.cells, inputs.config, statistics),
         }
     except (KeyError, TypeError) as error:
         raise InputError(f"records of the bundle: incomplete ({error!r}); run the experiment again") from error

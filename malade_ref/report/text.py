@@ -20,6 +20,7 @@ from malade_ref.report.accuracy import (
 )
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
 from malade_ref.report.certified import certified_tables
+from malade_ref.report.exhibits import exhibit_sections
 from malade_ref.report.labels import NORMS, Labels, count_of, table
 from malade_ref.report.markdown import deep, inert, named, said
 from malade_ref.report.pictures import plate_text
@@ -55,6 +56,7 @@ def report_text(
     for paragraph in verdict(results, labels):
         lines += [paragraph, ""]
     lines += _notes(config, labels)
+    lines += _section("## As in the paper", exhibit_sections(results, labels, figures))
     lines += ["## Accuracy", "", *accuracy_tables(results, config, labels)]
     lines += _section("### Several draws", draws_table(results, labels))
     lines += _section("### Two defences on the same images", comparison_table(results, labels))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from malade_ref import Network, cnn, load, mlp, save, sdae
+from malade_ref import Network, cnn, load, mlp, published, save, sdae
 from malade_ref.bundle import Bundle
 from malade_ref.bundle.manifest import read_manifest, write_manifest
-from malade_ref.checkpoint import load_state
+from malade_ref.checkpoint import load_state, unrounded
 from malade_ref.checks import InputError
 from malade_ref.experiment import read_experiment
+from malade_ref.experiment.models import trained_for_another
 from malade_ref.storage import file_sha256, save_record
 from tests.cli.conftest import Malade, start
 
@@ -202,6 +203,107 @@ def test_a_denoiser_of_another_classifier_is_allowed_but_said(small: Malade) -> 
     assert "was not trained for" not in run(small, "third", "models.dae.file=first/models/dae.h5", "models.cnn.seed=1")
 
 
+# Published networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of published networks with a CNN in it."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    save(cnn("small", seed=3), folder / "mnist-cnn.h5", half=True)
+    (folder / published.SUMS).write_text(f"{file_sha256(folder / 'mnist-cnn.h5')}  mnist-cnn.h5\n")
+    monkeypatch.setattr(published, "FOLDER", folder)
+    return folder
+
+
+def test_published_networks_wherever_a_path_is(small: Malade, shelf: Path) -> None:
+    fingerprint = load(shelf / "mnist-cnn.h5").fingerprint()
+    assert load("published:mnist-cnn").fingerprint() == fingerprint
+    said = small("models", "list")
+    assert not said.err
+    line = said.out.splitlines()[0]
+    assert line.startswith(f"{fingerprint[:12]}  published:mnist-cnn: cnn small, 415,114 parameters, 834.0 kB")
+    # The name is good in a file in another folder, too.
+    Path("sub").mkdir()
+    Path("sub/mine.toml").write_text('extends = "../small.toml"\nmodels.cnn = { file = "published:mnist-cnn" }\n')
+    experiment = read_experiment("sub/mine.toml", []).experiment
+    assert experiment.models["cnn"].file == "published:mnist-cnn"
+    assert small("models", "export", "published:mnist-cnn", "mine.h5").code == 0
+    assert load("mine.h5").fingerprint() == fingerprint
+
+
+@pytest.mark.slow
+def test_an_experiment_from_published_networks(small: Malade, shelf: Path) -> None:
+    run(small, "first", "models.cnn.file=published:mnist-cnn")
+    assert origins("first") == {"cnn": "file", "dae": "training", "sdae": "training"}
+    facts = json.loads(Path("first/config.json").read_text())["models"]["cnn"]["file"]
+    assert facts["name"] == "published:mnist-cnn"
+    assert small("report", "first", "--verify").code == 0
+
+
+def test_a_denoiser_of_the_network_that_was_rounded(small: Malade, shelf: Path) -> None:
+    networks = {"cnn": load("published:mnist-cnn"), "sdae": sdae("small")}
+    changes = ["models.cnn.file=published:mnist-cnn", "models.sdae.file=x.h5"]
+    experiment = read_experiment("small.toml", changes).experiment
+
+    def others(classifier: str) -> list[str]:
+        networks["sdae"].metadata["training"] = {"objective": {"classifier": classifier}}
+        return trained_for_another(experiment, "sdae", networks)
+
+    assert others(cnn("small", seed=3).fingerprint()) == others(networks["cnn"].fingerprint()) == []
+    assert others(cnn("small", seed=4).fingerprint()) == ["cnn"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["published:mnist-dae"], "published:mnist-dae: no network was published under this name; there are mnist-cnn"),
+        (["published:../mnist-cnn"], "no network was published under this name"),
+        (["published:"], "no network was published under this name"),
+        (["absent.h5"], "absent.h5: cannot be read"),
+        (["0123456"], "0123456: no such network in "),
+    ],
+)
+def test_no_such_network_to_export(small: Malade, shelf: Path, words: list[str], complaint: str) -> None:
+    answer = small("models", "export", *words, "out.h5")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert complaint in answer.err
+    assert not Path("out.h5").exists()
+
+
+def test_where_an_export_can_go(small: Malade, shelf: Path) -> None:
+    for out, complaint in (
+        ("out.npz", "expected a name that ends in .h5"),
+        (str(shelf / "mnist-cnn.h5"), "exists already"),
+        ("absent/out.h5", "absent"),
+    ):
+        answer = small("models", "export", "published:mnist-cnn", out, "--half")
+        assert (answer.code, answer.err.count("\n")) == (2, 1)
+        assert complaint in answer.err
+
+
+def test_a_published_network_that_was_changed(small: Malade, shelf: Path) -> None:
+    save(cnn("small", seed=4), shelf / "mnist-cnn.h5", half=True)
+    answer = small("models", "export", "published:mnist-cnn", "out.h5")
+    assert (answer.code, "is not the file that was published" in answer.err) == (2, True)
+    (shelf / "mnist-cnn.h5").unlink()
+    assert "mnist-cnn.h5: cannot be read" in small("models", "export", "published:mnist-cnn", "out.h5").err
+    (shelf / published.SUMS).write_text("nonsense\n")
+    assert "SHA256SUMS: line 1: expected a SHA-256" in small("models", "list").err
+    (shelf / published.SUMS).unlink()
+    assert "comes without published networks" in small("models", "export", "published:mnist-cnn", "out.h5").err
+
+
+@pytest.mark.slow
+def test_a_network_of_the_store_is_exported(small: Malade) -> None:
+    run(small, "first")
+    answer = small("models", "export", "CNN", "out.h5", "--half")
+    assert not answer.err
+    assert (answer.code, "415,114 parameters in half precision" in answer.out) == (0, True)
+    assert unrounded(load("out.h5")) == load("first/models/cnn.h5").fingerprint()
+
+
 def wide() -> Network:
     return Network.from_architecture(*changed(cnn("small"), 5))
 
@@ -296,7 +398,7 @@ def test_several_networks_of_a_name(small: Malade) -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ((), "expected list, show or remove"),
+        ((), "expected list, show, export or remove"),
         (("show", "nothing"), "nothing: no such network in "),
         (("remove", "abc"), "abc: no such network in "),
         (("remove",), "expected the name of a network, or --unused, or --all"),

@@ -14,7 +14,7 @@ import pytest
 
 from malade_ref.bundle import Bundle
 from malade_ref.checks import InputError
-from malade_ref.experiment import built_in_experiments, read_experiment
+from malade_ref.experiment import built_in_experiments, built_in_suites, read_experiment
 from tests.cli.conftest import TINY, Malade, environment, start
 
 
@@ -201,7 +201,7 @@ def test_mnist(tmp_path: Path) -> None:
 def test_list(malade: Malade) -> None:
     answer = malade("run", "--list")
     assert answer.code == 0
-    assert [line.split()[0] for line in answer.out.splitlines()] == list(built_in_experiments())
+    assert [line.split()[0] for line in answer.out.splitlines()] == [*built_in_experiments(), *built_in_suites()]
 
 
 def test_python_m_and_version(malade: Malade, capsys: pytest.CaptureFixture[str]) -> None:

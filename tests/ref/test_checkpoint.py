@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from malade_ref.checkpoint import load, load_state, save, save_state
+from malade_ref.checkpoint import load, load_state, save, save_state, unrounded
 from malade_ref.checks import InputError
 from malade_ref.network import Network, cnn, mlp, sdae
 from malade_ref.storage import load_record, save_record
@@ -31,6 +31,37 @@ def test_round_trip(tmp_path: Path, make: Any, dtype: str) -> None:
     np.testing.assert_array_equal(loaded.apply(x), network.apply(x))
     save(loaded, tmp_path / "b.h5")
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    network = cnn("small", seed=2)
+    network.metadata["training"] = {"epochs": 3}
+    save(network, tmp_path / "whole.h5")
+    save(network, tmp_path / "half.h5", half=True)
+    assert (tmp_path / "half.h5").stat().st_size < 0.52 * (tmp_path / "whole.h5").stat().st_size
+    rounded = load(tmp_path / "half.h5")
+    assert rounded.dtype == "float32"
+    for name, value in network.params.items():
+        np.testing.assert_array_equal(rounded.params[name], value.astype(np.float16).astype(np.float32))
+    assert rounded.fingerprint() != network.fingerprint() == unrounded(rounded)
+    assert rounded.metadata["training"] == {"epochs": 3}
+    # Rounding again changes nothing, and forgets nothing; nor does saving whole.
+    save(rounded, tmp_path / "again.h5", half=True)
+    assert (tmp_path / "again.h5").read_bytes() == (tmp_path / "half.h5").read_bytes()
+    save(rounded, tmp_path / "float.h5")
+    assert unrounded(load(tmp_path / "float.h5")) == network.fingerprint()
+    # What was trained since is its own.
+    trained = rounded.replace_params({name: value + 1 for name, value in rounded.params.items()})
+    assert unrounded(trained) == trained.fingerprint()
+    assert unrounded(network) == network.fingerprint()
+
+
+def test_too_large_for_half_precision(tmp_path: Path) -> None:
+    network = mlp((1, 2, 2), 2, hidden=(3,))
+    network = network.replace_params({name: value + np.float32(7e4) for name, value in network.params.items()})
+    with pytest.raises(InputError, match="too large for half precision"):
+        save(network, tmp_path / "a.h5", half=True)
+    assert not (tmp_path / "a.h5").exists()
 
 
 def test_state(tmp_path: Path) -> None:

@@ -1,0 +1,248 @@
+"""Suites: several experiments in one folder, with one page about all of them.
+
+::
+
+    DIR/suite.json               which experiments, with which changes
+    DIR/<experiment>/            the bundle of each
+    DIR/shared/                  what they have in common, until all are finished
+    DIR/report.md                the page
+
+Each bundle is complete without the others, and one that is finished is taken as it is: a page can be put together from
+bundles that were made one by one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+
+from malade_ref.bundle import Bundle
+from malade_ref.bundle.layout import is_record
+from malade_ref.checks import InputError
+from malade_ref.experiment.reading import read_experiment
+from malade_ref.experiment.run import Watcher, run_experiment
+from malade_ref.experiment.tables import read_table
+from malade_ref.report.page import PAGE, page_text, write_page
+from malade_ref.storage import atomic_write, load_json, make_folder, one_line, to_json
+from malade_ref.storage.files import open_regular
+
+SUITES = "suites"
+SUITE_FILE = "suite.json"
+SHARED_FOLDER = "shared"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A suite's file.
+
+    Attributes
+    ----------
+    name : str
+        Short.
+    title : str
+        Of the page.
+    note : str
+        What the page says first.
+    experiments : tuple of str
+        Names of built-in experiments, in the order of the page.
+    """
+
+    name: str
+    title: str
+    note: str = ""
+    experiments: tuple[str, ...]
+
+
+def built_in_suites() -> dict[str, Suite]:
+    """The suites that come with the program, by name."""
+    folder = resources.files("malade_ref.experiments").joinpath(SUITES)
+    found = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".toml"):
+            suite = read_table(Suite, tomllib.loads(file.read_text(encoding="utf-8")), file=file.name)
+            found[suite.name] = suite
+    return found
+
+
+def suite_state(path: Path) -> str:
+    """What a folder holds.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; it need not exist.
+
+    Returns
+    -------
+    str
+        ``"empty"`` or absent, ``"unfinished"`` or ``"finished"`` if it is a suite's, else ``"foreign"``.
+    """
+    if not path.is_dir() or not any(path.iterdir()):
+        return "empty"
+    if not (path / SUITE_FILE).is_file():
+        return "foreign"
+    return "finished" if (path / PAGE).is_file() and not (path / SHARED_FOLDER).exists() else "unfinished"
+
+
+def run_suite(
+    suite: Suite,
+    changes: Sequence[str],
+    out: str | Path,
+    *,
+    watcher: Callable[[str, int], Watcher],
+    data_dir: str | Path | None = None,
+    resume: bool = False,
+    ops: ModuleType | None = None,
+) -> Path:
+    """Run the experiments of a suite one after another, and write the page.
+
+    Parameters
+    ----------
+    suite : Suite
+        Which.
+    changes : sequence of str
+        For every experiment, see `read_experiment`.
+    out : path
+        The suite's folder.
+    watcher : callable
+        Given an experiment's title and number, from 1, gives who is told how it goes.
+    data_dir, ops
+        As of `run_experiment`.
+    resume : bool
+        Whether the folder may hold a part of this suite.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        As `run_experiment`, or if the folder holds anything else.
+    """
+    out = Path(out)
+    readings = {name: read_experiment(name, changes) for name in suite.experiments}
+    asked = {"suite": suite.name, "experiments": list(suite.experiments), "changes": list(changes)}
+    state = suite_state(out)
+    if state == "foreign":
+        raise InputError(f"{out}: is not empty, and not of a suite; choose another --out")
+    if state != "empty":
+        if not resume:
+            raise InputError(f"{out}: holds a suite already; go on with --resume, or choose another --out")
+        if load_json(out / SUITE_FILE) != asked:
+            raise InputError(f"{out / SUITE_FILE}: is of another suite, or of other --set; choose another --out")
+    else:
+        make_folder(out)
+        atomic_write(out / SUITE_FILE, to_json(SUITE_FILE, asked) + "\n")
+    if state != "finished":
+        make_folder(out / SHARED_FOLDER)
+    for number, (name, reading) in enumerate(readings.items(), 1):
+        run_experiment(
+            reading,
+            out / name,
+            data_dir=data_dir,
+            resume=(out / name).exists(),
+            ops=ops,
+            watcher=watcher(reading.experiment.title, number),
+            shared=out / SHARED_FOLDER,
+        )
+    page = write_page(out, bundles_of(out), title=suite.title, note=suite.note)
+    shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
+    return page
+
+
+def is_suite(path: str | Path) -> bool:
+    """Whether a folder is a suite's.
+
+    Parameters
+    ----------
+    path : path
+        The folder; it need not exist.
+    """
+    return (Path(path) / SUITE_FILE).is_file()
+
+
+def bundles_of(path: Path) -> dict[str, Bundle]:
+    """The bundles of a suite, finished, by their names.
+
+    Parameters
+    ----------
+    path : Path
+        The suite's folder.
+
+    Raises
+    ------
+    InputError
+        If one is missing or not finished.
+    """
+    bundles = {}
+    for name in suite_of(path).experiments:
+        if not (path / name).is_dir():
+            raise InputError(f"{path}: has no bundle {name!r}; malade run --resume --out {path} goes on with it")
+        bundles[name] = Bundle.open(path / name)
+        if not bundles[name].finished and not is_record(path / name):
+            raise InputError(f"{path / name}: is not finished; malade run --resume --out {path} goes on with it")
+    return bundles
+
+
+def suite_of(path: Path) -> Suite:
+    """Which suite a folder holds.
+
+    Parameters
+    ----------
+    path : Path
+        The suite's folder.
+    """
+    name = load_json(path / SUITE_FILE).get("suite")
+    suites = built_in_suites()
+    if name not in suites:
+        raise InputError(f"{path / SUITE_FILE}: names no suite of this version; expected one of {', '.join(suites)}")
+    return suites[name]
+
+
+def rewrite_page(path: Path) -> Path:
+    """Write a suite's page again, from its bundles.
+
+    Parameters
+    ----------
+    path : Path
+        The suite's folder.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    suite = suite_of(path)
+    return write_page(path, bundles_of(path), title=suite.title, note=suite.note)
+
+
+def page_differs(path: Path) -> str:
+    """Compare a suite's page with its bundles.
+
+    Parameters
+    ----------
+    path : Path
+        The suite's folder.
+
+    Returns
+    -------
+    str
+        What differs, in one line; empty if nothing does.
+    """
+    suite = suite_of(path)
+    expected = page_text(bundles_of(path), title=suite.title, note=suite.note)
+    try:
+        with open_regular(path / PAGE) as file:
+            found = file.read().decode(errors="replace")
+    except OSError as error:
+        return f"{path / PAGE}: cannot be read ({one_line(error)}); malade report writes it again"
+    pairs = zip([*found.splitlines(), None], [*expected.splitlines(), None], strict=False)
+    number = next((i for i, (old, new) in enumerate(pairs, 1) if old != new), None)
+    return f"{PAGE}: line {number} does not follow from the bundles" if number is not None else ""
