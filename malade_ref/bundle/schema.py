@@ -89,12 +89,13 @@ def _number(*, minimum: float = -MAX_NUMBER, maximum: float = MAX_NUMBER) -> Kin
     return check
 
 
-def _count(*, minimum: int = 0) -> Kind:
+def _count(*, minimum: int = 0, maximum: float = MAX_NUMBER) -> Kind:
     """Take an integer from ``minimum`` on."""
 
     def check(where: str, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= MAX_NUMBER:
-            raise _complain(where, f"an integer from {minimum} on", value)
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            limit = "on" if maximum == MAX_NUMBER else f"to {maximum:g}"
+            raise _complain(where, f"an integer from {minimum} {limit}", value)
 
     return check
 
@@ -280,6 +281,7 @@ _EXHIBIT_FIGURE = _table(
     name=_slug, title=_text, x=_slug, log=_flag, xlabel=_text, norm=_text, lines=_list_of(_LINE), note=_text
 )
 _PATHS = _table(defence=_slug, marginal=_slug, attack=_slug, eps=_number(minimum=0))
+_PLATE = _table(name=_slug, title=_optional(_text))
 
 
 def _any_model(where: str, value: Any) -> None:
@@ -302,6 +304,9 @@ _CONFIG_SCHEMA = _table(
     paper=_optional(_list_of(_PUBLISHED)),
     certify=_optional(_CERTIFY),
     paths=_optional(_PATHS),
+    sheets=_optional(_list_of(_PLATE)),
+    perturbations=_optional(_list_of(_PLATE)),
+    walks=_optional(_list_of(_PLATE)),
     tables=_optional(_list_of(_EXHIBIT_TABLE)),
     figures=_optional(_list_of(_EXHIBIT_FIGURE)),
 )
@@ -361,6 +366,18 @@ _NOISE = _table(
     cosine=_list_of(_number(minimum=-1.01, maximum=1.01)),
 )
 
+_SHOWN = {"defence": _slug, "attack": _slug, "eps": _number(minimum=0)}
+_SHEET = _table(
+    **_SHOWN,
+    rows=_count(minimum=1, maximum=400),
+    columns=_count(minimum=1, maximum=400),
+    num_images=_count(minimum=1),
+    num_fallen=_count(),
+    right=_SHARE,
+    **dict.fromkeys(("linf", "l1", "l2"), _number(minimum=0)),
+)
+_CHAIN = _table(num_steps=_count(), a=_positive(), delta=_number(minimum=0))
+
 # Of records that stages keep: kind of the JSON by name, of those in folders by folder.
 _RECORD_SCHEMAS = {
     "quality": _table_of(_QUALITY, keys=_slug),
@@ -369,6 +386,9 @@ _RECORD_SCHEMAS = {
     "paths": _table(chains=_table_of(_text)),
     "pictures": _anything,
     "certify": _anything,
+    "sheets": _SHEET,
+    "perturbations": _table(eps=_positive(), columns=_list_of(_table(**_SHOWN))),
+    "walks": _table(defence=_slug, attack=_slug, chain=_CHAIN, marginal=_optional(_slug)),
     "audit": _table(
         gradient=_optional(
             _table_of(_table(relative_error=_number(), zero_share=_SHARE, num_samples=_count()), keys=_slug)
@@ -403,8 +423,28 @@ RECORD_ARRAYS = {
         "*/position": ("f", "tkdhw"),
         "*/probability": ("f", "tkc"),
     },
+    "sheets": {"label": ("iu", "k"), "success": ("b", "k"), "x_adv": ("u", "kdhw")},
+    "perturbations": {"label": ("iu", "k"), "change": ("f", "akdhw"), "success": ("b", "ak")},
+    "walks": {
+        "label": ("iu", "k"),
+        "steps": ("iu", "t"),
+        "eps": ("f", "e"),
+        "success": ("b", "ek"),
+        "clean": ("u", "kdhw"),
+        "clean_probability": ("f", "kc"),
+        "adversarial": ("u", "kdhw"),
+        "adversarial_probability": ("f", "kc"),
+        "malade/position": ("u", "etkdhw"),
+        "malade/probability": ("f", "etkc"),
+        "marginal/position": ("u", "etkdhw"),
+        "marginal/probability": ("f", "etkc"),
+    },
     "pictures": {"label": ("iu", "k"), "*/x_adv": ("f", "kdhw"), "*/probability": ("f", "kc")},
 }
+# Of a walk that has no second chain.
+OPTIONAL_ARRAYS = tuple(
+    name for name in RECORD_ARRAYS["walks"] if name.startswith(("clean", "adversarial", "marginal/"))
+)
 # Distances of what was not found are infinite.
 _INFINITE = ("distance", "distance_l2")
 
@@ -438,7 +478,7 @@ def check_arrays(where: str, arrays: Mapping[str, NDArray[Any]], declared: Mappi
             raise InputError(f"{printable(where)}: {name}: holds what is not a finite number; restore it from a copy")
 
 
-_KINDS = {"iu": "integers", "b": "booleans", "f": "floats"}
+_KINDS = {"iu": "integers", "u": "bytes", "b": "booleans", "f": "floats"}
 
 
 def check_log(where: str, log: Mapping[str, Any]) -> None:
@@ -500,7 +540,8 @@ def check_record(where: str, stage: str, meta: Any, arrays: Mapping[str, NDArray
     of = stage.partition("/")[0]
     _RECORD_SCHEMAS[of](f"{where}: ", meta)
     declared = RECORD_ARRAYS.get(of, {})
-    missing = [name for name in declared if not name.startswith("*") and name not in arrays]
+    optional = OPTIONAL_ARRAYS if meta.get("marginal") is None else ()
+    missing = [name for name in declared if not name.startswith("*") and name not in (*arrays, *optional)]
     if missing:
         raise InputError(f"{printable(where)}: has no array {missing[0]!r}; restore the bundle from a copy")
     check_arrays(where, arrays, declared)

@@ -17,6 +17,7 @@ from malade_ref.attacks.cards import CARDS, Card, Profile, card_of
 from malade_ref.certify import BOUNDS
 from malade_ref.checks import MOST_WORK, InputError, check_count
 from malade_ref.experiment.exhibits import Figure, Table, check_exhibits
+from malade_ref.experiment.pictures import Perturbations, Sheet, Walk, check_plates
 from malade_ref.experiment.tables import REST, check_slug, nearest, setting
 from malade_ref.network import Network, cnn, madry, sdae
 from malade_ref.training import OPTIMIZERS, SCHEDULES
@@ -536,7 +537,7 @@ class Experiment:
         What is judged.
     attacks : tuple of Attack
         What it is judged by; clean images always come first.
-    evaluation, audit, certify, paths, pictures, report, paper, tables, figures
+    evaluation, audit, certify, paths, pictures, report, paper, tables, figures, sheets, perturbations, walks
         See there.
     """
 
@@ -561,6 +562,9 @@ class Experiment:
     paper: tuple[Published, ...] = setting(())
     tables: tuple[Table, ...] = setting(())
     figures: tuple[Figure, ...] = setting(())
+    sheets: tuple[Sheet, ...] = setting(())
+    perturbations: tuple[Perturbations, ...] = setting(())
+    walks: tuple[Walk, ...] = setting(())
 
     def training_order(self) -> list[str]:
         """Names of the models, each after those it refers to.
@@ -648,6 +652,7 @@ def check_experiment(experiment: Experiment, file: str) -> None:
             raise InputError(
                 f"{file}: pictures.num_images: expected at most {most}, the images of every attack and of a shard"
             )
+    check_plates(experiment, file)
     for published in experiment.paper:
         _refer(published.defence, experiment.defences, f"{file}: paper: defence")
     attacks = {name: attack for attack in experiment.attacks for name in (attack.name, attack.family) if name}

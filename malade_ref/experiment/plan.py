@@ -27,8 +27,9 @@ class Step(NamedTuple):
 
     Attributes
     ----------
-    kind : {"train", "read", "quality", "search", "attack", "audit", "certify", "paths", "pictures", "report"}
-        What is done.
+    kind : str
+        What is done: ``"train"``, ``"read"``, ``"quality"``, ``"search"``, ``"attack"``, ``"audit"``, ``"certify"``,
+        ``"paths"``, ``"pictures"``, ``"sheet"``, ``"perturbations"``, ``"walk"`` or ``"report"``.
     subject : tuple
         With what: the name of a model or defence, or defence, attack and eps.
     title : str
@@ -102,6 +103,12 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
         yield Step("paths", (), "follow images through the chains", 1.0)
     if experiment.pictures is not None:
         yield Step("pictures", (), "collect pictures", 1.0)
+    for sheet in experiment.sheets:
+        yield Step("sheet", (sheet,), f"sheet {sheet.name}", 1.0)
+    for plate in experiment.perturbations:
+        yield Step("perturbations", (plate,), f"perturbations {plate.name}", 1.0)
+    for walk in experiment.walks:
+        yield Step("walk", (walk,), f"ways through the chain {walk.name}", 1.0)
     yield Step("report", (), "write the report", 5.0)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from malade_ref.checks import InputError, printable
 from malade_ref.experiment.config import Experiment, Model, check_experiment
 from malade_ref.experiment.files import built_in_experiments, merged, read_files
+from malade_ref.experiment.pictures import KINDS
 from malade_ref.experiment.tables import nearest, read_table
 from malade_ref.published import PREFIX
 from malade_ref.storage.files import MAX_PARTS, from_toml
@@ -99,7 +100,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
             del model["network"]
     if not experiment.evaluation.early_stop:
         del settings["evaluation"]["early_stop"]
-    for key in ("tables", "figures"):
+    for key in ("tables", "figures", *KINDS):
         if not settings[key]:
             del settings[key]
     for attack, table in zip(experiment.attacks, settings["attacks"], strict=True):

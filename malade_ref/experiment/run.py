@@ -41,6 +41,7 @@ from malade_ref.experiment.models import (
 )
 from malade_ref.experiment.outcomes import Outcomes
 from malade_ref.experiment.plan import Step, plan_of
+from malade_ref.experiment.plates import Plates
 from malade_ref.experiment.reading import Reading, settings_of
 from malade_ref.experiment.rehearsal import check_sizes, rehearse
 from malade_ref.experiment.sharing import Sharing
@@ -171,6 +172,7 @@ class _Run(Outcomes):
         self.recipes: dict[str, str] = {}
         self.quality: dict[str, Any] = {}
         self.findings: dict[str, dict[str, Any]] = {"gradient": {}, "eot": {}}
+        self.plates = Plates(self, bundle)
 
     def run(self) -> None:
         """Do every step that is not done."""
@@ -186,6 +188,9 @@ class _Run(Outcomes):
             "certify": self.certify,
             "paths": self.follow_paths,
             "pictures": self.collect_pictures,
+            "sheet": self.plates.draw_sheet,
+            "perturbations": self.plates.draw_perturbations,
+            "walk": self.plates.draw_walk,
             "report": self.report,
         }
         for step in steps:
@@ -348,6 +353,7 @@ class _Run(Outcomes):
         def compute(first: int, last: int) -> Arrays:
             progress(first / num_images, f"image {first} of {num_images}")
             outcome = self.outcome(model, name, attack, eps, first, last)
+            self.plates.keep(cell, outcome, first)
             if first == 0 and self.experiment.pictures is not None:
                 self.keep_pictures(cell, model, self.ops.asarray(outcome["x_adv"]), self.order[:last])
             return {key: value for key, value in outcome.items() if key != "x_adv" or evaluation.save_images}

@@ -12,6 +12,7 @@ import numpy as np
 from malade_ref.figures import Curve, accuracy_curves, certified_curves, picture_table, training_curves
 from malade_ref.report.exhibits import draw_exhibits
 from malade_ref.report.labels import NORMS, Labels, method_label, threat_label
+from malade_ref.report.pictures import draw_plates
 from malade_ref.report.reading import ReportInput
 from malade_ref.storage import Record
 
@@ -85,6 +86,7 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
         files["figures/certified.png"] = _certified(results["certified"])
     if "paths" in inputs.records:
         files |= _paths(inputs.records["paths"])
+    files |= draw_plates(inputs, labels)
     if "pictures" in inputs.records:
         files |= _pictures(inputs.records["pictures"], inputs, results, labels)
     return files

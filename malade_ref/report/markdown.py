@@ -80,6 +80,9 @@ def named(config: Mapping[str, Any], clean: Callable[[str], str]) -> dict[str, A
         cleaned["data"] = {**config["data"], **_cleaned(config["data"], clean)}
     if config.get("attacks"):
         cleaned["attacks"] = [{**attack, **_cleaned(attack, clean, ("title",))} for attack in config["attacks"]]
+    for key in ("sheets", "perturbations", "walks"):
+        if config.get(key):
+            cleaned[key] = [{**plate, **_cleaned(plate, clean, ("title",))} for plate in config[key]]
     if config.get("paper"):
         cleaned["paper"] = [{**entry, **_cleaned(entry, clean, ("table", "attack"))} for entry in config["paper"]]
     return cleaned

@@ -18,6 +18,8 @@ paths
     Arrays ``clean`` (k, c, h, w) and ``clean_probability`` (k, classes), ``steps`` (t,), ``label`` (k,), and for each
     chain ``<chain>/position`` (t, k, c, h, w) and ``<chain>/probability`` (t, k, classes); ``meta["chains"]``: titles.
 
+sheets/<name>, perturbations/<name>, walks/<name>
+    What the paper's plates show, see `malade_ref.experiment.plates`.
 pictures
     Arrays ``label`` (k,), and for each cell ``<defence>/<attack>/<eps>/x_adv`` (k, c, h, w) and ``.../probability``
     (k, classes).
@@ -38,6 +40,7 @@ from malade_ref.storage import Record, RecordReader
 RECORDS = ("quality", "settings", "audit", "paths", "pictures")
 SEARCH = "search"
 CERTIFY = "certify"
+PLATES = ("sheets", "perturbations", "walks")
 ARRAYS = ("sample_index", "correct", "success", "distance", "distance_l2", "num_queries", "num_gradients")
 
 
@@ -100,7 +103,7 @@ def read_bundle(bundle: Bundle | str | Path) -> ReportInput:
         cells = [_cell(reader, name, meta) for name, meta in sorted(outcomes.items())]
     path, config = bundle.path, bundle.config
     names = [name for name in RECORDS if (path / f"{name}.h5").is_file()]
-    for folder in (SEARCH, CERTIFY):
+    for folder in (SEARCH, CERTIFY, *PLATES):
         names += [f"{folder}/{file.stem}" for file in sorted((path / folder).glob("*.h5"))]
     models = [name for name in config.get("models", {}) if (path / "histories" / f"{name}.h5").is_file()]
     sessions = bundle.log.sessions

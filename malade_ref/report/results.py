@@ -10,6 +10,7 @@ from malade_ref.checks import InputError
 from malade_ref.evaluation import Cell, derive_results, join, summary
 from malade_ref.report.certified import certified_results
 from malade_ref.report.exhibits import exhibit_results
+from malade_ref.report.pictures import plate_results
 from malade_ref.report.reading import SEARCH, ReportInput
 from malade_ref.report.seeds import seed_results
 from malade_ref.statistics import wilson
@@ -30,8 +31,8 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     -------
     dict
         JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``, ``convergence``, ``models``,
-        ``settings``, ``search``, ``certified`` if anything was, ``seeds`` if there are replicas, and what
-        `exhibit_results` gives.
+        ``settings``, ``search``, ``certified`` if anything was, ``plates`` if there are, ``seeds`` if there are
+        replicas, and what `exhibit_results` gives.
     """
     records = inputs.records
     checks = records["audit"].meta if "audit" in records else None
@@ -49,6 +50,7 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
                 if name.startswith(f"{SEARCH}/")
             },
             **certified_results(records, inputs.config),
+            **plate_results(records),
             **seed_results(statistics, inputs.config),
             **exhibit_results(inputs.cells, inputs.config, statistics),
         }

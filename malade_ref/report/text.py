@@ -23,6 +23,7 @@ from malade_ref.report.certified import certified_tables
 from malade_ref.report.exhibits import exhibit_sections
 from malade_ref.report.labels import NORMS, Labels, count_of, table
 from malade_ref.report.markdown import deep, inert, named, said
+from malade_ref.report.pictures import plate_text
 from malade_ref.report.seeds import seed_table
 from malade_ref.report.verdict import verdict
 
@@ -80,6 +81,7 @@ def report_text(
     )
     lines += _section("## Models", [*model_table(results, config, labels), *training_figure])
     lines += _section("## On the way through the chain", _paths(config, labels, figures))
+    lines += _section("## The paper's plates", plate_text(results, config, labels, figures))
     lines += _section("## Adversarial images", _pictures(figures))
     lines += _section("## Compute", compute_table(results, labels))
     lines += _section("## Provenance", provenance(config, environment))

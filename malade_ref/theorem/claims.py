@@ -147,7 +147,7 @@ class Claim:
     name : str
         Unique, of lower-case letters, digits and dashes, such as ``"dae-identity"``.
     part : int
-        Of the laboratory, 1 to 7.
+        Of the laboratory, 1 to 8.
     title : str
         A few words.
     statement : str

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from malade_ref.figures import BLACK, BLUE, COLORS, GREY, MARKERS, ORANGE, drawing, png_settings
 from malade_ref.theorem.claims import Claim
 from malade_ref.theorem.drift import FIELD_SIGMA, MAIN, OVER, PARTS, TITLES, UNDER
+from malade_ref.theorem.idea import TITLES as IDEAS
 from malade_ref.theorem.identity import BETAS
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "true one, from the transition kernel; lines are fits to the three smallest steps.",
         "figures/quartic.png": "On exp(-x^4 / 4) every chain without an accept step is lost sooner or later.",
     },
+    "idea": {
+        "figures/idea.png": "The paper's Figure 1, measured. Two classes (blue, orange) and the Bayes classifier's "
+        "border; a clean point (black circle) is moved beyond it (red circle), and chains set out from there and from "
+        "five other points, with the same noise in all panels. A cross is where a chain ends: dark blue if back in its "
+        "class, brown if not. The paper promises that the third panel looks like the fourth; its theorem says that it "
+        "looks like the first two. The shares are those of all points, from both classes.",
+    },
     "mala": {
         "figures/acceptance.png": "Left and middle: efficiency of MALA (expected squared jump, relative to the best) "
         "against its acceptance rate, in d dimensions; the dotted line is at 0.574. Right: the best step variance, and "
@@ -81,6 +89,7 @@ def draw_figures(claims: Mapping[str, Claim]) -> dict[str, bytes]:
         "ula": (ula, ("ula-variance", "ula-bias")),
         "quartic": (quartic, ("ula-quartic",)),
         "acceptance": (acceptance, ("mala-scaling",)),
+        "idea": (idea, ("idea-figure",)),
     }
     return {
         f"figures/{name}.png": draw(*(claims[needed].arrays for needed in names))
@@ -90,6 +99,51 @@ def draw_figures(claims: Mapping[str, Claim]) -> dict[str, bytes]:
 
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+def idea(arrays: Arrays) -> bytes:
+    """Draw the paper's Figure 1: a clean point, a displaced one, and chains from there.
+
+    Parameters
+    ----------
+    arrays : mapping
+        Of the claim "idea-figure".
+    """
+    names = ("marginal", "dae", "sdae", "oracle")
+    axis_points, classes = arrays["axis"], (arrays["odds"] > 0).astype(int)
+    with drawing(width=11.2, height=2.75) as (figure, content):
+        for axis, name in zip(figure.subplots(1, 4, sharex=True, sharey=True), names, strict=True):
+            extent = (*axis_points[[0, -1]], *(axis_points[[0, -1]] - 0.2))
+            ink = (arrays["density"] / arrays["density"].max())[:, :, None] ** 0.5
+            colours = np.array([[0.34, 0.60, 0.82], [0.93, 0.62, 0.35]])[classes]
+            axis.imshow(1 - ink * (1 - colours), origin="lower", extent=extent, interpolation="bilinear")
+            axis.contour(axis_points, axis_points - 0.2, arrays["odds"], levels=[0], colors=GREY, linewidths=1)
+            path = arrays[f"path-{name}"]
+            row, column = (
+                np.abs(axis_points - shift - path[-1, :, i : i + 1]).argmin(axis=1) for i, shift in ((1, 0.2), (0, 0))
+            )
+            back = classes[row, column] == 0
+            for number in range(path.shape[1]):
+                emphasis = number == 0
+                axis.plot(
+                    *path[:, number].T,
+                    color=BLACK,
+                    linewidth=1.0 if emphasis else 0.6,
+                    alpha=1.0 if emphasis else 0.3,
+                )
+            axis.plot(*path[0, 1:].T, ".", color="#c00000", markersize=4)
+            axis.plot(*path[-1, back].T, "X", color="#003f7d", markeredgecolor="white", markersize=8)
+            axis.plot(*path[-1, ~back].T, "X", color="#a03000", markeredgecolor="white", markersize=8)
+            clean, moved = arrays["clean"][0], path[0, 0]
+            arrow = {"arrowstyle": "-|>", "color": "#c00000", "linewidth": 1.5, "shrinkA": 3, "shrinkB": 3}
+            axis.annotate("", xy=moved, xytext=clean, arrowprops=arrow, zorder=4)
+            axis.plot(*clean, "o", color="white", markeredgecolor=BLACK, markersize=7, markeredgewidth=1.5, zorder=5)
+            axis.plot(*moved, "o", color="white", markeredgecolor="#c00000", markersize=7, markeredgewidth=2, zorder=5)
+            share = 100 * arrays["back"][list(IDEAS).index(name), 0]
+            axis.set_title(f"{IDEAS[name]}:\n{share:.0f}% back", loc="left")
+            axis.set(xlim=extent[:2], ylim=(-1.9, 2.2), xticks=[], yticks=[])
+        figure.savefig(content, **png_settings())
+        return content.getvalue()
 
 
 def slopes(calibrated: Arrays, miscalibrated: Arrays) -> bytes:
