@@ -230,7 +230,7 @@ def _cell(plate: Any, eps: float) -> dict[str, Any]:
 
 def _bytes(x: NDArray[Any]) -> NDArray[np.uint8]:
     """Images of pixels in [0, 1], eight bits a pixel; where a chain is not clipped, what is outside is cut off."""
-    return np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.clip(x, 0, 1)), dtype=np.uint8)
 
 
 def _probability(chain: MALADE, x: Array) -> NDArray[Any]:

@@ -192,7 +192,7 @@ def _effort(found: Mapping[str, Any], config: Mapping[str, Any], labels: Labels)
 
 
 def _attack(labels: Labels, name: str) -> str:
-    return labels.attacks.get(name, name)
+    return str(labels.attacks.get(name, name))
 
 
 # Drawing --------------------------------------------------------------------------------------------------------------
@@ -233,8 +233,8 @@ def sheet(record: Record) -> bytes:
         axes.set_axis_off()
         for left, top in failed:
             place = (left - 0.5 - gap / 4, top - 0.5 - gap / 4)
-            box = {"edgecolor": ORANGE, "facecolor": "none", "linewidth": 2}
-            axes.add_patch(Rectangle(place, width + gap / 2, height + gap / 2, **box))
+            frame = Rectangle(place, width + gap / 2, height + gap / 2, edgecolor=ORANGE, facecolor="none", linewidth=2)
+            axes.add_patch(frame)
         figure.supxlabel("\n".join(lines), fontsize=9)
         figure.savefig(content, **png_settings())
         return content.getvalue()

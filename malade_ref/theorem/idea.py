@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from malade_ref.density import GaussianMixture
 from malade_ref.mcmc import ula
+from malade_ref.network import Network
 from malade_ref.statistics import paired_difference, wilson
 from malade_ref.theorem.chains import Field, Floats, Function, Host, walk
 from malade_ref.theorem.claims import Claim, Measure, Progress, Settings
@@ -100,7 +101,7 @@ def idea_claims(settings: Settings, out: Path, progress: Progress) -> list[Claim
     for number, (name, objective) in enumerate(objectives.items()):
         progress(0.4 * number, f"train the {TITLES[name]}")
         network = train(mixture, objective, recipe, seed=int(settings.rng("idea", name).integers(1 << 31)))
-        found[name] = lambda at, network=network: (apply(network, at) - at) / SIGMA**2
+        found[name] = _residual(network)
     paths, back = {}, {}
     for name in TITLES:
         progress(0.9, TITLES[name])
@@ -146,6 +147,10 @@ def idea_claims(settings: Settings, out: Path, progress: Progress) -> list[Claim
             arrays,
         )
     ]
+
+
+def _residual(network: Network) -> Function:
+    return lambda at: np.asarray((apply(network, at) - at) / SIGMA**2)
 
 
 def _of_class(scores: Floats, y: NDArray[Any]) -> Floats:
