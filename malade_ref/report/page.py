@@ -12,6 +12,7 @@ from malade_ref.report.background import model_table, provenance, settings_table
 from malade_ref.report.exhibits import exhibit_sections
 from malade_ref.report.labels import Labels, table
 from malade_ref.report.markdown import deep, inert, named, said
+from malade_ref.report.pictures import plate_text
 from malade_ref.report.reading import read_bundle
 from malade_ref.report.verdict import verdict
 from malade_ref.storage import atomic_write, load_json
@@ -53,6 +54,7 @@ def page_text(bundles: Mapping[str, Bundle], *, title: str, note: str) -> str:
         lines += [paragraph, ""]
     for part in parts:
         sections = exhibit_sections(part.results, part.labels, part.figures)
+        sections += plate_text(part.results, part.config, part.labels, part.figures)
         # Headings are one level up, and files one folder down.
         sections = [line.replace("](figures/", f"]({part.name}/figures/") for line in sections]
         lines += [line.removeprefix("#") if line.startswith("### ") else line for line in sections]
