@@ -386,7 +386,20 @@ def _with_momentum(x: Floats, z: Floats, previous: Floats, momentum: float) -> F
 
 
 def of_samples(values: Floats, x: Floats) -> Floats:
-    """One number a sample, in x's dtype, shaped to go with x."""
+    """One number a sample, shaped to go with images.
+
+    Parameters
+    ----------
+    values : array of shape (n,)
+        The numbers.
+    x : array of shape (n, ...)
+        The images, whose dtype the numbers take.
+
+    Returns
+    -------
+    array of shape (n, 1, ...)
+        The numbers.
+    """
     return values.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
