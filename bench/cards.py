@@ -120,7 +120,7 @@ class Progress:
 
     def write(self) -> None:
         """Write the record."""
-        atomic_write(self.path, to_json("card", self.record))
+        atomic_write(self.path, to_json("card", self.record, indent=None))
 
 
 def _brief(block: Mapping[str, Any]) -> str:

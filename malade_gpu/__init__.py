@@ -57,6 +57,7 @@ class GaussianMixture(malade_ref.GaussianMixture, metaclass=_OfTheseOps):  # noq
 
 cnn = _with_these_ops(malade_ref.cnn)
 sdae = _with_these_ops(malade_ref.sdae)
+madry = _with_these_ops(malade_ref.madry)
 mlp = _with_these_ops(malade_ref.mlp)
 resnet = _with_these_ops(malade_ref.resnet)
 wide_resnet = _with_these_ops(malade_ref.wide_resnet)
@@ -71,6 +72,7 @@ __all__ = [
     "attacks",
     "cnn",
     "load",
+    "madry",
     "mlp",
     "ops",
     "resnet",

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -73,6 +73,33 @@ def keep_record(path: str | Path, out: str | Path) -> dict[str, LeftOut]:
         _copy(path / ENVIRONMENT, part / ENVIRONMENT)
         write_manifest(part, files, left_out)
     return left_out
+
+
+def keep_records(bundles: Mapping[str, Path], files: Sequence[Path], out: str | Path) -> None:
+    """Copy several bundles that belong together, as `keep_record`, and the files beside them.
+
+    Parameters
+    ----------
+    bundles : mapping of str to Path
+        By the names of their folders in ``out``.
+    files : sequence of Path
+        Copied as they are.
+    out : path
+        The folder of all: new, or empty. It appears whole or not at all.
+
+    Raises
+    ------
+    InputError
+        As `keep_record`.
+    """
+    out = Path(out)
+    for path in bundles.values():
+        _check_places(path, out)
+    with _aside(out) as part:
+        for name, path in bundles.items():
+            keep_record(path, part / name)
+        for file in files:
+            _copy(file, part / file.name)
 
 
 def _check_places(path: Path, out: Path) -> None:

@@ -12,14 +12,14 @@ from malade_ref import report, theorem
 from malade_ref.bundle import Bundle, verify
 from malade_ref.bundle.layout import CONFIG, MANIFEST, MODELS, is_old_record
 from malade_ref.bundle.manifest import LeftOut, is_record, read_left_out
-from malade_ref.bundle.record import keep_record
+from malade_ref.bundle.record import keep_record, keep_records
 from malade_ref.bundle.schema import check_config
 from malade_ref.checks import InputError, check_count
 from malade_ref.cli.backends import BACKENDS, ready_backend
 from malade_ref.cli.console import Meter, say
 from malade_ref.experiment.models import check_networks
 from malade_ref.experiment.recompute import recompute
-from malade_ref.experiment.suite import bundles_of, is_suite, page_differs, rewrite_page
+from malade_ref.experiment.suite import SUITE_FILE, bundles_of, is_suite, page_differs, rewrite_page
 from malade_ref.report.markdown import spoken
 from malade_ref.report.page import PAGE
 from malade_ref.storage import file_sha256
@@ -123,8 +123,16 @@ def _suite(arguments: argparse.Namespace) -> int:
     if arguments.recompute is not None:
         raise InputError(f"{path}: is a suite; give one of the bundles in it to --recompute")
     names = bundles_of(path)
-    if arguments.record is not None or arguments.out is not None:
+    if arguments.out is not None:
         raise InputError(f"{path}: is a suite; give one of the bundles in it, such as {path / next(iter(names))}")
+    if arguments.record is not None:
+        problems = [problem for name in names for problem in _problems(str(path / name))] + [page_differs(path)]
+        if any(problems):
+            raise InputError(f"{path}: is not whole ({next(filter(None, problems))}); malade report --verify says more")
+        keep_records({name: path / name for name in names}, [path / SUITE_FILE, path / PAGE], arguments.record)
+        return _suite(
+            argparse.Namespace(**{**vars(arguments), "bundle": arguments.record, "record": None, "verify": True})
+        )
     if not arguments.verify:
         if (path / PAGE).exists() and any(is_record(path / name) for name in names):
             raise InputError(f"{path}: holds records, and its page stays as it is; malade report --verify checks them")

@@ -271,7 +271,7 @@ def _with_data(experiment: Experiment, written: Experiment) -> Experiment:
         note="" if experiment.note == written.note else experiment.note,
         models=models,
         paper=() if experiment.paper == written.paper else experiment.paper,
-        tables=tuple(replace(table, paper=None) for table in experiment.tables),
+        tables=tuple(replace(table, paper=None, note="") for table in experiment.tables),
     )
 
 

@@ -327,7 +327,7 @@ def outcomes(bare: Network, model: Any, x: np.ndarray, y: np.ndarray) -> tuple[l
     defence = Defence(name=name, classifier="mlp", denoiser=None if model is bare else "planted")
 
     def cell(attack: Attack | None, eps: float, found: dict[str, Any]) -> Cell:
-        meta = _description(name, defence, attack, eps)
+        meta = _description(name, {name: defence}, attack, eps)
         correct = correct_draws(model, found.pop("x_adv"), y, num_draws=20, sample_index=index)
         return Cell(name, meta["attack"], eps, meta, {**found, "correct": correct, "sample_index": index})
 
