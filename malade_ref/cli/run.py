@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from malade_ref.bundle.layout import state_of
 from malade_ref.checks import InputError, OutOfMemoryError
 from malade_ref.cli.backends import add_backend, ready_backend, split_changes
 from malade_ref.cli.console import Meter, duration, say
+from malade_ref.cli.folders import run_folder
 from malade_ref.cli.report import headlines
 from malade_ref.cli.stopping import go_on
+from malade_ref.cli.theorem import TheoremWatcher
 from malade_ref.experiment import (
     Step,
     Suite,
@@ -27,10 +26,7 @@ from malade_ref.experiment import (
     run_suite,
     suite_state,
 )
-from malade_ref.storage import cannot_write, make_folder
 from malade_ref.training import Progress
-
-RUNS = Path("runs")
 
 
 def add_commands(commands: Any) -> None:
@@ -117,6 +113,7 @@ def _run_suite(arguments: argparse.Namespace, suite: Suite, changes: Sequence[st
                 changes,
                 out,
                 watcher=watcher,
+                theorem_watcher=TheoremWatcher,
                 data_dir=arguments.data_dir,
                 resume=arguments.resume,
                 ops=ops,
@@ -145,83 +142,6 @@ def out_of_memory(arguments: argparse.Namespace, where: str, settings: Mapping[s
         reason = str(error) if isinstance(error, OutOfMemoryError) else f"{where}: out of memory: {error}"
         mend = "free memory there" + (" or set a larger device_memory" if "memory" in settings else "")
         raise InputError(f"{reason}; what was done is kept; {mend}, then go on with: {go_on(arguments)}") from None
-
-
-@contextmanager
-def run_folder(
-    arguments: argparse.Namespace, name: str, *, state_of: Callable[[Path], str] = state_of
-) -> Iterator[Path]:
-    """Have a folder to run into, one that no other process has.
-
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        ``out``, which is set to the folder if there is none, and ``resume``.
-    name : str
-        Of the experiment.
-    state_of : callable
-        Says what a folder holds: of a run by default.
-
-    Yields
-    ------
-    Path
-        That of ``out``, or else `default_folder`; if nothing came to be in it, it is gone afterwards.
-    """
-    if arguments.out:
-        yield Path(arguments.out)
-        return
-    out = default_folder(name, resume=arguments.resume, state_of=state_of)
-    arguments.out = str(out)
-    try:
-        yield out
-    finally:
-        with suppress(OSError):  # of folders that are not empty
-            os.rmdir(out)
-            os.rmdir(out.parent)
-
-
-def default_folder(name: str, *, resume: bool, state_of: Callable[[Path], str] = state_of) -> Path:
-    """Folder of a run that was not given one.
-
-    Parameters
-    ----------
-    name : str
-        Of the experiment.
-    resume : bool
-        Whether the newest unfinished run is wanted, if there is one.
-    state_of : callable
-        As of `run_folder`.
-
-    Returns
-    -------
-    Path
-        ``runs/<name>-<number>``: the unfinished one, or a new folder, made here so that no other process takes it.
-    """
-    numbers = []
-    for path in RUNS.glob(f"{name}-*"):
-        match = re.fullmatch(r"([0-9]{1,9})", path.name.removeprefix(f"{name}-"))
-        if match:
-            numbers.append(int(match[1]))
-    if resume:
-        states = ((number, state_of(RUNS / f"{name}-{number}")) for number in sorted(numbers, reverse=True))
-        newest = next(((number, state) for number, state in states if state != "empty"), (0, "empty"))
-        if newest[1] in ("begun", "unfinished"):
-            return RUNS / f"{name}-{newest[0]}"
-    number = max(numbers, default=0)
-    while True:
-        number += 1
-        out = RUNS / f"{name}-{number}"
-        make_folder(RUNS)
-        try:
-            os.mkdir(out)
-        except FileExistsError:
-            continue  # another run has just taken it
-        except FileNotFoundError:
-            number -= 1  # another run has just removed the empty folder around it
-            continue
-        except OSError as error:
-            raise cannot_write(out, error) from error
-        return out
 
 
 class _StepMeter(Meter):

@@ -11,10 +11,11 @@ from typing import Any
 from malade_ref.checks import check_count
 from malade_ref.cli.backends import add_backend, backend_ops
 from malade_ref.cli.console import Meter, duration, say
-from malade_ref.cli.run import run_folder
+from malade_ref.cli.folders import run_folder
+from malade_ref.report.labels import count_of
 from malade_ref.theorem import Scale, Settings, headlines, read_claims, results_of, run_theorem
 from malade_ref.theorem.claims import Progress
-from malade_ref.theorem.parts import Part
+from malade_ref.theorem.parts import PARTS, Part
 from malade_ref.theorem.report import KIND, TITLE
 
 
@@ -37,6 +38,14 @@ def add_commands(commands: Any) -> None:
     add_backend(command)
     command.add_argument(
         "--out", metavar="DIR", help="folder of the bundle; runs/theorem-1, runs/theorem-2, ... by default"
+    )
+    names = [part.name for part in PARTS]
+    command.add_argument(
+        "--part",
+        action="append",
+        choices=names,
+        metavar="PART",
+        help=f"only this part, or these if given several times: {', '.join(names)}",
     )
     command.add_argument("--seed", type=int, default=0, help="of everything random")
     command.add_argument(
@@ -61,16 +70,17 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
     settings : Settings
         Scale, seed and backend.
     arguments : argparse.Namespace
-        ``out``, ``resume``, and ``argv`` to say how to go on.
+        ``out``, ``resume``, ``part``, and ``argv`` to say how to go on.
 
     Returns
     -------
     int
         Exit code: 0, whatever the verdicts are; they are the result.
     """
-    watcher = _Watcher(settings.scale)
+    watcher = TheoremWatcher(settings.scale)
+    parts = [part for part in PARTS if not arguments.part or part.name in arguments.part]
     with run_folder(arguments, KIND) as out:
-        bundle = run_theorem(settings, out, resume=arguments.resume, watcher=watcher)
+        bundle = run_theorem(settings, out, resume=arguments.resume, watcher=watcher, parts=parts)
     watcher.close()
     say(f"results: {bundle.path / 'report.md'}")
     for line in headlines(results_of(read_claims(bundle))):
@@ -81,7 +91,7 @@ def run(settings: Settings, arguments: argparse.Namespace) -> int:
 class _PartMeter(Meter):
     """Progress of one part, with the time that the whole run will still take."""
 
-    def __init__(self, title: str, run: _Watcher) -> None:
+    def __init__(self, title: str, run: TheoremWatcher) -> None:
         super().__init__(title)
         self._run = run
 
@@ -89,7 +99,7 @@ class _PartMeter(Meter):
         return f"whole run {duration(self._run.left())}"
 
 
-class _Watcher:
+class TheoremWatcher:
     """Tells on the console how a run goes."""
 
     def __init__(self, scale: Scale) -> None:
@@ -104,7 +114,8 @@ class _Watcher:
     def plan(self, parts: Sequence[Part], out: Path) -> None:
         self._parts = parts
         self._expected_left = sum(part.seconds[self._scale] for part in parts)
-        say(f"{TITLE}: {len(parts)} parts, a report; about {duration(self._expected_left)} on two cores, into {out}")
+        work = f"{count_of(len(parts), 'part')}, a report; about {duration(self._expected_left)} on two cores"
+        say(f"{TITLE}: {work}, into {out}")
 
     def begin(self, part: Part) -> Progress:
         self._number += 1

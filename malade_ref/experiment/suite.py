@@ -3,7 +3,8 @@
 ::
 
     DIR/suite.json               which experiments, with which changes
-    DIR/<experiment>/            the bundle of each
+    DIR/theorem/                 what the page shows of `malade theorem`
+    DIR/<experiment>/            the bundle of each experiment
     DIR/shared/                  what they have in common, until all are finished
     DIR/report.md                the page
 
@@ -21,19 +22,23 @@ from importlib import resources
 from pathlib import Path
 from types import ModuleType
 
+from malade_ref import ops as reference_ops
+from malade_ref import theorem
 from malade_ref.bundle import Bundle
 from malade_ref.bundle.manifest import is_record
 from malade_ref.checks import InputError
 from malade_ref.experiment.reading import read_experiment
 from malade_ref.experiment.run import Watcher, run_experiment
 from malade_ref.experiment.tables import read_table
-from malade_ref.report.page import PAGE, page_text, write_page
+from malade_ref.report.page import PAGE, page_text
 from malade_ref.storage import atomic_write, load_json, make_folder, one_line, to_json
 from malade_ref.storage.files import open_regular
+from malade_ref.theorem.parts import PARTS
 
 SUITES = "suites"
 SUITE_FILE = "suite.json"
 SHARED_FOLDER = "shared"
+THEOREM_FOLDER = "theorem"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,8 @@ class Suite:
         Of the page.
     note : str
         What the page says first.
+    theorem : tuple of str
+        Parts of `malade theorem`, which the page shows before all experiments.
     experiments : tuple of str
         Names of built-in experiments, in the order of the page.
     """
@@ -55,6 +62,7 @@ class Suite:
     name: str
     title: str
     note: str = ""
+    theorem: tuple[str, ...] = ()
     experiments: tuple[str, ...]
 
 
@@ -95,6 +103,7 @@ def run_suite(
     out: str | Path,
     *,
     watcher: Callable[[str, int], Watcher],
+    theorem_watcher: Callable[[theorem.Scale], theorem.Watcher],
     data_dir: str | Path | None = None,
     resume: bool = False,
     ops: ModuleType | None = None,
@@ -111,6 +120,8 @@ def run_suite(
         The suite's folder.
     watcher : callable
         Given an experiment's title and number, from 1, gives who is told how it goes.
+    theorem_watcher : callable
+        Given a scale, gives who is told how the parts of `malade theorem` go.
     data_dir, ops
         As of `run_experiment`.
     resume : bool
@@ -142,6 +153,16 @@ def run_suite(
         atomic_write(out / SUITE_FILE, to_json(SUITE_FILE, asked) + "\n")
     if state != "finished":
         make_folder(out / SHARED_FOLDER)
+    if suite.theorem:
+        scale: theorem.Scale = "tiny" if "scale=tiny" in changes else "full"
+        seed = next(iter(readings.values())).experiment.seed
+        theorem.run_theorem(
+            theorem.Settings(scale, seed, ops or reference_ops),
+            out / THEOREM_FOLDER,
+            parts=[part for part in PARTS if part.name in suite.theorem],
+            resume=(out / THEOREM_FOLDER).exists(),
+            watcher=theorem_watcher(scale),
+        )
     for number, (name, reading) in enumerate(readings.items(), 1):
         run_experiment(
             reading,
@@ -152,7 +173,7 @@ def run_suite(
             watcher=watcher(reading.experiment.title, number),
             shared=out / SHARED_FOLDER,
         )
-    page = write_page(out, bundles_of(out), title=suite.title, note=suite.note)
+    page = rewrite_page(out)
     shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
     return page
 
@@ -169,7 +190,7 @@ def is_suite(path: str | Path) -> bool:
 
 
 def bundles_of(path: Path) -> dict[str, Bundle]:
-    """The bundles of a suite, finished, by their names.
+    """The bundles of a suite, finished, by the names of their folders.
 
     Parameters
     ----------
@@ -182,7 +203,8 @@ def bundles_of(path: Path) -> dict[str, Bundle]:
         If one is missing or not finished.
     """
     bundles = {}
-    for name in suite_of(path).experiments:
+    suite = suite_of(path)
+    for name in (*([THEOREM_FOLDER] if suite.theorem else ()), *suite.experiments):
         if not (path / name).is_dir():
             raise InputError(f"{path}: has no bundle {name!r}; malade run --resume --out {path} goes on with it")
         bundles[name] = Bundle.open(path / name)
@@ -219,8 +241,15 @@ def rewrite_page(path: Path) -> Path:
     Path
         The page.
     """
-    suite = suite_of(path)
-    return write_page(path, bundles_of(path), title=suite.title, note=suite.note)
+    atomic_write(path / PAGE, _page(path))
+    return path / PAGE
+
+
+def _page(path: Path) -> str:
+    suite, bundles = suite_of(path), bundles_of(path)
+    laboratory = bundles.pop(THEOREM_FOLDER, None)
+    first = theorem.exhibit(laboratory, THEOREM_FOLDER) if laboratory is not None else []
+    return page_text(bundles, title=suite.title, note=suite.note, first=first)
 
 
 def page_differs(path: Path) -> str:
@@ -236,8 +265,7 @@ def page_differs(path: Path) -> str:
     str
         What differs, in one line; empty if nothing does.
     """
-    suite = suite_of(path)
-    expected = page_text(bundles_of(path), title=suite.title, note=suite.note)
+    expected = _page(path)
     try:
         with open_regular(path / PAGE) as file:
             found = file.read().decode(errors="replace")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from malade_ref.bundle import Bundle
@@ -15,7 +14,7 @@ from malade_ref.report.markdown import deep, inert, named, said
 from malade_ref.report.pictures import plate_text
 from malade_ref.report.reading import read_bundle
 from malade_ref.report.verdict import verdict
-from malade_ref.storage import atomic_write, load_json
+from malade_ref.storage import load_json
 
 PAGE = "report.md"
 
@@ -31,15 +30,17 @@ class _Part(NamedTuple):
     figures: list[str]
 
 
-def page_text(bundles: Mapping[str, Bundle], *, title: str, note: str) -> str:
+def page_text(bundles: Mapping[str, Bundle], *, title: str, note: str, first: Sequence[str] = ()) -> str:
     """Write the page.
 
     Parameters
     ----------
     bundles : mapping of str to Bundle
-        Finished, by the names of their folders beside the page.
+        Of experiments, finished, by the names of their folders beside the page.
     title, note : str
         What stands at its top.
+    first : sequence of str
+        Lines before the tables and figures of the experiments.
 
     Returns
     -------
@@ -47,11 +48,12 @@ def page_text(bundles: Mapping[str, Bundle], *, title: str, note: str) -> str:
         Markdown.
     """
     parts = [_part(name, bundle) for name, bundle in bundles.items()]
-    first = parts[0]
+    main = parts[0]
     lines = [f"# {title}", "", f"> {note}", ""] if note else [f"# {title}", ""]
     lines += ["## In short", ""]
-    for paragraph in verdict(first.results, first.labels):
+    for paragraph in verdict(main.results, main.labels):
         lines += [paragraph, ""]
+    lines += first
     for part in parts:
         sections = exhibit_sections(part.results, part.labels, part.figures)
         sections += plate_text(part.results, part.config, part.labels, part.figures)
@@ -73,34 +75,14 @@ def page_text(bundles: Mapping[str, Bundle], *, title: str, note: str) -> str:
         else "None failed."
     )
     lines += [text, "", *(table(["experiment", "check", "numbers"], rows) if rows else [])]
-    lines += ["## Networks", "", *model_table(first.results, first.config, first.labels)]
-    lines += ["## Settings of the chains", "", *settings_table(first.results, first.labels)]
+    lines += ["## Networks", "", *model_table(main.results, main.config, main.labels)]
+    lines += ["## Settings of the chains", "", *settings_table(main.results, main.labels)]
     lines += ["## Provenance", ""]
     for part in parts:
         commit = (part.environment.get("environment") or {}).get("commit")
         lines += [f"**{part.name}**" + (f", commit {inert(commit[:12])}" if commit else ""), ""]
         lines += provenance(part.config, part.environment)
     return "\n".join(lines).rstrip() + "\n"
-
-
-def write_page(folder: Path, bundles: Mapping[str, Bundle], *, title: str, note: str) -> Path:
-    """Write the page into the folder of the bundles.
-
-    Parameters
-    ----------
-    folder : path
-        Where the bundles' folders lie.
-    bundles, title, note
-        As of `page_text`.
-
-    Returns
-    -------
-    Path
-        The page.
-    """
-    path = folder / PAGE
-    atomic_write(path, page_text(bundles, title=title, note=note))
-    return path
 
 
 def _part(name: str, bundle: Bundle) -> _Part:

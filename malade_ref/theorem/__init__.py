@@ -16,16 +16,26 @@ A setting, a record or a folder that cannot be used raises `InputError`.
 """
 
 from malade_ref.theorem.claims import Claim, Measure, Scale, Settings, exact
-from malade_ref.theorem.report import check_report, headlines, is_theorem, read_claims, results_of, write_report
-from malade_ref.theorem.run import run_theorem
+from malade_ref.theorem.report import (
+    check_report,
+    exhibit,
+    headlines,
+    is_theorem,
+    read_claims,
+    results_of,
+    write_report,
+)
+from malade_ref.theorem.run import Watcher, run_theorem
 
 __all__ = [
     "Claim",
     "Measure",
     "Scale",
     "Settings",
+    "Watcher",
     "check_report",
     "exact",
+    "exhibit",
     "headlines",
     "is_theorem",
     "read_claims",

@@ -6,6 +6,7 @@ Neither dates nor durations are told, so that equal runs have equal reports; tho
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -179,6 +180,31 @@ def write_report(bundle: Bundle) -> list[str]:
     return list(files)
 
 
+def exhibit(bundle: Bundle, folder: str) -> list[str]:
+    """What a page about several bundles shows of this one: figures, captions and claims.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        With a report.
+    folder : str
+        Its name beside the page.
+
+    Returns
+    -------
+    list of str
+        Lines of Markdown; sections are at the second level.
+    """
+    results, figures = results_of(read_claims(bundle)), _figures(bundle)
+    lines = []
+    for part in PARTS:
+        entries = [entry for entry in results["claims"] if entry["part"] == part.name]
+        lines += _section(part, entries, figures) if entries else []
+    lines = [line.replace("](figures/", f"]({folder}/figures/") for line in lines]
+    lines = [re.sub("^## [0-9]+[.] ", "## ", line) for line in lines]
+    return [*lines, f"How it was made: [{folder}/report.md]({folder}/report.md).", ""]
+
+
 def check_report(bundle: Bundle) -> list[str]:
     """Derive results and report again, and compare them with those in the bundle.
 
@@ -203,13 +229,16 @@ def check_report(bundle: Bundle) -> list[str]:
     if is_record(bundle.path) and bundle.of_another_version:
         return [f"{RESULTS}: {line}" for line in mismatches(*common(stored, derived))]
     found = [f"{RESULTS}: {line}" for line in mismatches(stored, derived)]
-    figures = sorted(f"{FIGURES}/{path.name}" for path in (bundle.path / FIGURES).glob("*.png"))
-    if not found and text != report_text(derived, bundle.config, _environment(bundle), figures):
+    if not found and text != report_text(derived, bundle.config, _environment(bundle), _figures(bundle)):
         found.append(f"{REPORT}: is not what follows from the claims; malade report writes it again")
     return found
 
 
 # Details -------------------------------------------------------------------------------------------------------------
+
+
+def _figures(bundle: Bundle) -> list[str]:
+    return sorted(f"{FIGURES}/{path.name}" for path in (bundle.path / FIGURES).glob("*.png"))
 
 
 def _entry(claim: Claim) -> dict[str, Any]:
@@ -308,8 +337,9 @@ def _section(part: Part, entries: Sequence[Mapping[str, Any]], figures: Sequence
 def _provenance(config: Mapping[str, Any], environment: Mapping[str, Any]) -> list[str]:
     packages = [f"{name} {version}" for name, version in sorted((environment.get("packages") or {}).items())]
     code = f"{environment.get('malade') or 'not installed'} (code {str(environment.get('source_sha256'))[:12]})"
+    parts = "" if len(config["parts"]) == len(PARTS) else "".join(f" --part {name}" for name in config["parts"])
     return [
-        f"- malade theorem at scale {config['scale']}, seed {config['seed']}, backend {config['backend']}.",
+        f"- malade theorem{parts} at scale {config['scale']}, seed {config['seed']}, backend {config['backend']}.",
         f"- Versions: malade {code}, {environment.get('python')}, {', '.join(packages)}.",
         "- Numbers: results.json; what figures are drawn from: claims/*.h5; machine, dates and durations: "
         "environment.json.",

@@ -19,6 +19,7 @@ from malade_ref.experiment import built_in_suites, read_experiment
 from malade_ref.experiment.sharing import Sharing
 from malade_ref.report.exhibits import COLUMNS, published
 from malade_ref.storage import Record
+from malade_ref.theorem.figures import CAPTIONS
 from tests.cli.conftest import Malade
 
 # For each table and figure of the paper's MNIST half: the experiment, and what of it shows it.
@@ -32,6 +33,7 @@ SHOWN = {
     "Figure 5": ("mnist-figure5", "figure5"),
     "Figure 6 (a)": ("mnist-figure6", "figure6a"),
     "Figure 6 (b)": ("mnist-figure6", "figure6b"),
+    "Figure 1": ("theorem", "idea"),
     **{f"Figure {number}": ("mnist-pictures", f"figure{number}") for number in (2, *range(7, 15), *range(17, 21))},
 }
 TINY = ("--set", "scale=tiny", "--set", "data.name=synthetic-digits")
@@ -40,6 +42,10 @@ TINY = ("--set", "scale=tiny", "--set", "data.name=synthetic-digits")
 @pytest.mark.parametrize("item", SHOWN)
 def test_every_table_and_figure_has_its_command(item: str) -> None:
     name, exhibit = SHOWN[item]
+    if name == "theorem":
+        assert exhibit in built_in_suites()["paper"].theorem
+        assert any(caption.startswith(f"The paper's {item},") for caption in CAPTIONS[exhibit].values())
+        return
     experiment = read_experiment(name).experiment
     plates = (*experiment.sheets, *experiment.perturbations, *experiment.walks)
     titles = {one.name: one.title for one in (*experiment.tables, *experiment.figures, *plates)}
@@ -81,9 +87,14 @@ def test_a_suite_killed_again_and_again_ends_with_the_same_bits(malade: Malade, 
     subprocess.run(command, check=True, capture_output=True)
     pages = [(Path(folder) / "report.md").read_text() for folder in ("whole", "killed")]
     assert pages[0] == pages[1]
-    for name in built_in_suites()["paper"].experiments:
+    for item, (name, exhibit) in SHOWN.items():
+        place = f"](theorem/figures/{exhibit}.png)" if name == "theorem" else f"## {item.partition(' (')[0]}"
+        assert place in pages[0], item
+    for name in ("theorem", *built_in_suites()["paper"].experiments):
         results = [json.loads((Path(folder) / name / "results.json").read_text()) for folder in ("whole", "killed")]
         assert results[0] == results[1]
+        if name == "theorem":
+            continue
         with Bundle.open(f"whole/{name}").outcomes() as one, Bundle.open(f"killed/{name}").outcomes() as other:
             assert one.names == other.names
             assert all(np.array_equal(one.read(key), other.read(key)) for key in one.names)

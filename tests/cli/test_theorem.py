@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from malade_ref.bundle.layout import MANIFEST
 from malade_ref.cli import theorem as command
 from malade_ref.theorem import Claim, Measure, Settings, exact
 from malade_ref.theorem import run as laboratory
@@ -26,7 +27,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
     parts = tuple(part for part in PARTS if part.name in ("dae", "controls", "drift"))
     monkeypatch.setattr(command, "Settings", settings)
-    monkeypatch.setattr(laboratory.run_theorem, "__kwdefaults__", {"resume": False, "parts": parts})
+    monkeypatch.setattr(command, "PARTS", parts)
 
 
 @pytest.mark.slow
@@ -69,7 +70,9 @@ def _interrupted(compute: Any, *, after: int) -> Any:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_verification_notices_a_number_that_does_not_follow(malade: Malade, tmp_path: Path) -> None:
+def test_verification_notices_a_number_that_does_not_follow(
+    malade: Malade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "bundle"
 
     def compute(settings: Settings, folder: Path, progress: Any) -> list[Claim]:
@@ -79,7 +82,7 @@ def test_verification_notices_a_number_that_does_not_follow(malade: Malade, tmp_
         return [Claim("a-claim", 1, "A claim", "It holds.", "By thought.", [measure], arrays={"x": np.arange(3.0)})]
 
     parts = (Part(1, "dae", "A part", "About something.", compute, {"full": 1, "quick": 1, "tiny": 1}),)
-    laboratory.run_theorem.__kwdefaults__["parts"] = parts
+    monkeypatch.setattr(command, "PARTS", parts)
     assert malade("theorem", "--out", out).code == 0
     results = json.loads((out / "results.json").read_text())
     assert results["claims"][0]["measures"][0]["range"] == "0 to 2"
@@ -94,7 +97,28 @@ def test_verification_notices_a_number_that_does_not_follow(malade: Malade, tmp_
     assert malade("report", out, "--verify").code == 0
 
 
+@pytest.mark.usefixtures("tiny")
+def test_some_parts_and_a_record_of_them(malade: Malade, tmp_path: Path) -> None:
+    out, record, again = (tmp_path / name for name in ("bundle", "record", "again"))
+    assert malade("theorem", "--part", "controls", "--part", "dae", "--out", out).code == 0
+    assert json.loads((out / "config.json").read_text())["parts"] == ["dae", "controls"]
+    report = (out / "report.md").read_text()
+    assert "malade theorem --part dae --part controls at scale tiny" in report
+    assert "## 1. " in report
+    assert "## 5. " not in report
+    assert malade("report", out, "--record", record).code == 0
+    assert malade("report", record, "--verify").code == 0
+    assert malade("report", record, "--out", again).code == 0
+    for name in ("results.json", "report.md"):
+        assert (again / name).read_bytes() == (record / name).read_bytes() == (out / name).read_bytes()
+    # Nothing large is in it, so that nothing is left out.
+    assert json.loads((record / MANIFEST).read_text())["left_out"] == {}
+    (record / "claims" / "dae.h5").write_bytes(b"")
+    assert malade("report", record, "--verify").code == 1
+
+
 def test_bad_usage(malade: Malade, tmp_path: Path) -> None:
     assert "--seed" in malade.fails("theorem", "--seed", "-1", "--out", tmp_path / "x")
+    assert "--part" in malade.fails("theorem", "--part", "nothing", "--out", tmp_path / "x")
     (tmp_path / "file").write_text("")
     assert "choose another" in malade.fails("theorem", "--quick", "--out", tmp_path / "file")
