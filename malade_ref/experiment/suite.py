@@ -42,6 +42,25 @@ THEOREM_FOLDER = "theorem"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """``[[explanations]]``: why a check of an experiment's audit fails.
+
+    Attributes
+    ----------
+    experiment : str
+        Its name.
+    check : str
+        The check's.
+    text : str
+        What the page says if it fails.
+    """
+
+    experiment: str
+    check: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """A suite's file.
 
@@ -57,6 +76,8 @@ class Suite:
         Parts of `malade theorem`, which the page shows before all experiments.
     experiments : tuple of str
         Names of built-in experiments, in the order of the page.
+    explanations : tuple of Explanation
+        Of checks that failed in the recorded run.
     """
 
     name: str
@@ -64,6 +85,7 @@ class Suite:
     note: str = ""
     theorem: tuple[str, ...] = ()
     experiments: tuple[str, ...]
+    explanations: tuple[Explanation, ...] = ()
 
 
 def built_in_suites() -> dict[str, Suite]:
@@ -249,7 +271,8 @@ def _page(path: Path) -> str:
     suite, bundles = suite_of(path), bundles_of(path)
     laboratory = bundles.pop(THEOREM_FOLDER, None)
     first = theorem.exhibit(laboratory, THEOREM_FOLDER) if laboratory is not None else []
-    return page_text(bundles, title=suite.title, note=suite.note, first=first)
+    why = {(one.experiment, one.check): one.text for one in suite.explanations}
+    return page_text(bundles, title=suite.title, note=suite.note, first=first, why=why)
 
 
 def page_differs(path: Path) -> str:

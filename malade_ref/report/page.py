@@ -17,6 +17,7 @@ from malade_ref.report.verdict import verdict
 from malade_ref.storage import load_json
 
 PAGE = "report.md"
+UNEXPLAINED = "*not explained yet*"
 
 
 class _Part(NamedTuple):
@@ -30,7 +31,14 @@ class _Part(NamedTuple):
     figures: list[str]
 
 
-def page_text(bundles: Mapping[str, Bundle], *, title: str, note: str, first: Sequence[str] = ()) -> str:
+def page_text(
+    bundles: Mapping[str, Bundle],
+    *,
+    title: str,
+    note: str,
+    first: Sequence[str] = (),
+    why: Mapping[tuple[str, str], str] | None = None,
+) -> str:
     """Write the page.
 
     Parameters
@@ -41,6 +49,8 @@ def page_text(bundles: Mapping[str, Bundle], *, title: str, note: str, first: Se
         What stands at its top.
     first : sequence of str
         Lines before the tables and figures of the experiments.
+    why : mapping, optional
+        By names of an experiment and a check of its audit: what is said of the check if it failed.
 
     Returns
     -------
@@ -63,7 +73,12 @@ def page_text(bundles: Mapping[str, Bundle], *, title: str, note: str, first: Se
         said_first = part.config.get("note") or ""
         lines += [f"*{part.name}*: {said_first} All of it: [{part.name}/report.md]({part.name}/report.md).", ""]
     rows = [
-        [part.name, finding["name"], inert(finding["message"])]
+        [
+            part.name,
+            finding["name"],
+            inert(finding["message"]),
+            (why or {}).get((part.name, finding["name"]), UNEXPLAINED),
+        ]
         for part in parts
         for finding in part.results["audit"]
         if finding["status"] == "warning"
@@ -74,7 +89,7 @@ def page_text(bundles: Mapping[str, Bundle], *, title: str, note: str, first: Se
         if rows
         else "None failed."
     )
-    lines += [text, "", *(table(["experiment", "check", "numbers"], rows) if rows else [])]
+    lines += [text, "", *(table(["experiment", "check", "numbers", "why"], rows) if rows else [])]
     lines += ["## Networks", "", *model_table(main.results, main.config, main.labels)]
     lines += ["## Settings of the chains", "", *settings_table(main.results, main.labels)]
     lines += ["## Provenance", ""]
