@@ -35,7 +35,7 @@ from .builders import build
 from .network import Network
 
 # A residual denoiser begins near the identity: the weights of its last convolution are He's times this.
-FIRST_CORRECTION = 0.1
+FIRST_CORRECTION = 0.01
 
 
 def conv_sdae(
