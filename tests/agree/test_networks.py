@@ -47,6 +47,14 @@ BRANCHING: dict[str, Callable[..., Any]] = {
     "wide_resnet": lambda package, **settings: package.wide_resnet(
         (3, 4, 4), 4, depth=10, width=1, channels=2, **settings
     ),
+    "cifar_resnet": lambda package, **settings: package.cifar_resnet((3, 4, 4), 4, depth=8, width=2, **settings),
+    "madry_wide_resnet": lambda package, **settings: package.madry_wide_resnet(
+        (3, 4, 4), 4, depth=8, width=1, **settings
+    ),
+    "resnet_v2": lambda package, **settings: package.resnet_v2((3, 8, 8), 4, depth=26, width=1, **settings),
+    "conv_sdae": lambda package, **settings: package.conv_sdae((3, 4, 4), width=2, **settings),
+    "dncnn": lambda package, **settings: package.dncnn((3, 4, 4), depth=3, width=2, **settings),
+    "unet": lambda package, **settings: package.unet((3, 4, 4), depth=2, width=2, **settings),
     "branches": lambda package, **settings: package.Network(
         BRANCHES,
         {
@@ -245,11 +253,29 @@ def test_draws_at_once_make_no_difference(monkeypatch: pytest.MonkeyPatch, mode:
 )
 def test_layers_within_layers(name: str, dtype: str) -> None:
     """Outputs and all gradients, as in training and as at test; running averages."""
-    theirs = BRANCHING[name](malade_ref, dtype=dtype)
+    check_passes(BRANCHING[name](malade_ref, dtype=dtype), dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("madry_wide_resnet", "float32"),
+        ("unet", "float32"),
+        pytest.param("cifar_resnet", "float32", marks=pytest.mark.slow),
+        pytest.param("resnet_v2", "float32", marks=pytest.mark.slow),
+        pytest.param("conv_sdae", "float64", marks=pytest.mark.slow),
+        pytest.param("dncnn", "float64", marks=pytest.mark.slow),
+    ],
+)
+def test_networks_for_colour_images(name: str, dtype: str) -> None:
+    check_passes(BRANCHING[name](malade_ref, dtype=dtype), dtype)
+
+
+def check_passes(theirs: Any, dtype: str) -> None:
     params = {key: to_device(value) for key, value in theirs.params.items()}
-    ours = malade_gpu.Network(theirs.layers, params, theirs.input_shape)
+    ours = malade_gpu.Network(theirs.layers, params, theirs.input_shape, residual=theirs.residual)
     random = np.random.default_rng(1)
-    x = random.random((2, 3, 4, 4)).astype(dtype)
+    x = random.random((2, *theirs.input_shape)).astype(dtype)
     for training in (False, True):
         expected, their_tape = theirs.forward(x, training=training)
         y, tape = ours.forward(to_device(x), training=training)
