@@ -164,6 +164,7 @@ def madry_wide_resnet(
     preset: str = "paper",
     depth: int | None = None,
     width: int | None = None,
+    channels: int = 16,
     normalize: Statistics | None = None,
     seed: int = 0,
     dtype: str = "float32",
@@ -184,6 +185,8 @@ def madry_wide_resnet(
         6 n + 2 (8, 14, 20, ...): three stages of n units; the preset's by default.
     width : int, optional
         How many times more channels the units of the first stage have than the first convolution.
+    channels : int
+        Of the first convolution.
 
     Returns
     -------
@@ -202,10 +205,10 @@ def madry_wide_resnet(
     usual = {"paper": (32, 10), "small": (8, 2)}[check_choice("preset", preset, ("paper", "small"))]
     depth = _depth(usual[0] if depth is None else depth, "6 n + 2 (8, 14, 20, ...)", 2)
     width = check_count("width", usual[1] if width is None else width)
-    before = 16
+    before = check_count("channels", channels)
     layers = [_normalisation(input_shape, normalize), Conv2d(input_shape[0], before, (3, 3))]
     for stage in range(3):
-        after = (16 * width) << stage
+        after = (channels * width) << stage
         for number in range(depth // 6):
             stride = (2, 2) if stage and not number else (1, 1)
             activation: list[Layer] = [BatchNorm(before, 1e-3), LeakyReLU(0.1)]

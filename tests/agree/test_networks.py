@@ -15,12 +15,14 @@ import pytest
 import malade_gpu
 import malade_ref
 from malade_ref.layers import (
+    AvgPool2d,
     BatchNorm,
     Branches,
     Conv2d,
     Flatten,
     Linear,
     MaxPool2d,
+    PadChannels,
     ReLU,
     Residual,
     SiLU,
@@ -49,7 +51,7 @@ BRANCHING: dict[str, Callable[..., Any]] = {
     ),
     "cifar_resnet": lambda package, **settings: package.cifar_resnet((3, 4, 4), 4, depth=8, width=2, **settings),
     "madry_wide_resnet": lambda package, **settings: package.madry_wide_resnet(
-        (3, 4, 4), 4, depth=8, width=1, **settings
+        (3, 4, 4), 4, depth=8, width=2, channels=2, **settings
     ),
     "resnet_v2": lambda package, **settings: package.resnet_v2((3, 8, 8), 4, depth=26, width=1, **settings),
     "conv_sdae": lambda package, **settings: package.conv_sdae((3, 4, 4), width=2, **settings),
@@ -63,6 +65,7 @@ BRANCHING: dict[str, Callable[..., Any]] = {
         },
         (3, 4, 4),
     ),
+    "padded": lambda _, **settings: build(PADDED, (3, 4, 4), initialisation="he", **settings),
 }
 BRANCHES = (
     Branches(([Conv2d(3, 4, (3, 3)), ReLU()], [], [Conv2d(3, 3, (3, 3), groups=3), Tanh()]), "concat"),
@@ -70,6 +73,13 @@ BRANCHES = (
     Residual([Residual([Conv2d(10, 2, (1, 1)), SiLU()], [Conv2d(10, 2, (3, 3))]), Conv2d(2, 10, (1, 1))]),
     Flatten(),
     Branches(([Linear(40, 2)], [Linear(40, 2)]), "concat"),
+)
+PADDED = (
+    Conv2d(3, 3, (3, 3)),
+    Residual([Conv2d(3, 6, (3, 3), (2, 2))], [AvgPool2d((2, 2)), PadChannels(1, 2)]),
+    PadChannels(0, 1),
+    Flatten(),
+    PadChannels(1, 0),
 )
 PARAMETERS = inspect.Parameter
 
@@ -259,8 +269,9 @@ def test_layers_within_layers(name: str, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("madry_wide_resnet", "float32"),
+        ("padded", "float32"),
         ("unet", "float32"),
+        pytest.param("madry_wide_resnet", "float32", marks=pytest.mark.slow),
         pytest.param("cifar_resnet", "float32", marks=pytest.mark.slow),
         pytest.param("resnet_v2", "float32", marks=pytest.mark.slow),
         pytest.param("conv_sdae", "float64", marks=pytest.mark.slow),

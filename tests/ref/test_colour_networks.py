@@ -42,7 +42,7 @@ from tests.tolerances import directional_check
 
 CLASSIFIERS = {
     "cifar-resnet": lambda **settings: cifar_resnet((3, 8, 8), 4, depth=8, width=2, **settings),
-    "madry-wide-resnet": lambda **settings: madry_wide_resnet((3, 8, 8), 4, depth=8, width=1, **settings),
+    "madry-wide-resnet": lambda **settings: madry_wide_resnet((3, 8, 8), 4, depth=8, width=2, channels=2, **settings),
     "resnet-v2": lambda **settings: resnet_v2((3, 16, 16), 4, depth=26, width=1, **settings),
 }
 DENOISERS = {
@@ -137,7 +137,10 @@ def test_finite_differences(name: str) -> None:
 
     values = [network.params[key] for key in names]
     directional_check(
-        lambda x, *values: moved(values).forward(x, training=training)[0], backward, [images(network), *values], eps=1e-4
+        lambda x, *values: moved(values).forward(x, training=training)[0],
+        backward,
+        [images(network), *values],
+        eps=1e-4,
     )
 
 
