@@ -7,8 +7,8 @@ Every denoiser is trained from the same images, with the same noise, in the same
 (--ce-weight 0: as a DAE), and then measured on test images that no training saw:
 
 - its mean squared error a pixel at noisy images, beside that of the noise itself;
-- how often the classifier is right about clean images, about r(x), and about x after a short chain; and the same of noisy
-  images and of r(x) of these.
+- how often the classifier is right about clean images, about r(x), and about x after a short chain; about noisy images,
+  and about r(x) of these.
 
 The networks lie in the folder FILE.networks beside the record, whose name --out gives. The same command, given again,
 goes on where it was.
@@ -77,6 +77,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         *(("ce_weight", {"minimum": 0.0}), ("delta", {"minimum": 0.0})),
     ):
         check_number(f"--{name.replace('_', '-')}", getattr(options, name), **limits)
+    if options.table is not None and not options.table.parent.is_dir():
+        raise InputError(f"--table: {options.table.parent} is not a folder; make it, or choose another")
     options.network = list(dict.fromkeys(options.network or NETWORKS))
     return options
 
@@ -234,8 +236,8 @@ def table(record: Mapping[str, Any]) -> str:
         "",
         f"{objective}, noise of variance {settings['sigma2']:g}, preset {settings['preset']}; {settings['subset']:,} "
         f"training images, {settings['epochs']} epochs, batch {settings['batch_size']}, learning rate "
-        f"{settings['learning_rate']:g}, seed {settings['seed']}. Measured on {settings['count']:,} test images; errors "
-        "are mean squares a pixel, accuracies in percent with 95% intervals. The chain has "
+        f"{settings['learning_rate']:g}, seed {settings['seed']}. Measured on {settings['count']:,} test images; "
+        "errors are mean squares a pixel, accuracies in percent with 95% intervals. The chain has "
         f"{settings['chain_steps']} steps, a = {settings['a']:g}, delta = {settings['delta']:g}.",
         "",
         f"The noise itself: error {first['error_of_noise']:.5f}. The bare classifier ({about['classifier']['file']}): "

@@ -18,7 +18,7 @@ nn, F = torch.nn, torch.nn.functional
 
 
 class Weights:
-    """A network's parameters in the order of its layers: whoever computes the same asks for them one after the other."""
+    """A network's parameters in the order of its layers, for whoever computes the same."""
 
     def __init__(self, network: Network) -> None:
         self.leaves: Iterator[Any] = network.body.leaves()
