@@ -22,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 
 from malade_ref.datasets import cifar, import_dataset, incoming, library, list_datasets, load_dataset
 from malade_ref.datasets.sources import load_sources
+from malade_ref.experiment.run import _Nobody, _of_data
 from tests.ref.dataset_files import (
     BATCHES,
     NAMES,
@@ -288,6 +289,23 @@ def test_the_record_is_made_once_and_mended(tmp_path: Path, monkeypatch: pytest.
     assert len(list((tmp_path / "cache" / "malade").glob("cifar10.*.h5"))) == 2
 
 
+def test_a_run_tells_of_the_first_reading() -> None:
+    class Lines(_Nobody):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def tell(self, line: str) -> None:
+            self.lines.append(line)
+
+    watcher = Lines()
+    progress = _of_data(watcher)
+    for i in range(1, 101):
+        progress(i / 100, f"cifar10: {i} of 100 images")
+    assert [line.split()[-4] for line in watcher.lines] == ["25", "50", "75"]
+    _of_data(watcher)(1.0, "mnist: 20 of 20 images")  # at once: nothing to tell
+    assert len(watcher.lines) == 3
+
+
 def test_no_record_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_folder(tmp_path / "cifar10", cifar10_files())
     expected = load_dataset("cifar10", data_dir=tmp_path)
@@ -417,6 +435,29 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "damaged" in complaint(import_dataset, path, "mine", tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+def test_a_file_with_a_hole_takes_no_memory(tmp_path: Path) -> None:
+    """A batch of 16 GiB, of which the disk holds nothing."""
+    folder = put_folder(tmp_path / "in", cifar10_files(3))
+    with (folder / "data_batch_3.bin").open("wb") as file:
+        file.truncate(3073 * ((1 << 22) + 1))
+    assert "holds more than the 4194304 images" in complaint(import_dataset, folder, "mine", tmp_path)
+
+
+def test_links_in_a_folder_are_its_files(tmp_path: Path) -> None:
+    """Whoever names a folder means what it shows; a link to nothing, and what is no file, is one complaint."""
+    files = cifar10_files(3)
+    put_folder(tmp_path / "origin", files)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in files:
+        (folder / name).symlink_to(tmp_path / "origin" / name)
+    first = import_dataset(folder, "mine", tmp_path / "a").read_bytes()
+    assert first == import_dataset(tmp_path / "origin", "mine", tmp_path / "b").read_bytes()
+    (folder / "test_batch.bin").unlink()
+    os.mkfifo(folder / "test_batch.bin")
+    assert "test_batch.bin: cannot be read" in complaint(import_dataset, folder, "mine", tmp_path / "c")
 
 
 def test_files_that_change_meanwhile(tmp_path: Path) -> None:
