@@ -49,11 +49,17 @@ def _none(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    meter = Meter("reading files for the first time")
+    meters: dict[str, Meter] = {}
+
+    def progress(fraction: float, message: str) -> None:
+        name = message.partition(":")[0]
+        meters.setdefault(name, Meter(f"reading {name} for the first time"))(fraction, message)
+
     try:
-        entries = list_datasets(arguments.data_dir, meter)
+        entries = list_datasets(arguments.data_dir, progress)
     finally:
-        meter.close()
+        for meter in meters.values():
+            meter.close()
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         place = f" [{entry.location}]" if entry.location else ""

@@ -40,7 +40,7 @@ class Standing(NamedTuple):
         """
         return {
             "published": f"{title}; checked, it is the published data.",
-            "part of the published": f"{title}; checked, it is a part of the published data: {self.why}.",
+            "part of the published": f"{title}; checked, it is a part of the published data.",
             "not known": f"{title}; not checked against the publication: {self.why}.",
         }.get(self.kind, f"{name}: NOT the published data, {self.why}.")
 

@@ -229,7 +229,7 @@ def test_a_part_of_the_published_files(tmp_path: Path, published: dict[str, byte
     put_archive(tmp_path / "archive" / "cifar10" / "cifar-10-binary.tar.gz", published)
     for folder in ("folder", "archive"):
         note, listed = described(tmp_path / folder)
-        assert "a part of the published data: data_batch_5.bin missing" in note
+        assert "a part of the published data. Missing: data_batch_5.bin;" in note
         assert "part of the published, checked (data_batch_5.bin missing): 108 + 12 + 7" in listed
 
 
