@@ -53,7 +53,9 @@ BRANCHING: dict[str, Callable[..., Any]] = {
     "madry_wide_resnet": lambda package, **settings: package.madry_wide_resnet(
         (3, 4, 4), 4, depth=8, width=2, channels=2, **settings
     ),
-    "resnet_v2": lambda package, **settings: package.resnet_v2((3, 8, 8), 4, depth=26, width=1, **settings),
+    # Smaller images would leave so few pixels in the last stages that training's statistics take gradients to nearly 0;
+    # 25 such statistics one after the other are compared in double precision.
+    "resnet_v2": lambda package, **settings: package.resnet_v2((3, 64, 64), 4, depth=26, width=1, **settings),
     "conv_sdae": lambda package, **settings: package.conv_sdae((3, 4, 4), width=2, **settings),
     "dncnn": lambda package, **settings: package.dncnn((3, 4, 4), depth=3, width=2, **settings),
     "unet": lambda package, **settings: package.unet((3, 4, 4), depth=2, width=2, **settings),
@@ -273,7 +275,7 @@ def test_layers_within_layers(name: str, dtype: str) -> None:
         ("unet", "float32"),
         pytest.param("madry_wide_resnet", "float32", marks=pytest.mark.slow),
         pytest.param("cifar_resnet", "float32", marks=pytest.mark.slow),
-        pytest.param("resnet_v2", "float32", marks=pytest.mark.slow),
+        pytest.param("resnet_v2", "float64", marks=pytest.mark.slow),
         pytest.param("conv_sdae", "float64", marks=pytest.mark.slow),
         pytest.param("dncnn", "float64", marks=pytest.mark.slow),
     ],
