@@ -157,7 +157,8 @@ def fit(
     # A denoiser's outputs are not classes, in one dimension as in three.
     denoises = isinstance(objective, Denoising) or len(network.output_shape) > 1
     num_classes = 1 << 31 if denoises else network.num_classes
-    options.check(network, optimizer=optimizer, schedule=schedule, validated=validation is not None)
+    options.check_settings(optimizer=optimizer, schedule=schedule)
+    options.check(network, validated=validation is not None)
     for name, (x, y) in {"training": (images, labels), **({"validation": validation} if validation else {})}.items():
         network.check_inputs(f"{name} images" if len(network.input_shape) > 1 else f"{name} vectors", x)
         ops.check_labels(f"{name} labels", y, len(x), num_classes)

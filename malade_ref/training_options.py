@@ -82,22 +82,13 @@ class Options:
         for milestone in self.milestones:
             last = check_number("milestones", milestone, above=last, below=1)
 
-    def check(self, network: Network, *, optimizer: str, schedule: str, validated: bool) -> None:
-        """Raise unless the options fit the rest of a training.
+    def check_settings(self, *, optimizer: str, schedule: str) -> None:
+        """Raise unless every option has an effect with the other settings of a training.
 
         Parameters
         ----------
-        network : Network
-            Which is to be trained.
         optimizer, schedule : str
-            As of `fit`.
-        validated : bool
-            Whether there are validation images.
-
-        Raises
-        ------
-        InputError
-            If an option would have no effect, or lacks what it needs.
+            As of `malade_ref.training.fit`.
         """
         plain = Options()
         if optimizer != "sgd" and self.momentum != plain.momentum:
@@ -106,6 +97,17 @@ class Options:
             for name in ("milestones", "factor"):
                 if getattr(self, name) != getattr(plain, name):
                     raise InputError(f'{name}: only of schedule = "piecewise"; remove it or change the schedule')
+
+    def check(self, network: Network, *, validated: bool) -> None:
+        """Raise unless the options fit what is to be trained.
+
+        Parameters
+        ----------
+        network : Network
+            Which network.
+        validated : bool
+            Whether there are validation images.
+        """
         if self.augment is not None and len(network.input_shape) != 3:
             raise InputError("augment: only for images; remove it")
         if self.robust_check is not None and not validated:
@@ -131,7 +133,9 @@ class Options:
         """
         if self.clip_norm is None:
             return gradients
-        norm = math.sqrt(sum(float((g * g).sum(dtype="float64")) for g in gradients.values()))
+        # In the order of the names: a training that was taken up again has them in another.
+        squares = [float((g * g).sum(dtype="float64")) for _, g in sorted(gradients.items())]
+        norm = math.sqrt(sum(squares))
         if norm <= self.clip_norm:
             return gradients
         return {name: g * (self.clip_norm / norm) for name, g in gradients.items()}

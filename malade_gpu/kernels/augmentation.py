@@ -21,7 +21,7 @@ def crop_flip(i: Any, out: Any, x: Any, top: Any, left: Any, flip: Any, channels
     if flip[n] != 0:
         column = w - 1 - column
     row, column = row + top[n], column + left[n]
-    if row >= 0 and row < h and column >= 0 and column < w:
+    if 0 <= row < h and 0 <= column < w:
         out[i] = x[((n * h + row) * w + column) * channels + c]
     else:
         out[i] = ZERO

@@ -1646,8 +1646,8 @@ MUTANTS = [
     Mutant(
         "augmentation: a row before the first",
         "augmentation.py",
-        "0 <= row and",
-        "-1 <= row and",
+        "0 <= row",
+        "-1 <= row",
         AUGMENTATION,
     ),
     Mutant(
