@@ -298,9 +298,16 @@ def test_divergence_names_step_batch_and_checkpoint(tmp_path: Path, every: float
     path = tmp_path / "state.h5"
     with pytest.raises(InputError) as caught:
         fit(
-            classifier(), Breaking(), x, y, epochs=2, batch_size=8, checkpoint=path, checkpoint_every=every,
+            classifier(),
+            Breaking(),
+            x,
+            y,
+            epochs=2,
+            batch_size=8,
+            checkpoint=path,
+            checkpoint_every=every,
             learning_rate=0.1,
-        )  # fmt: skip
+        )
     step = 3 + number
     assert str(caught.value) == (
         f"learning_rate: the loss is not finite any more at step {step + 1} (epoch 2, batch {number + 1} of 3): the "
@@ -324,9 +331,16 @@ def test_a_checkpoint_that_was_never_written_is_not_named(tmp_path: Path) -> Non
     path = tmp_path / "state.h5"
     with pytest.raises(InputError, match="diverges") as caught, np.errstate(over="ignore", invalid="ignore"):
         fit(
-            network, Classification(), x, y, epochs=400, batch_size=4, learning_rate=1e200, optimizer="sgd",
+            network,
+            Classification(),
+            x,
+            y,
+            epochs=400,
+            batch_size=4,
+            learning_rate=1e200,
+            optimizer="sgd",
             checkpoint=path,
-        )  # fmt: skip
+        )
     assert (str(path) in str(caught.value)) == path.exists()
 
 
