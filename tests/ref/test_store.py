@@ -40,7 +40,7 @@ DECIDES = (
     "attacks/oracle.py",
 )
 DECIDES += tuple(
-    f"ops/{name}*.py" for name in ("augmentation", "conv", "finish", "layers", "losses", "optim", "random", "slices")
+    f"ops/{name}*.py" for name in ("augmentation", "channels", "conv", "finish", "layers", "losses", "optim", "random", "slices")
 )
 VERSION, DIGEST = 1, "e5c2dc621d75282e"
 
