@@ -250,7 +250,7 @@ def batch_norm_vjp(
     slope = gain * scale
 
     def for_dx(dy: Floats, x: Floats) -> Floats:
-        return (dy - dbias / count - (x - mean) * (scale * dgain / count)) * slope
+        return np.asarray((dy - dbias / count - (x - mean) * (scale * dgain / count)) * slope)
 
     return channel_map(for_dx, dy, x), dgain, dbias
 
