@@ -40,9 +40,10 @@ DECIDES = (
     "attacks/oracle.py",
 )
 DECIDES += tuple(
-    f"ops/{name}*.py" for name in ("augmentation", "channels", "conv", "finish", "layers", "losses", "optim", "random", "slices")
+    f"ops/{name}*.py"
+    for name in ("augmentation", "channels", "conv", "epilogue", "layers", "losses", "optim", "random", "slices")
 )
-VERSION, DIGEST = 1, "e5c2dc621d75282e"
+VERSION, DIGEST = 1, "e0b41b850811edae"
 
 # The last losses of short trainings in double precision, by objective.
 LOSSES = {
