@@ -24,6 +24,9 @@ KINDS = {
     "exact": "one who takes the exact gradient through the chain{} leaves {}",
 }
 
+# Kinds of attacks that know nothing of a defence.
+IGNORANT = ("transfer", "noise")
+
 # What a size means, for those who do not know the norms.
 _MEANING = {
     "linf": " (each pixel, between 0 and 1, may change by {:g})",
@@ -82,7 +85,12 @@ def _summary(results: Mapping[str, Any], labels: Labels, names: Sequence[str]) -
         label, base = labels.defences[name], labels.defences[defence["base"]]
         worst = defence["worst"][main["threat"]]
         honest, strongest, pair = worst["honest"], _strongest_by_kind(results, name), _pair(results, name)
-        judgements.append(f"**{_headline(label, base, honest, strongest, pair)}**")
+        if _is_attacked(results, name):
+            judgements.append(f"**{_headline(label, base, honest, strongest, pair)}**")
+        else:
+            judgements.append(
+                f"**No attack here was made on {label} itself, so nothing can be said of how robust it is.**"
+            )
         text = (
             f"{label} is still right on {percent(honest['mean'])} of {count_of(honest['n'], 'test image')} under the "
             f"worst of {count_of(len(worst['attacks']), 'attack')} for each image"
@@ -127,7 +135,7 @@ def _details(results: Mapping[str, Any], labels: Labels, name: str) -> str:
             "exact": "by the exact gradient",
         }
         text.append(f"There is no attack {' and none '.join(words[kind] for kind in missing)}.")
-    if pair and "transfer" in strongest:
+    if pair and "transfer" in strongest and _is_attacked(results, name):
         text.append(_kept(honest, pair, strongest["transfer"]))
     clean = [results["cells"].get(results["defences"][other]["clean"]) for other in (name, base)]
     if all(clean):
@@ -206,6 +214,13 @@ def _strongest_by_kind(results: Mapping[str, Any], name: str) -> dict[str, _Atta
             best = found.get(cell["kind"], attack)
             found[cell["kind"]] = min(best, attack, key=lambda one: one.mean["value"])
     return found
+
+
+def _is_attacked(results: Mapping[str, Any], name: str) -> bool:
+    """Whether an attack of the main threat is on the defence itself."""
+    threat = results["main"]["threat"]
+    cells = [cell for cell in results["cells"].values() if (cell["defence"], cell["threat"]) == (name, threat)]
+    return any(cell["kind"] not in IGNORANT for cell in cells)
 
 
 def _pair(results: Mapping[str, Any], name: str) -> _Pair | None:

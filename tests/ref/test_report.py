@@ -201,6 +201,17 @@ def test_headlines() -> None:
     assert "**Madry+MALADE is less robust than Madry alone.**" in text_of(inputs_of(made_cells()))
 
 
+@pytest.mark.parametrize("names", [("pgd", "transfer"), ("pgd", "transfer", "noise")])
+def test_nothing_is_said_of_a_defence_that_nobody_attacked(names: tuple[str, ...]) -> None:
+    """Images made against the bare classifier, and noise, say nothing of the classifier behind a chain."""
+    attacks = {name: attack for name, attack in ATTACKS.items() if name in names}
+    text = text_of(inputs_of(made_cells(attacks=attacks)))
+    assert "**No attack here was made on CNN+MALADE itself, so nothing can be said of how robust it is.**" in text
+    assert "CNN+MALADE is more robust" not in text
+    assert "CNN+MALADE is still right on" in text
+    assert "remain against one who does not" not in text
+
+
 def test_failed_checks_stand_in_the_verdict_and_in_the_audit() -> None:
     attacks = {**ATTACKS, "exact": ATTACKS["exact"]._replace(strength=0.4)}
     text = text_of(inputs_of(made_cells(attacks=attacks)))
