@@ -92,7 +92,13 @@ def from_torch(
     ops = reference_ops if ops is None else ops
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    layers, arrays = read(torch, module, tuple(check_count("input_shape", size) for size in input_shape))
+    shape = tuple(check_count("input_shape", size) for size in input_shape)
+    try:
+        layers, arrays = read(torch, module, shape)
+    except InputError as error:
+        if any(inner.training for inner in module.modules()):
+            raise
+        raise InputError(f"{error}; or take it as it is, with malade_ref.interop.wrap") from None
     params = {name: ops.asarray(value) for name, value in arrays.items()}
     network = Network(layers, params, input_shape, metadata={"network": "from PyTorch"}, ops=ops)
     if class_names is None:
