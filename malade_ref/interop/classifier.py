@@ -13,6 +13,8 @@ attacks (`Oracle`)          `ops`, `dtype`, `input_shape`, `num_classes`, `stoch
 evaluation, command line    `predict`, `metadata` (names of the classes)
 ==========================  ==========================================================================================
 
+Two more attributes are looked for and may be missing: an `oracle` of its own, and the `classifier` within a defence.
+
 Axes: n images, c channels, (h, w) pixels, k classes.
 """
 
