@@ -19,7 +19,7 @@ from malade_ref.network import build
 from malade_ref.training import SupervisedDenoising, fit
 
 SHAPE, MEAN, STD = (3, 12, 12), [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
-EPS = 0.04
+EPS = 0.08
 
 
 def stripes(n, seed):
@@ -72,7 +72,7 @@ def trained(module):
 
 torch.manual_seed(0)
 x, y = stripes(160, seed=0)
-x_test, y_test = stripes(40, seed=1)
+x_test, y_test = stripes(28, seed=1)
 start = build([Conv2d(3, 12, (3, 3)), Tanh(), Conv2d(12, 3, (3, 3))], SHAPE, initialisation="glorot", residual=True)
 your_resnet, your_spectral = trained(Residual()), trained(Spectral())
 your_softmax = nn.Sequential(your_resnet, nn.Softmax(dim=1)).eval()
@@ -80,8 +80,8 @@ your_softmax = nn.Sequential(your_resnet, nn.Softmax(dim=1)).eval()
 # %% A residual network: a denoiser is trained for it, and both are attacked, the defence by its exact gradient
 
 resnet = wrap(your_resnet, input_shape=SHAPE, mean=MEAN, std=STD)
-denoiser = fit(start, SupervisedDenoising(0.15, resnet), x, y, epochs=3, batch_size=24).network
-defended = MALADE(resnet, denoiser, num_steps=3, a=0.5, delta=0.03)
+denoiser = fit(start, SupervisedDenoising(0.15, resnet), x, y, epochs=5, batch_size=8).network
+defended = MALADE(resnet, denoiser, num_steps=3, a=0.3, delta=0.05)
 verdict = {}
 for name, model in {"bare": resnet, "defended": defended}.items():
     found = attacks.pgd(model, x_test, y_test, eps=EPS, step_size=EPS / 4, num_steps=10, num_draws=2)
@@ -94,8 +94,8 @@ print(f"the gradient differs from finite differences by {check.relative_error:.1
 # %% A model that ends in a softmax: say so
 
 softmax = wrap(your_softmax, input_shape=SHAPE, mean=MEAN, std=STD, probabilities=True)
-denoiser = fit(start, SupervisedDenoising(0.15, softmax), x, y, epochs=3, batch_size=24).network
-defended_softmax = MALADE(softmax, denoiser, num_steps=3, a=0.5, delta=0.03)
+denoiser = fit(start, SupervisedDenoising(0.15, softmax), x, y, epochs=5, batch_size=8).network
+defended_softmax = MALADE(softmax, denoiser, num_steps=3, a=0.3, delta=0.05)
 found = attacks.pgd(defended_softmax, x_test, y_test, eps=EPS, step_size=EPS / 4, num_steps=10, num_draws=2)
 right_softmax = (defended_softmax.predict_draws(found.x_adv, num_draws=20) == y_test).T
 print("defended, with a softmax:", summary(right_softmax)["mean"])
@@ -103,8 +103,8 @@ print("defended, with a softmax:", summary(right_softmax)["mean"])
 # %% An operation that has no counterpart here, and an attack without gradients beside the one with
 
 spectral = wrap(your_spectral, input_shape=SHAPE, mean=MEAN, std=STD)
-denoiser = fit(start, SupervisedDenoising(0.15, spectral), x, y, epochs=3, batch_size=24).network
-defended_spectral = MALADE(spectral, denoiser, num_steps=3, a=0.5, delta=0.03)
+denoiser = fit(start, SupervisedDenoising(0.15, spectral), x, y, epochs=5, batch_size=8).network
+defended_spectral = MALADE(spectral, denoiser, num_steps=3, a=0.3, delta=0.05)
 right_spectral = {}
 for attack, settings in ((attacks.pgd, {"step_size": EPS / 4, "num_draws": 2}), (attacks.square, {})):
     found = attack(defended_spectral, x_test, y_test, eps=EPS, num_steps=10, **settings)
