@@ -39,7 +39,7 @@
 // image forwards and as much for the input gradient: 1.6 of 1.7 TFLOP for 10,000 images, 3.3 ms at the rated speed and
 // 7.0 ms at 47% of it (the mean of the two tiles). Device memory: the 128 x 28 x 28 numbers after the first layer, 401 KB
 // an image, are what counts, 0.93 ms for 10,000 images and one pass at 4.3 TB/s. `correlate` finishes its results itself
-// (finish.cuh), and so there are five passes: written and read forwards, read for the rectifier's derivative while their
+// (epilogue.cuh), and so there are five passes: written and read forwards, read for the rectifier's derivative while their
 // gradient is written, and that one read; 2.0 MB an image, 4.7 ms, three passes of which run beside the products of the
 // second layer. With kernels of their own for bias, rectifier and derivative they were eleven, 4.4 MB and 10.3 ms. The
 // input gradient of the first layer has one column: 1 of the 8 that are multiplied here, and every window of 9 x 128 terms
@@ -69,7 +69,7 @@
 #define RIGHT_VECTOR 1
 #endif
 
-#include "finish.cuh"
+#include "epilogue.cuh"
 
 constexpr int THREADS = 128, DEPTH = 16, STAGES = 3;
 // Rows of a block's results; ops/conv.py knows them too.
@@ -570,7 +570,7 @@ correlate(const REAL* x, const REAL* laid_out, REAL* y, int num_pixels, int num_
   const int num_steps = (num_taps + DEPTH - 1) / DEPTH;
   multiply(TapByTap(images, windows, num_taps), LaidOut{laid_out + int64_t(blockIdx.y) * num_steps * LaidOut::SIZE},
            num_steps, buffers, product);
-  // `finished`, each step for all results at once: what it reads is on its way together, and no store is in between.
+  // `with_epilogue`, each step for all results at once: what it reads is on its way together, and no store is in between.
   // RIGHT_VECTOR numbers or, if fewer are neighbours, these are all columns of the result or none.
   constexpr int COUNT = decltype(product)::VECTOR, TOGETHER = RIGHT_VECTOR < COUNT ? RIGHT_VECTOR : COUNT;
   const int last = num_columns - TOGETHER;

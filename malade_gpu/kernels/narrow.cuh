@@ -30,7 +30,7 @@
 // Macros: REAL float or double; VECTOR: how many numbers one load takes: 1, or 4 floats where dy's channels are a
 // multiple of 4 and dy is aligned to 16 bytes. Launch with num_taps (PART + ring ow) numbers of dynamic shared memory.
 
-#include "finish.cuh"
+#include "epilogue.cuh"
 
 #ifndef VECTOR
 #define VECTOR 1
@@ -125,7 +125,7 @@ spread(const REAL* dy, const REAL* weight, REAL* dx, int num_taps, int o, int oh
        const REAL* input, bool has_bias, int activation, int input_activation) {
   DYNAMIC_SHARED(REAL, weights);
   REAL* const products = weights + num_taps * PART;
-  const Finish finish = {bias, input, has_bias, activation, input_activation};
+  const Epilogue epilogue = {bias, input, has_bias, activation, input_activation};
   const int c = num_taps / kh / kw;
   const int64_t image = blockIdx.x;
   const int begin_row = blockIdx.y * rows, end_row = min(begin_row + rows, height);
@@ -155,7 +155,7 @@ spread(const REAL* dy, const REAL* weight, REAL* dx, int num_taps, int o, int oh
         for (int v = column % sw, j = column / sw; v < kw && j >= 0; v += sw, j--)
           if (j < ow) sum += products[(((u * kw + v) * c + channel) * ring + line % ring) * ow + j];
       }
-      dx[begin + i] = finished(sum, finish, channel, begin + i);
+      dx[begin + i] = with_epilogue(sum, epilogue, channel, begin + i);
     }
   }
 }

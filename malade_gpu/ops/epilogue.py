@@ -1,4 +1,4 @@
-"""Epilogues: what is computed on a product of `conv` or `linear` before it is stored; kernels/finish.cuh does it.
+"""Epilogues: what is computed on a product of `conv` or `linear` before it is stored; kernels/epilogue.cuh does it.
 
 Forwards that is activation(product + bias); for input gradients, the product times the derivative of the activation
 that the input came from.
@@ -14,7 +14,7 @@ from malade_ref.checks import InputError, check_choice, check_shape
 from ..device import device
 from .layout import channels_last
 
-ACTIVATIONS = ("relu", "tanh")  # numbers 1 and 2 in kernels/finish.cuh
+ACTIVATIONS = ("relu", "tanh")  # numbers 1 and 2 in kernels/epilogue.cuh
 
 
 class Epilogue(NamedTuple):

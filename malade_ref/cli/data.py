@@ -30,7 +30,8 @@ def add_commands(commands: Any) -> None:
     bring = actions.add_parser(
         "import",
         help="bring in other data",
-        description="Import a folder of IDX files, an .npz or .h5 with images (uint8) and labels, or a folder or .zip "
+        description="Import a folder of IDX files, a folder or .tar.gz of CIFAR's batches (binary version), a folder "
+        "or .zip of Tiny ImageNet, an .npz or .h5 with images (uint8) and labels, or a folder or .zip "
         "of train/<class>/*.png|jpg. Images in folders within a class are of that class; what is hidden or left by "
         "other programs (names that begin with . @ or __, Thumbs.db and so on), and what is no .png or .jpg, is left "
         "out, counted and named.",
@@ -48,7 +49,17 @@ def _none(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    entries = list_datasets(arguments.data_dir)
+    meters: dict[str, Meter] = {}
+
+    def progress(fraction: float, message: str) -> None:
+        name = message.partition(":")[0]
+        meters.setdefault(name, Meter(f"reading {name} for the first time"))(fraction, message)
+
+    try:
+        entries = list_datasets(arguments.data_dir, progress)
+    finally:
+        for meter in meters.values():
+            meter.close()
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         place = f" [{entry.location}]" if entry.location else ""

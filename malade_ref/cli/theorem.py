@@ -100,7 +100,13 @@ class _PartMeter(Meter):
 
 
 class TheoremWatcher:
-    """Tells on the console how a run goes."""
+    """Tells on the console how a run goes, see `malade_ref.theorem.Watcher`.
+
+    Parameters
+    ----------
+    scale : {"full", "quick", "tiny"}
+        The run's.
+    """
 
     def __init__(self, scale: Scale) -> None:
         self._scale = scale
@@ -112,18 +118,27 @@ class TheoremWatcher:
         self._expected_left = self._expected = self._spent = 0.0
 
     def plan(self, parts: Sequence[Part], out: Path) -> None:
+        """Say what will be done.
+
+        Parameters
+        ----------
+        parts, out
+            As of `malade_ref.theorem.Watcher`.
+        """
         self._parts = parts
         self._expected_left = sum(part.seconds[self._scale] for part in parts)
         work = f"{count_of(len(parts), 'part')}, a report; about {duration(self._expected_left)} on two cores"
         say(f"{TITLE}: {work}, into {out}")
 
     def begin(self, part: Part) -> Progress:
+        """Begin to show how a part goes."""
         self._number += 1
         self._part_began = time.monotonic()
         self._meter = _PartMeter(f"[{self._number}/{len(self._parts)}] {part.title}", self)
         return self._meter
 
     def end(self, part: Part) -> None:
+        """Say how long it took."""
         assert self._meter is not None
         self._meter.close()
         seconds = part.seconds[self._scale]

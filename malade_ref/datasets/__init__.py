@@ -1,4 +1,4 @@
-"""Data sets: synthetic digits, MNIST, and what users import; each with its splits, read in slices.
+"""Data sets: synthetic digits, MNIST, CIFAR, Tiny ImageNet and what users import; splits that are read in slices.
 
 ``load_dataset`` opens one by name. Pixels are uint8 at rest and float32 in [0, 1] when read; labels are int64.
 A file that is missing, damaged, hostile or of another form raises `InputError` with its path.

@@ -1,8 +1,8 @@
-"""Downloads that can be resumed, and are believed only by the SHA-256 of their decompressed content.
+"""Downloads that can be resumed, and are believed only by their SHA-256.
 
-Mirrors compress the same files anew, so a checksum of the compressed bytes would say which mirror a file came
-from, and not whether it is right. What has arrived of a file is kept beside it, one part for each mirror, until
-all of it is there and right.
+Mirrors compress single files anew, so the checksum is that of the decompressed content: one of the compressed bytes
+would say which mirror a file came from, and not whether it is right. Archives are checked as they are. What has
+arrived of a file is kept beside it, one part for each mirror, until all of it is there and right.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def download_gzip(
     *,
     sha256: str,
     num_bytes: int,
+    packed: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Fetch a gzip file from the first mirror that has it.
+    """Fetch a gzip file or an archive from the first mirror that has it.
 
     Parameters
     ----------
@@ -51,6 +52,8 @@ def download_gzip(
         Of the decompressed content, in hexadecimal.
     num_bytes : int
         Size of the decompressed content.
+    packed : bool
+        Whether ``sha256`` and ``num_bytes`` are those of the file as it is, an archive.
     progress : callable, optional
         Called now and then with the fraction done, in [0, 1], and a message.
 
@@ -64,7 +67,7 @@ def download_gzip(
     for url in urls:
         part = path.with_name(f".{path.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
         with _locked(part) as file:
-            failure = _download(url, file, part, sha256=sha256, num_bytes=num_bytes, progress=progress)
+            failure = _download(url, file, part, sha256, num_bytes, packed, progress)
             if not failure:
                 try:
                     os.fsync(file.fileno())
@@ -76,7 +79,7 @@ def download_gzip(
     raise InputError(f"{path.name}: could not be downloaded ({'; '.join(failures)}); try again later")
 
 
-def payload_sha256(path: str | Path, num_bytes: int) -> str | None:
+def payload_sha256(path: str | Path, num_bytes: int, *, packed: bool = False) -> str | None:
     """SHA-256 of the content of a file, decompressed if it is a gzip file.
 
     Parameters
@@ -85,6 +88,8 @@ def payload_sha256(path: str | Path, num_bytes: int) -> str | None:
         The file.
     num_bytes : int
         Size of the content; not more is ever decompressed.
+    packed : bool
+        Whether to take the file as it is.
 
     Returns
     -------
@@ -94,7 +99,7 @@ def payload_sha256(path: str | Path, num_bytes: int) -> str | None:
     digest, done = hashlib.sha256(), 0
     with open_regular(path) as raw:
         try:
-            file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+            file = gzip.GzipFile(fileobj=raw) if not packed and raw.peek(2)[:2] == b"\x1f\x8b" else raw
             while done <= num_bytes and (block := file.read(min(_BLOCK_BYTES, num_bytes + 1 - done))):
                 digest.update(block)
                 done += len(block)
@@ -122,7 +127,9 @@ def _locked(part: Path) -> Iterator[io.FileIO]:
                 part.unlink(missing_ok=True)
 
 
-def _download(url: str, file: io.FileIO, part: Path, *, sha256: str, num_bytes: int, progress: Progress | None) -> str:
+def _download(
+    url: str, file: io.FileIO, part: Path, sha256: str, num_bytes: int, packed: bool, progress: Progress | None
+) -> str:
     """Complete a part from one mirror; say why if that fails."""
     failure = ""
     for _ in range(ATTEMPTS):
@@ -133,7 +140,7 @@ def _download(url: str, file: io.FileIO, part: Path, *, sha256: str, num_bytes: 
         except (OSError, http.client.HTTPException) as error:
             failure = _reason(error)
             continue
-        if payload_sha256(part, num_bytes) == sha256:
+        if payload_sha256(part, num_bytes, packed=packed) == sha256:
             return ""
         # Perhaps the mirror's file changed between two halves of a download: once more, from its start.
         file.truncate(0)

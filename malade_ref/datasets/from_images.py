@@ -17,7 +17,7 @@ import os
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -99,19 +99,60 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
     files.sort(key=lambda file: (file.split, file.class_name, file.name))
     files = [files[i] for i in permutation(len(files), key=derive_key(0, "datasets/order"))]
 
-    shape, lossy, turned = _common_shape(path, files)
+    shape, lossy, turned = common_shape(path, files)
     label = {name: i for i, name in enumerate(names)}
     labels = np.array([label[file.class_name] for file in files], dtype=np.int64)
     splits = complete_splits(np.array([file.split for file in files], dtype=np.int64), shuffle=True)
     notes = [f"{lossy} of {len(files)} images were JPEG files, whose pixels are not exact."] if lossy else []
     notes += [f"{turned} of {len(files)} images were turned as their EXIF data say."] if turned else []
     notes += [f"{left_out}."] if left_out.counts else []
+    return Incoming(shape, labels, splits, class_names, image_blocks(path, files, shape), " ".join(notes))
+
+
+def image_blocks(path: Path, files: Sequence[ImageFile], shape: tuple[int, int, int]) -> Iterator[Pixels]:
+    """Pixels of images, some at a time.
+
+    Parameters
+    ----------
+    path : Path
+        The folder or archive, for complaints.
+    files : sequence of ImageFile
+        The images.
+    shape : tuple of three int
+        The (c, h, w) of all of them; if c is 3, grey images get three equal channels.
+
+    Yields
+    ------
+    ndarray of shape (m, c, h, w), uint8
+        The next of them, in order.
+    """
     rows_at_once = max(1, BLOCK_BYTES // math.prod(shape))
-    blocks = (
-        np.stack([_decode(path, file, shape) for file in files[first : first + rows_at_once]])
-        for first in range(0, len(files), rows_at_once)
-    )
-    return Incoming(shape, labels, splits, class_names, blocks, " ".join(notes))
+    for first in range(0, len(files), rows_at_once):
+        yield np.stack([_decode(path, file, shape) for file in files[first : first + rows_at_once]])
+
+
+def files_below(path: Path, stack: ExitStack) -> dict[tuple[str, ...], Callable[[], bytes]]:
+    """Files in a folder or a zip, whatever they are; nothing is extracted.
+
+    Parameters
+    ----------
+    path : Path
+        The folder or zip.
+    stack : ExitStack
+        Closes it.
+
+    Returns
+    -------
+    dict
+        By the parts of its path, what reads a file's bytes, at most 64 MiB.
+    """
+    with damage(path):
+        if path.is_dir():
+            return {parts: partial(_read_file, path.joinpath(*parts)) for parts, why in _walk(path) if not why}
+        archive = open_zip(path, stack)
+        return {
+            parts: partial(_read_member, path, archive, info) for parts, info in _members(path, archive, _LeftOut())
+        }
 
 
 class ImageFiles(NamedTuple):
@@ -168,8 +209,8 @@ def splits_in_order(path: Path, stack: ExitStack) -> tuple[dict[str, Callable[[]
         seen = f"; {left_out}" if left_out.counts else ""
         raise InputError(f"{path}: holds no train/<class>/*.png or *.jpg{seen}; arrange the images like this")
 
-    def of_split(chosen: list[_ImageFile]) -> ImageFiles:
-        shape, _, _ = _common_shape(path, chosen)
+    def of_split(chosen: list[ImageFile]) -> ImageFiles:
+        shape, _, _ = common_shape(path, chosen)
         return ImageFiles(
             tuple(file.path for file in chosen),
             tuple(file.class_name for file in chosen),
@@ -177,7 +218,7 @@ def splits_in_order(path: Path, stack: ExitStack) -> tuple[dict[str, Callable[[]
             lambda part: np.stack([_decode(path, file, shape) for file in chosen[part]]),
         )
 
-    by_split: dict[str, list[_ImageFile]] = {}
+    by_split: dict[str, list[ImageFile]] = {}
     for file in sorted(files, key=lambda file: (file.split, file.class_name, file.name)):
         by_split.setdefault("all" if without else SPLITS[file.split], []).append(file)
     return {split: partial(of_split, chosen) for split, chosen in by_split.items()}, str(
@@ -185,8 +226,20 @@ def splits_in_order(path: Path, stack: ExitStack) -> tuple[dict[str, Callable[[]
     ) if left_out.counts else ""
 
 
-class _ImageFile(NamedTuple):
-    """An image that has not been read yet."""
+class ImageFile(NamedTuple):
+    """An image that has not been read yet.
+
+    Attributes
+    ----------
+    split : int
+        0 train, 1 validation, 2 test.
+    class_name : str
+        The folder of its class.
+    name, path : str
+        Its name in that folder, and below the folder or in the archive of all images.
+    read : callable
+        Gives the bytes of the file.
+    """
 
     split: int
     class_name: str
@@ -227,9 +280,9 @@ def _split_number(folder: str) -> int | None:
     return _SPLIT_FOLDERS.get(folder.casefold())
 
 
-def _files_in_folder(path: Path, left_out: _LeftOut) -> list[_ImageFile]:
+def _files_in_folder(path: Path, left_out: _LeftOut) -> list[ImageFile]:
     """Images in the folders of the splits and classes; nothing is looked at if there are no such folders."""
-    found: list[_ImageFile] = []
+    found: list[ImageFile] = []
     with damage(path):
         if not any(_split_number(entry.name) is not None and entry.is_dir() for entry in path.iterdir()):
             return found
@@ -247,7 +300,7 @@ def _files_in_folder(path: Path, left_out: _LeftOut) -> list[_ImageFile]:
                     left_out.add(_NO_CLASS, name)
                 else:
                     read = partial(_read_file, path.joinpath(*parts))
-                    found.append(_ImageFile(number, parts[1], "/".join(parts[2:]), name, read))
+                    found.append(ImageFile(number, parts[1], "/".join(parts[2:]), name, read))
     return found
 
 
@@ -274,7 +327,7 @@ def _walk(top: Path) -> Iterator[tuple[tuple[str, ...], str]]:
                     yield inner, reason or ("" if entry.is_file() else "that were no files")
 
 
-def _files_without_splits(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[_ImageFile]:
+def _files_without_splits(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[ImageFile]:
     """Images in the folders of classes, where there are no folders of splits."""
     members: list[tuple[tuple[str, ...], str, Callable[[], bytes]]] = []
     with damage(path):
@@ -301,7 +354,7 @@ def _files_without_splits(path: Path, stack: ExitStack, left_out: _LeftOut) -> l
             reason = why or (_NO_CLASS if parts[-1].lower().endswith(_SUFFIXES) else _NO_IMAGE)
             left_out.add(reason, "/".join(parts))
         else:
-            found.append(_ImageFile(0, below[0], "/".join(below[1:]), "/".join(below), read))
+            found.append(ImageFile(0, below[0], "/".join(below[1:]), "/".join(below), read))
     return found
 
 
@@ -332,9 +385,9 @@ def _read_file(path: Path) -> bytes:
     return content
 
 
-def _files_in_zip(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[_ImageFile]:
+def _files_in_zip(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[ImageFile]:
     """Images in an archive, below whatever folder holds the splits."""
-    found: list[_ImageFile] = []
+    found: list[ImageFile] = []
     with damage(path):
         archive = open_zip(path, stack)
         members = _members(path, archive, left_out)
@@ -351,7 +404,7 @@ def _files_in_zip(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[_Ima
             left_out.add(_NO_CLASS, info.filename)
         else:
             read = partial(_read_member, path, archive, info)
-            found.append(_ImageFile(number, below[1], "/".join(below[2:]), "/".join(below), read))
+            found.append(ImageFile(number, below[1], "/".join(below[2:]), "/".join(below), read))
     return found
 
 
@@ -409,12 +462,24 @@ def _pillow(path: Path) -> Any:
     return Image
 
 
-def _common_shape(path: Path, files: list[_ImageFile]) -> tuple[tuple[int, int, int], int, int]:
-    """The (c, h, w) of all images, and how many are not exact, and how many are to be turned.
+def common_shape(path: Path, files: Sequence[ImageFile]) -> tuple[tuple[int, int, int], int, int]:
+    """Look at the headers of images, whose sizes must agree.
 
-    One channel if all are grey, else three; sizes must agree.
+    Parameters
+    ----------
+    path : Path
+        The folder or archive, for complaints.
+    files : sequence of ImageFile
+        The images, at least one.
+
+    Returns
+    -------
+    shape : tuple of three int
+        Their (c, h, w): one channel if all are grey, else three.
+    lossy, turned : int
+        How many are not exact, and how many are to be turned as their EXIF data say.
     """
-    sizes: dict[tuple[int, int], _ImageFile] = {}
+    sizes: dict[tuple[int, int], ImageFile] = {}
     colour = False
     lossy = turned = 0
     for file in files:
@@ -461,11 +526,16 @@ def _is_grey(image: Any) -> bool:
     return palette[0::3] == palette[1::3] == palette[2::3]
 
 
-def _decode(path: Path, file: _ImageFile, shape: tuple[int, int, int]) -> Pixels:
+def _decode(path: Path, file: ImageFile, shape: tuple[int, int, int]) -> Pixels:
     """Pixels of an image, of the given (c, h, w)."""
     with _opened(path, file) as image:
         turn = _turn(image)
         upright = image if turn is None else image.transpose(turn)
+        if upright.size != (shape[2], shape[1]):
+            raise InputError(
+                f"{path}: {printable(file.path, 200)}: has {upright.size[1]} x {upright.size[0]} pixels, others have "
+                f"{shape[1]} x {shape[2]}; bring all images to one size"
+            )
         pixels = np.asarray(upright.convert("L" if shape[0] == 1 else "RGB"), dtype=np.uint8)
         return pixels.reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)
 
@@ -485,7 +555,7 @@ def _check_format(label: str, content: bytes) -> None:
 
 
 @contextmanager
-def _opened(path: Path, file: _ImageFile) -> Iterator[Any]:
+def _opened(path: Path, file: ImageFile) -> Iterator[Any]:
     """An image whose size and mode have been checked; decoders' complaints become one line."""
     label = f"{path}: {printable(file.path, 200)}"
     content = file.read()

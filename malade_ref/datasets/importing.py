@@ -1,11 +1,12 @@
 """Data from outside, brought into one form: a record with uint8 images and int64 labels for each split.
 
-Understood are a folder of IDX files (MNIST and its likes), arrays in ``.npz`` or ``.h5``, a folder or a zip
-of images, and records of malade's own. All may be damaged or hostile: nothing is unpickled or extracted, no
-size is believed before it is checked, and pixels are stored as they were or refused, never rounded.
+Understood are a folder of IDX files (MNIST and its likes), CIFAR's batches and Tiny ImageNet as they were published,
+arrays in ``.npz`` or ``.h5``, a folder or a zip of images, and records of malade's own. All may be damaged or hostile:
+nothing is unpickled or extracted, no size is believed before it is checked, and pixels are stored as they were or
+refused, never rounded.
 
 A split that is missing gets a sixth of the training images (of MNIST's 60,000 the last 10,000, as in the
-paper; elsewhere a fixed random choice).
+paper; elsewhere a fixed random choice). Of CIFAR and Tiny ImageNet, validation gets a tenth.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from malade_ref.checks import InputError
+from malade_ref.datasets.cifar import CifarFiles, recognise_cifar
 from malade_ref.datasets.from_arrays import incoming_h5, incoming_npz
 from malade_ref.datasets.from_images import incoming_images
 from malade_ref.datasets.idx import IdxFile, find_idx_files, read_idx_labels
 from malade_ref.datasets.incoming import BLOCK_BYTES, MAX_IMAGES, Incoming, complete_splits, damage
+from malade_ref.datasets.sources import load_sources
 from malade_ref.datasets.splits import RECORD, SPLITS, Pixels, open_dataset
+from malade_ref.datasets.tiny_imagenet import NAME as TINY_IMAGENET
+from malade_ref.datasets.tiny_imagenet import TinyImageNetFiles, recognise_tiny_imagenet
 from malade_ref.storage import is_record, open_record
 
 
@@ -32,7 +37,8 @@ def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
     Parameters
     ----------
     path : path
-        A folder of IDX files or of images, a ``.zip`` of images, an ``.npz`` or an ``.h5``.
+        A folder of IDX files, of CIFAR's batches or of images, a ``.tar.gz`` of CIFAR's batches, a ``.zip`` of images,
+        an ``.npz`` or an ``.h5``.
     stack : ExitStack
         Closes what the data is read from, when the blocks are used up.
     """
@@ -52,9 +58,14 @@ def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
 
 def _recognised(path: Path, suffix: str, stack: ExitStack) -> Incoming:
     """Data that another program wrote."""
+    if path.is_dir() and (idx := find_idx_files(path)):
+        return incoming_idx(idx, stack)
+    if cifar := recognise_cifar(path):
+        return _with_standing(cifar.incoming(), cifar.form.name, cifar)
+    if tiny := recognise_tiny_imagenet(path):
+        return _with_standing(tiny.incoming(stack), TINY_IMAGENET, tiny)
     if path.is_dir():
-        files = find_idx_files(path)
-        return incoming_idx(files, stack) if files else incoming_images(path, stack)
+        return incoming_images(path, stack)
     if suffix == ".npz":
         return incoming_npz(path, stack)
     if suffix in (".h5", ".hdf5"):
@@ -62,8 +73,15 @@ def _recognised(path: Path, suffix: str, stack: ExitStack) -> Incoming:
     if suffix == ".zip":
         return incoming_images(path, stack)
     raise InputError(
-        f"{path}: expected a folder of IDX files, a folder or .zip of train/<class>/*.png|jpg, an .npz or an .h5"
+        f"{path}: expected a folder of IDX files, a folder or .zip of train/<class>/*.png|jpg, a folder or .tar.gz of "
+        "CIFAR's batches, an .npz or an .h5"
     )
+
+
+def _with_standing(incoming: Incoming, name: str, files: CifarFiles | TinyImageNetFiles) -> Incoming:
+    """The same data, whose note says what the files were beside the published ones."""
+    said = files.standing.sentence(name, load_sources()[name]["title"])
+    return incoming._replace(note=f"When it was imported: {said} {incoming.note}")
 
 
 def _not_binary(path: Path, blocks: Iterator[Pixels]) -> Iterator[Pixels]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ MAX_IMAGES = 1 << 22  # labels and splits are kept in memory
 BLOCK_BYTES = 1 << 23  # of images in memory at once
 
 _DAMAGE = (
-    *(OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
     *(RuntimeError, NotImplementedError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError),
 )
 
@@ -119,6 +120,36 @@ def complete_splits(splits: Labels, *, shuffle: bool) -> Labels:
             train, part = train[: len(train) - size], train[len(train) - size :]
             splits[part] = number
     return splits
+
+
+def hold_out(labels: Labels, splits: Labels) -> Labels:
+    """Take a tenth of the training images for validation: random ones, by a fixed permutation, as many of each class.
+
+    The permutation is one of malade's own random numbers (key 0, ``datasets/validation``). Within each class it
+    gives the images an order; of all images, those go whose place in their class is the foremost.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), int64
+        In 0..k-1.
+    splits : ndarray of shape (n,), int64
+        0 train, 1 validation, 2 test.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        The same numbers; of m zeros, m // 10 are replaced by ones.
+    """
+    train = np.flatnonzero(splits == 0)
+    train = train[permutation(len(train), key=derive_key(0, "datasets/validation"))]
+    by_class = np.argsort(labels[train], kind="stable")
+    counts = np.bincount(labels[train])
+    place = np.empty(len(train))
+    place[by_class] = np.arange(len(train)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = (place + 0.5) / counts[labels[train]]
+    out = splits.copy()
+    out[train[np.argsort(place, kind="stable")[: len(train) // 10]]] = 1
+    return out
 
 
 def open_zip(path: Path, stack: ExitStack) -> zipfile.ZipFile:

@@ -2,35 +2,37 @@
 
 A data set is looked for in these folders, in this order: the one given; the one named by the environment
 variable MALADE_DATA; ``data`` in the working directory; the user's cache (``$MALADE_CACHE``, else
-``$XDG_CACHE_HOME/malade``, else ``~/.cache/malade``). In a folder it is a record ``<name>.h5``, or, for MNIST, the
-published files in ``mnist/``. These are converted once, into a record in the user's cache that is named by their
-content; if it cannot be written there, they are read into memory each time. Folders that are only read from are
+``$XDG_CACHE_HOME/malade``, else ``~/.cache/malade``). In a folder it is a record ``<name>.h5``, or, for a public set,
+the published files in a folder ``<name>``. These are converted once, into a record in the user's cache that is named by
+their content; if it cannot be written there, they are read into memory each time. Folders that are only read from are
 left as they are.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import math
 import os
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from malade_ref.checks import InputError
 from malade_ref.datasets import synthetic
+from malade_ref.datasets.cifar import FORMATS, find_cifar
 from malade_ref.datasets.download import download_gzip, payload_sha256
 from malade_ref.datasets.idx import MNIST_FILES, find_idx_files
 from malade_ref.datasets.importing import incoming_idx, read_incoming
 from malade_ref.datasets.incoming import Incoming, Progress, write_dataset
+from malade_ref.datasets.sources import Standing, load_sources
 from malade_ref.datasets.splits import (
+    MEND,
+    RECORD,
     SPLITS,
     ArraySource,
     Dataset,
@@ -39,9 +41,13 @@ from malade_ref.datasets.splits import (
     check_sizes,
     open_dataset,
 )
-from malade_ref.storage import file_sha256, make_folder, sweep_stale
+from malade_ref.datasets.tiny_imagenet import NAME as TINY_IMAGENET
+from malade_ref.datasets.tiny_imagenet import find_tiny_imagenet
+from malade_ref.storage import file_sha256, make_folder, open_record, sweep_stale
 
 SYNTHETIC_SIZES = {"train": 50_000, "validation": 10_000, "test": 10_000}
+
+_MAX_IN_MEMORY = 1 << 28  # bytes of images, where no record can be written
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -73,13 +79,15 @@ def load_dataset(
     data_dir: str | Path | None = None,
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Open a data set; images are read when they are asked for.
 
     Parameters
     ----------
     name : str
-        ``"synthetic-digits"``, ``"mnist"``, or what was imported under this name.
+        ``"synthetic-digits"``, ``"mnist"``, ``"cifar10"``, ``"cifar100"``, ``"tiny-imagenet"``, or what was imported
+        under this name.
     data_dir : path, optional
         Where to look first; nothing is written there.
     seed : int
@@ -87,11 +95,16 @@ def load_dataset(
     sizes : mapping of str to int, optional
         How many images of ``train``, ``validation`` and ``test`` to use: the first ones. Synthetic digits can be
         had in any number; by default there are 50,000, 10,000 and 10,000.
+    progress : callable, optional
+        Called now and then while files are converted for the first time, with the fraction done, in [0, 1], and a
+        message.
 
     Returns
     -------
     Dataset
-        Its splits; MNIST's are the first 50,000 and the last 10,000 training images and the 10,000 test images.
+        Its splits; MNIST's are the first 50,000 and the last 10,000 training images and the 10,000 test images. Of the
+        others, a tenth of the training images is for validation, see `malade_ref.datasets.cifar` and
+        `malade_ref.datasets.tiny_imagenet`.
 
     Raises
     ------
@@ -109,9 +122,9 @@ def load_dataset(
         return _synthetic(seed, sizes)
     folders = search_folders(data_dir)
     for folder in folders:
-        found = _find(name, folder)
+        found = _find(name, folder, progress)
         if found is not None:
-            return found.cut(sizes)
+            return _described(name, *found).cut(sizes)
     where = ", ".join(map(str, folders))
     if name in load_sources():
         files = ", ".join(file["name"] for file in load_sources()[name]["files"])
@@ -121,13 +134,15 @@ def load_dataset(
     raise InputError(f"{name}: not found in {where}; run: malade data import PATH --name {name}")
 
 
-def list_datasets(data_dir: str | Path | None = None) -> list[DatasetEntry]:
+def list_datasets(data_dir: str | Path | None = None, progress: Progress | None = None) -> list[DatasetEntry]:
     """All data sets that are known or found.
 
     Parameters
     ----------
     data_dir : path, optional
         Where to look first.
+    progress : callable, optional
+        As of `load_dataset`: files of public sets that were never used are converted.
 
     Returns
     -------
@@ -142,18 +157,26 @@ def list_datasets(data_dir: str | Path | None = None) -> list[DatasetEntry]:
     for name in names:
         title = sources[name]["title"] if name in sources else ""
         try:
-            data = load_dataset(name, data_dir=data_dir)
+            found = next((found for folder in folders if (found := _find(name, folder, progress))), None)
         except InputError as error:
-            missing = name in sources and name not in imported and str(error).startswith(f"{name}: not found")
-            entries.append(DatasetEntry(name, False, "", f"{title}; malade data get {name}" if missing else str(error)))
+            entries.append(DatasetEntry(name, False, "", str(error)))
             continue
+        if found is None:
+            entries.append(DatasetEntry(name, False, "", f"{title}; malade data get {name}"))
+            continue
+        data, standing = found
         counts = " + ".join(f"{len(getattr(data, split)):,}" for split in SPLITS)
-        size = " x ".join(map(str, data.shape))
-        about = f"imported, {data.num_classes} classes, {size}, {counts}"
-        if title and _is_published(name, data):
+        about = f"{data.num_classes} classes, {' x '.join(map(str, data.shape))}, {counts}"
+        if standing is None:
+            about = f"imported, {about}"
+        elif standing.kind == "published":
             about = f"{title}; published, checked"
-        elif title:
-            about = f"not the published {name}: {data.num_classes} classes, {size}, {counts}"
+        elif standing.kind == "part of the published":
+            about = f"{title}; part of the published, checked ({standing.why}): {counts}"
+        elif standing.kind == "not known":
+            about = f"{title}; not known to be the published {name}: {about}"
+        else:
+            about = f"not the published {name}: {about}"
         entries.append(DatasetEntry(name, True, data.location, about))
     return entries
 
@@ -198,7 +221,9 @@ def get_dataset(
     done = 0
     for file in files:
         path = folder / file["name"]
-        present = next((found for found in (path, path.with_suffix("")) if found.exists()), None)
+        packed = file.get("packed", False)
+        places = (path,) if packed else (path, path.with_suffix(""))
+        present = next((found for found in places if found.exists()), None)
         if present is None:
             _check_writable(folder)
             urls = [mirror + file["name"] for mirror in mirrors or source["mirrors"]]
@@ -208,12 +233,13 @@ def get_dataset(
                     path,
                     sha256=file["sha256"],
                     num_bytes=file["num_bytes"],
+                    packed=packed,
                     progress=_part_of(progress, done / total, file["num_bytes"] / total),
                 )
             except InputError as error:
                 names = ", ".join(file["name"] for file in files)
                 raise InputError(f"{name}: {error}, or put {names} into {folder} from any copy") from error
-        elif payload_sha256(present, file["num_bytes"]) != file["sha256"]:
+        elif payload_sha256(present, file["num_bytes"], packed=packed) != file["sha256"]:
             raise InputError(f"{present}: is not the published file (its SHA-256 differs); move it away and try again")
         done += file["num_bytes"]
         if progress is not None:
@@ -229,7 +255,8 @@ def import_dataset(
     Parameters
     ----------
     path : path
-        A folder of IDX files of MNIST's names; an ``.npz`` or ``.h5`` with ``images`` (uint8), ``labels`` and perhaps
+        A folder of IDX files of MNIST's names; a folder or ``.tar.gz`` of CIFAR's batches (binary version); a folder or
+        ``.zip`` of Tiny ImageNet; an ``.npz`` or ``.h5`` with ``images`` (uint8), ``labels`` and perhaps
         ``split`` (the words train, validation, test); a folder or ``.zip`` of ``train/<class>/*.png|jpg`` and perhaps
         ``validation`` and ``test``; or a record of malade's own.
     name : str
@@ -332,13 +359,6 @@ def _destination(data_dir: str | Path | None) -> Path:
     return named[0]
 
 
-@functools.cache
-def load_sources() -> Mapping[str, Any]:
-    """The public data sets: the content of ``sources.toml``, described in ``data/README.md``."""
-    text = resources.files("malade_ref.datasets").joinpath("sources.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
 def _part_of(progress: Progress | None, start: float, share: float) -> Progress | None:
     """Progress of one part of a task, as progress of the whole."""
     if progress is None:
@@ -361,39 +381,65 @@ def _synthetic(seed: int, sizes: Mapping[str, int] | None) -> Dataset:
     )
 
 
-def _find(name: str, folder: Path) -> Dataset | None:
-    """A data set in a folder, if it is there."""
+def _find(name: str, folder: Path, progress: Progress | None) -> tuple[Dataset, Standing | None] | None:
+    """A data set in a folder, if it is there, and what it is beside the published one; None of a record."""
     record = folder / f"{name}.h5"
     if record.exists():
-        return _described(name, open_dataset(record))
-    if name == "mnist":
-        for place in (folder / name, folder):
-            files = find_idx_files(place)
-            if files:
-                return _described(name, _from_idx(name, files, folder))
+        data = open_dataset(record)
+        return data, _standing_of_splits(name, data)
+    for place in (folder / name, folder):
+        if name == "mnist" and (idx := find_idx_files(place)):
+            # The record is named by the content of the files, so it can never be one of other files.
+            digest = hashlib.sha256("".join(file_sha256(idx[what]) for what in MNIST_FILES).encode()).hexdigest()
+            location = str(idx["train images"].parent)
+            data = _converted(name, digest, lambda stack: incoming_idx(idx, stack), folder, location, progress)
+            return data, _standing_of_splits(name, data)
+        if name in FORMATS and (cifar := find_cifar(name, place)):
+            read = lambda stack: cifar.incoming()  # noqa: E731
+            location = str(cifar.path)
+            return _converted(name, cifar.sha256, read, folder, location, progress), cifar.standing
+        if name == TINY_IMAGENET and (tiny := find_tiny_imagenet(place)):
+            return _converted(name, tiny.sha256, tiny.incoming, folder, str(tiny.path), progress), tiny.standing
     return None
 
 
-def _from_idx(name: str, files: Mapping[str, Path], folder: Path) -> Dataset:
-    """The data set in IDX files, from the record made of them; made now if it is not there."""
-    # The record is named by the content of the files, so it can never be one of other files.
-    digest = hashlib.sha256("".join(file_sha256(files[what]) for what in MNIST_FILES).encode()).hexdigest()
-    record = f"{name}.{digest[:16]}.h5"
-    location = str(files["train images"].parent)
+def _converted(
+    name: str,
+    sha256: str,
+    read: Callable[[ExitStack], Incoming],
+    folder: Path,
+    location: str,
+    progress: Progress | None,
+) -> Dataset:
+    """The data set in published files, from the record made of them; made now if it is not there or damaged."""
+    record = f"{name}.{sha256[:16]}.h5"
     for path in (place / record for place in (folder, *_user_cache())):
         if path.exists():
-            with suppress(InputError):  # a damaged one is made anew
-                return replace(open_dataset(path), location=location)
+            with suppress(InputError):
+                return replace(_verified(path), location=location)
+    failure = InputError(f"{name}: too large to be read into memory; name a folder for its record: MALADE_CACHE=DIR")
     for cache in _user_cache():
-        with suppress(InputError), ExitStack() as stack:  # the record only saves time
-            incoming = incoming_idx(files, stack)
-            _check_writable(cache)
-            sweep_stale(cache, ".h5")
-            write_dataset(cache / record, name, incoming)
-            return replace(open_dataset(cache / record), location=location)
+        try:
+            with ExitStack() as stack:
+                incoming = read(stack)
+                _check_writable(cache)
+                sweep_stale(cache, ".h5")
+                write_dataset(cache / record, name, incoming, progress)
+                return replace(open_dataset(cache / record), location=location)
+        except InputError as error:  # of the cache or of the data: the latter comes again
+            failure = error
     with ExitStack() as stack:
-        incoming = incoming_idx(files, stack)
-        return _in_memory(name, incoming, np.concatenate(list(incoming.blocks)), location)
+        incoming = read(stack)
+        if len(incoming.labels) * math.prod(incoming.shape) > _MAX_IN_MEMORY:
+            raise failure
+        return _in_memory(name, incoming, location)
+
+
+def _verified(path: Path) -> Dataset:
+    """The data set in a record whose content is what it was when it was written."""
+    with open_record(path, kind=RECORD, mend=MEND) as record:
+        record.verify()
+    return open_dataset(path)
 
 
 def _check_writable(folder: Path) -> None:
@@ -408,9 +454,17 @@ def _may_write(folder: Path) -> bool:
     return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
-def _in_memory(name: str, incoming: Incoming, images: Any, location: str) -> Dataset:
-    """The data set itself; its images come sorted by split."""
-    source = ArraySource(images, incoming.labels)
+def _in_memory(name: str, incoming: Incoming, location: str) -> Dataset:
+    """The data set itself, of images that are not sorted by split."""
+    order = np.argsort(incoming.splits, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    images = np.empty((len(order), *incoming.shape), dtype=np.uint8)
+    done = 0
+    for block in incoming.blocks:
+        images[place[done : done + len(block)]] = block
+        done += len(block)
+    source = ArraySource(images, incoming.labels[order])
     ends = np.cumsum(np.bincount(incoming.splits, minlength=len(SPLITS))).tolist()
     splits = {split: Split(source, first, last) for split, first, last in zip(SPLITS, [0, *ends], ends, strict=False)}
     return Dataset(
@@ -424,19 +478,20 @@ def _in_memory(name: str, incoming: Incoming, images: Any, location: str) -> Dat
     )
 
 
-def _is_published(name: str, data: Dataset) -> bool:
-    """Whether every image and label is that of the publication."""
-    splits = load_sources()[name]["splits"]
-    return all(getattr(data, split).sha256() == splits[split] for split in SPLITS)
+def _standing_of_splits(name: str, data: Dataset) -> Standing | None:
+    """Whether every image and label is that of the publication; None if that cannot be told from the splits."""
+    splits = load_sources().get(name, {}).get("splits")
+    if splits is None:
+        return None
+    same = all(getattr(data, split).sha256() == splits[split] for split in SPLITS)
+    return Standing("published", "") if same else Standing("not the published", "its SHA-256 differs")
 
 
-def _described(name: str, data: Dataset) -> Dataset:
-    """The data set with a note on what it is: the published one, or not."""
-    source = load_sources().get(name)
-    if source is None:
+def _described(name: str, data: Dataset, standing: Standing | None) -> Dataset:
+    """The data set with a note on what it is beside the published one."""
+    if standing is None:
         note = f"{name}: imported, not checked against a publication."
-    elif _is_published(name, data):
-        note = f"{source['title']} ({source['reference']}); checked, it is the published data."
     else:
-        note = f"{name}: NOT the published data, its SHA-256 differs."
+        source = load_sources()[name]
+        note = standing.sentence(name, f"{source['title']} ({source['reference']})")
     return replace(data, name=name, note=f"{note} {data.note}".strip())

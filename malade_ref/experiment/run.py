@@ -130,8 +130,13 @@ def run_experiment(
     """
     experiment = reading.experiment
     ops = reference_ops if ops is None else ops
+    watcher = watcher or _Nobody()
     data = load_dataset(
-        experiment.data.name, data_dir=data_dir, seed=experiment.data.seed, sizes=experiment.data.sizes()
+        experiment.data.name,
+        data_dir=data_dir,
+        seed=experiment.data.seed,
+        sizes=experiment.data.sizes(),
+        progress=_of_data(watcher),
     )
     check_sizes(experiment, data)
     given = read_files(experiment, data, ops)
@@ -145,8 +150,21 @@ def run_experiment(
     begin = Bundle.resume if resume else Bundle.create
     with begin(out, reading.text, config, device=device) as bundle:
         if not bundle.finished:
-            _Run(bundle, experiment, data, ops, watcher or _Nobody(), given, shared).run()
+            _Run(bundle, experiment, data, ops, watcher, given, shared).run()
     return Bundle.open(out)
+
+
+def _of_data(watcher: Watcher) -> Progress:
+    """Tells, at each quarter, how far data are that are read for the first time."""
+    said = 0
+
+    def progress(fraction: float, message: str) -> None:
+        nonlocal said
+        if said < int(4 * fraction) < 4:
+            said = int(4 * fraction)
+            watcher.tell(f"reading data for the first time; {message}")
+
+    return progress
 
 
 class _Run(Outcomes):

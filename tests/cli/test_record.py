@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from malade_ref.bundle import Bundle
 from malade_ref.bundle.manifest import read_left_out
 from tests.cli.conftest import Malade
 
@@ -65,6 +67,28 @@ def test_a_record_is_drawn_again_elsewhere_and_never_in_place(bundle: Path, reco
     # A record of a record lacks the same.
     assert malade("report", str(record), "--record", "second").code == 0
     assert read_left_out(Path("second")) == read_left_out(record)
+
+
+def test_saved_images_are_left_out_of_the_outcomes(malade: Malade) -> None:
+    run = (sys.executable, "-m", "malade_ref", *RUN, "--set", "evaluation.save_images=true", "--out", "whole")
+    subprocess.run(run, check=True, capture_output=True)
+    assert malade("report", "whole", "--record", "record").code == 0
+    left_out = read_left_out(Path("record"))
+    assert left_out is not None
+    assert left_out["outcomes.h5"].size == Path("whole/outcomes.h5").stat().st_size
+    with Bundle.open("whole").outcomes() as whole, Bundle.open("record").outcomes() as record:
+        images = {name for name in whole.names if name.endswith("x_adv")}
+        assert images
+        assert set(record.names) == set(whole.names) - images
+        assert all(np.array_equal(whole.read(name), record.read(name)) for name in record.names)
+    answer = malade("report", "record", "--verify")
+    assert (answer.code, "outcomes.h5: left out: its images" in answer.out) == (0, True)
+    assert malade("report", "record", "--out", "again").code == 0
+    for name in ("report.md", "results.json"):
+        assert (Path("again") / name).read_bytes() == (Path("whole") / name).read_bytes()
+    # The file as it was is told from the one without images.
+    shutil.copy("whole/outcomes.h5", "record/outcomes.h5")
+    assert "outcomes.h5: there again, as it was" in malade("report", "record", "--verify").out
 
 
 @pytest.mark.parametrize(

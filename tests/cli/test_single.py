@@ -11,6 +11,7 @@ import pytest
 
 from malade_ref import MALADE, attacks, load
 from tests.cli.conftest import Malade
+from tests.ref.dataset_files import cifar10_files
 
 CHAIN = ("--chain-steps", 2, "--a", 0.5, "--delta", 0.1)
 
@@ -135,4 +136,12 @@ def test_data_commands(malade: Malade, tmp_path: Path) -> None:
     assert any(line.split()[:2] == ["mine", "found"] for line in listed.splitlines())
     assert any(line.split()[:2] == ["mnist", "missing"] for line in listed.splitlines())
     assert "exists already" in malade.fails("data", "import", "mine.npz", "--name", "mine")
+    (tmp_path / "data" / "cifar10").mkdir()
+    for name in ("data_batch_1.bin", "test_batch.bin"):
+        (tmp_path / "data" / "cifar10" / name).write_bytes(cifar10_files()[name])
+    answer = malade("data", "import", "data/cifar10", "--name", "colour")
+    assert "Missing: data_batch_2.bin, data_batch_3.bin, data_batch_4.bin, data_batch_5.bin; there are 30" in answer.out
+    listed = malade("data", "list").out
+    assert any(line.startswith("cifar10 ") and "not the published cifar10" in line for line in listed.splitlines())
+    assert any(line.split()[:2] == ["colour", "found"] for line in listed.splitlines())
     assert malade("train", "classifier", "mine:train", "--preset", "small", "--epochs", 1, "--out", "c.h5").code == 0

@@ -73,7 +73,7 @@ CONV_SIZES = "tests/agree/test_conv.py::test_sizes_and_precisions -k fp32"
 CONV_TENSOR_CORES = "tests/agree/test_conv.py::test_sizes_and_precisions -k tf32x3"
 CONV_BFLOAT16 = "tests/agree/test_conv.py::test_sizes_and_precisions -k bf16"
 CONV_SUMS = "tests/agree/test_conv.py::test_long_sums_of_one_sign"
-FINISH = "tests/agree/test_conv.py::test_bias_and_activation"
+EPILOGUE = "tests/agree/test_conv.py::test_bias_and_activation"
 CONV_FINISH = "'tests/agree/test_conv.py::test_wide_finish'"
 NARROW = "tests/agree/test_conv.py -k 'narrow and not which'"
 NARROW_ORDERS = ORDERS.format("narrow")
@@ -559,31 +559,51 @@ MUTANTS = [
         "load<COUNT>(global);",
         "tests/emulator/test_kernels.py -k without_asynchronous",
     ),
-    # finish.cuh, and where conv.cuh does it
+    # epilogue.cuh, and where conv.cuh does it
     Mutant(
-        "finish: a rectifier without its kink",
-        "finish.cuh",
+        "epilogue: a rectifier without its kink",
+        "epilogue.cuh",
         "value <= REAL(0) ? REAL(0) : value",
         "value <= REAL(-1) ? REAL(0) : value",
-        FINISH,
-    ),
-    Mutant("finish: slope of tanh with the wrong sign", "finish.cuh", "REAL(1) - y * y", "REAL(1) + y * y", FINISH),
-    Mutant(
-        "finish: slope of the rectifier upside down", "finish.cuh", "REAL(y > REAL(0))", "REAL(y < REAL(0))", FINISH
+        EPILOGUE,
     ),
     Mutant(
-        "finish: activations mistaken for each other", "finish.cuh", "RELU = 1, TANH = 2", "RELU = 2, TANH = 1", FINISH
+        "epilogue: slope of tanh with the wrong sign", "epilogue.cuh", "REAL(1) - y * y", "REAL(1) + y * y", EPILOGUE
     ),
-    Mutant("finish: bias left out", "finish.cuh", "if (finish.has_bias) value += finish.bias[column];", "", NARROW),
-    Mutant("finish: bias of the first channel", "finish.cuh", "finish.bias[column]", "finish.bias[0]", NARROW),
-    Mutant("finish: tanh left out", "finish.cuh", "if (finish.activation == TANH) value = tanh_of(value);", "", NARROW),
-    Mutant("finish: derivative at the first number", "finish.cuh", "finish.input[place]", "finish.input[0]", NARROW),
+    Mutant(
+        "epilogue: slope of the rectifier upside down",
+        "epilogue.cuh",
+        "REAL(y > REAL(0))",
+        "REAL(y < REAL(0))",
+        EPILOGUE,
+    ),
+    Mutant(
+        "epilogue: activations mistaken for each other",
+        "epilogue.cuh",
+        "RELU = 1, TANH = 2",
+        "RELU = 2, TANH = 1",
+        EPILOGUE,
+    ),
+    Mutant(
+        "epilogue: bias left out", "epilogue.cuh", "if (epilogue.has_bias) value += epilogue.bias[column];", "", NARROW
+    ),
+    Mutant("epilogue: bias of the first channel", "epilogue.cuh", "epilogue.bias[column]", "epilogue.bias[0]", NARROW),
+    Mutant(
+        "epilogue: tanh left out",
+        "epilogue.cuh",
+        "if (epilogue.activation == TANH) value = tanh_of(value);",
+        "",
+        NARROW,
+    ),
+    Mutant(
+        "epilogue: derivative at the first number", "epilogue.cuh", "epilogue.input[place]", "epilogue.input[0]", NARROW
+    ),
     Mutant(
         "conv: bias one column off",
         "conv.cuh",
         "bias[min(n0 + n + e, num_columns - 1)]",
         "bias[min(n0 + n + e + 1, num_columns - 1)]",
-        FINISH,
+        EPILOGUE,
     ),
     Mutant(
         "conv: bias of the first columns",
@@ -597,21 +617,21 @@ MUTANTS = [
         "conv.cuh",
         "  if (has_bias)\n    product",
         "  if (has_bias && !activation)\n    product",
-        FINISH,
+        EPILOGUE,
     ),
     Mutant(
         "conv: derivative one column off",
         "conv.cuh",
         "min(n0 + n + e, last));",
         "min(n0 + n + e + TOGETHER, last));",
-        FINISH,
+        EPILOGUE,
     ),
     Mutant(
         "conv: derivative of the first row",
         "conv.cuh",
         "load<TOGETHER>(input + max(results[m],",
         "load<TOGETHER>(input + max(results[0],",
-        FINISH,
+        EPILOGUE,
     ),
     # narrow.cuh
     Mutant(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,40 @@ def complaint_or_none(function: Callable[..., Any], *args: Any) -> str | None:
         return None
     assert text.isprintable(), text
     return text
+
+
+# CIFAR-10 ------------------------------------------------------------------------------------------------
+
+BATCHES = ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"]
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def batch(n: int, seed: int, *, classes: int = 10, coarse: int = 0) -> bytes:
+    """A batch as the publication describes it: a record is the labels, then the pixels."""
+    rng = np.random.default_rng(seed)
+    records = rng.integers(0, 256, (n, 3072 + 1 + bool(coarse)), dtype=np.uint8)
+    records[:, 0] = rng.integers(0, coarse or classes, n)
+    if coarse:
+        records[:, 1] = rng.integers(0, classes, n)
+    return records.tobytes()
+
+
+def cifar10_files(n: int = 30, num_test: int = 7) -> dict[str, bytes]:
+    files = {name: batch(n, seed) for seed, name in enumerate(BATCHES)}
+    return {**files, "test_batch.bin": batch(num_test, 9), "batches.meta.txt": "\n".join([*NAMES, "", ""]).encode()}
+
+
+def member(name: str, **changes: Any) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    for key, value in changes.items():
+        setattr(info, key, value)
+    return info
+
+
+def tar(files: Mapping[str, bytes], root: str = "cifar-10-batches-bin/") -> bytes:
+    """A tar archive, its files in reverse order."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in reversed(files.items()):
+            archive.addfile(member(root + name, size=len(content)), io.BytesIO(content))
+    return out.getvalue()

@@ -320,7 +320,8 @@ def test_real_mnist(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequ
 
 def test_list(tmp_path: Path) -> None:
     entries = {entry.name: entry for entry in list_datasets(tmp_path)}
-    assert list(entries) == ["synthetic-digits", "mnist"]
+    public = ["synthetic-digits", "mnist", "cifar10", "cifar100", "tiny-imagenet"]
+    assert list(entries) == public
     assert entries["synthetic-digits"].found
     assert not entries["mnist"].found
     assert "malade data get mnist" in entries["mnist"].description
@@ -331,7 +332,7 @@ def test_list(tmp_path: Path) -> None:
     (tmp_path / "broken.h5").write_bytes(b"broken")
     (tmp_path / "No Name.h5").write_bytes(b"broken")
     entries = {entry.name: entry for entry in list_datasets(tmp_path)}
-    assert list(entries) == ["synthetic-digits", "mnist", "broken", "mine"]
+    assert list(entries) == [*public, "broken", "mine"]
     assert entries["mnist"].found
     assert entries["mine"].description == "imported, 10 classes, 1 x 28 x 28, 40 + 10 + 10"
     assert not entries["broken"].found

@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 
 from malade_ref.datasets import (
+    cifar,
     download,
     get_dataset,
     library,
     load_dataset,
+    tiny_imagenet,
 )
+from malade_ref.datasets.cifar import FORMATS
 from malade_ref.datasets.idx import MNIST_FILES
-from tests.ref.dataset_files import complaint, own_folders, put_mnist  # noqa: F401 (a fixture)
+from tests.ref.dataset_files import cifar10_files, complaint, own_folders, put_mnist, tar  # noqa: F401 (a fixture)
 
 
 class Mirror:
@@ -249,9 +252,58 @@ def test_get_what_has_no_mirror(tmp_path: Path) -> None:
 
 
 def test_sources_are_complete() -> None:
-    for source in library.load_sources().values():
+    for name, source in library.load_sources().items():
         assert all(mirror.startswith("https://") and mirror.endswith("/") for mirror in source["mirrors"])
-        assert {file["name"] for file in source["files"]} == {f"{name}.gz" for name in MNIST_FILES.values()}
-        hashes = [file["sha256"] for file in source["files"]] + list(source["splits"].values())
+        names = {file["name"] for file in source["files"]}
+        hashes = [file["sha256"] for file in source["files"]]
+        if name == "mnist":
+            assert names == {f"{file}.gz" for file in MNIST_FILES.values()}
+            assert set(source["splits"]) == {"train", "validation", "test"}
+            hashes += list(source["splits"].values())
+        elif name in FORMATS:
+            assert names == {FORMATS[name].archive}
+            assert tuple(source["members"]) == FORMATS[name].batches
+            assert len(set(source["classes"])) == {"cifar10": 10, "cifar100": 100}[name]
+            hashes += list(source["members"].values())
+        else:
+            assert names == {tiny_imagenet.ARCHIVE}
         assert all(len(bytes.fromhex(sha256)) == 32 for sha256 in hashes)
-        assert set(source["splits"]) == {"train", "validation", "test"}
+
+
+@pytest.fixture
+def published_archive(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> Mirror:
+    """A mirror of a small archive that passes for the published one of CIFAR-10."""
+    content = gzip.compress(tar(cifar10_files()), 1, mtime=0)
+    name = FORMATS["cifar10"].archive
+    mirror.files[name] = content
+    file = {"name": name, "packed": True, "num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    source = {**library.load_sources()["cifar10"], "files": [file], "mirrors": [mirror.url]}
+    sources = {**library.load_sources(), "cifar10": source}
+    for module in (library, cifar):
+        monkeypatch.setattr(module, "load_sources", lambda: sources)
+    return mirror
+
+
+def test_get_an_archive(tmp_path: Path, published_archive: Mirror) -> None:
+    """An archive is checked as it is: one packed anew is another file."""
+    published_archive.cut = 100_000
+    folder = get_dataset("cifar10", tmp_path)
+    name = FORMATS["cifar10"].archive
+    assert [path.name for path in folder.iterdir()] == [name]
+    data = load_dataset("cifar10", data_dir=tmp_path)
+    assert (len(data.train), len(data.test)) == (135, 7)
+    assert "it is the published data" in data.note
+    count = len(published_archive.requests)
+    get_dataset("cifar10", tmp_path)
+    assert len(published_archive.requests) == count
+    packed_anew = gzip.compress(gzip.decompress((folder / name).read_bytes()), 9, mtime=0)
+    (folder / name).write_bytes(packed_anew)
+    assert "is not the published file" in complaint(get_dataset, "cifar10", tmp_path)
+    assert (folder / name).read_bytes() == packed_anew
+
+
+def test_get_an_archive_that_was_packed_anew(tmp_path: Path, published_archive: Mirror) -> None:
+    name = FORMATS["cifar10"].archive
+    published_archive.files[name] = gzip.compress(gzip.decompress(published_archive.files[name]), 9, mtime=0)
+    assert "wrong SHA-256" in complaint(get_dataset, "cifar10", tmp_path)
+    assert not list((tmp_path / "cifar10").glob("cifar*"))

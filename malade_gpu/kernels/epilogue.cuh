@@ -2,9 +2,9 @@
 // activation(result + bias); for gradients, result * derivative of the activation that `input` came from, expressed by
 // `input` itself, which lies in memory as the results do. Macro: REAL.
 
-constexpr int RELU = 1, TANH = 2;  // activations, and 0 for none; ops/finish.py knows them too
+constexpr int RELU = 1, TANH = 2;  // activations, and 0 for none; ops/epilogue.py knows them too
 
-struct Finish {
+struct Epilogue {
   const REAL* bias;   // one number a column, if has_bias
   const REAL* input;  // of the results' shape, if input_activation
   bool has_bias;
@@ -24,10 +24,10 @@ __device__ __forceinline__ REAL derivative(REAL y, int activation) {
 }
 
 // A result of a column, which is stored at `place`.
-__device__ __forceinline__ REAL finished(REAL value, const Finish& finish, int column, int64_t place) {
-  if (finish.has_bias) value += finish.bias[column];
-  if (finish.activation == RELU) value = rectified(value);
-  if (finish.activation == TANH) value = tanh_of(value);
-  if (finish.input_activation) value *= derivative(finish.input[place], finish.input_activation);
+__device__ __forceinline__ REAL with_epilogue(REAL value, const Epilogue& epilogue, int column, int64_t place) {
+  if (epilogue.has_bias) value += epilogue.bias[column];
+  if (epilogue.activation == RELU) value = rectified(value);
+  if (epilogue.activation == TANH) value = tanh_of(value);
+  if (epilogue.input_activation) value *= derivative(epilogue.input[place], epilogue.input_activation);
   return value;
 }
