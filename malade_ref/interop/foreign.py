@@ -401,7 +401,13 @@ class OnnxFile:
 
 
 def is_torch_module(model: Any) -> bool:
-    """Whether a model is PyTorch's; PyTorch is not imported to find out."""
+    """Whether a model is PyTorch's; PyTorch is not imported to find out.
+
+    Parameters
+    ----------
+    model : object
+        Anything.
+    """
     torch: ModuleType | None = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
 
