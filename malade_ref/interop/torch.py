@@ -86,7 +86,7 @@ def from_torch(
     ------
     InputError
         If PyTorch is not installed, the names do not fit, the module cannot be traced, or one of its calls or settings
-        is not supported; it is named, with the path of the module that it is in.
+        is not supported; it is named, with the path of the module that it is in. `wrap` takes such modules as they are.
     """
     torch = _torch()
     ops = reference_ops if ops is None else ops
@@ -96,8 +96,8 @@ def from_torch(
     try:
         layers, arrays = read(torch, module, shape)
     except InputError as error:
-        if any(inner.training for inner in module.modules()):
-            raise
+        if "in training mode" in str(error):
+            raise  # it is refused there, too
         raise InputError(f"{error}; or take it as it is, with malade_ref.interop.wrap") from None
     params = {name: ops.asarray(value) for name, value in arrays.items()}
     network = Network(layers, params, input_shape, metadata={"network": "from PyTorch"}, ops=ops)
