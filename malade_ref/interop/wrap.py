@@ -349,7 +349,7 @@ class Wrapped(Network):
 
     def _called(self, what: str, num_images: int, call: Callable[[], Any]) -> Any:
         """What a call of the model, or of its gradient, gives; its errors in one line."""
-        title = self.foreign.title
+        title, count = self.foreign.title, f"{num_images} image{'' if num_images == 1 else 's'}"
         with self.foreign.lock:
             try:
                 return call()
@@ -359,11 +359,11 @@ class Wrapped(Network):
                 reason = printable(error, 200) or type(error).__name__
                 if isinstance(error, MemoryError) or "out of memory" in reason:
                     raise OutOfMemoryError(
-                        f"{what}: {title} has too little memory for {num_images} images at once; give wrap a smaller "
+                        f"{what}: {title} has too little memory for {count} at once; give wrap a smaller "
                         f"batch_size than {self.slice_size}"
                     ) from error
                 raise InputError(
-                    f"{what}: {title} fails on {num_images} images of shape {self.input_shape} ({reason}); check "
+                    f"{what}: {title} fails on {count} of shape {self.input_shape} ({reason}); check "
                     "input_shape, layout and dtype"
                 ) from error
 
@@ -506,7 +506,8 @@ def _scales(mean: Any, std: Any) -> list[tuple[str, list[float]]]:
     for name, values in (("mean", mean), ("std", std)):
         is_one = hasattr(values, "__float__") and not getattr(values, "ndim", 0)
         limit = {"above": 0.0} if name == "std" else {}
-        numbers = [values] if is_one else _listed(name, values)
+        # One number a channel may come as an array of shape (c, 1, 1).
+        numbers = [values] if is_one else _listed(name, values.reshape(-1) if hasattr(values, "reshape") else values)
         found.append((name, [check_number(name, value, **limit) for value in numbers]))
     return found
 

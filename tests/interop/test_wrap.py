@@ -313,6 +313,15 @@ def test_pixels_up_to_255() -> None:
     np.testing.assert_allclose(bytes_in.logits(images()), linear().logits(images()), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda v: np.array(v).reshape(2, 1, 1)])
+def test_scales_come_as_anything(kind: Any) -> None:
+    expected = wrap(Small(), input_shape=SHAPE, mean=tuple(MEAN), std=tuple(STD)).logits(images())
+    found = wrap(Small(), input_shape=SHAPE, mean=kind(MEAN), std=kind(STD))
+    np.testing.assert_allclose(found.logits(images()), expected, atol=1e-6)
+    one = wrap(Small(), input_shape=SHAPE, mean=np.float32(0.5), std=torch.tensor(0.25))
+    assert one.mean.shape == one.std.shape == (2, 1, 1)
+
+
 def test_vectors() -> None:
     network = build((Linear(5, 3),), (5,), seed=1, initialisation="glorot")
     wrapped = wrap(to_torch(network), input_shape=(5,), mean=[0.0] * 5)
@@ -436,7 +445,7 @@ def test_a_file_of_onnx(tmp_path: Path, batch: Any) -> None:
     assert attacks.square(MALADE(wrapped, denoiser(), **settings_of_chain()), x, y, eps=0.5, num_steps=20).success.any()
     with pytest.raises(InputError, match=r"^model: ONNX file model\.onnx gives no gradient"):
         attacks.pgd(wrapped, x, y)
-    with pytest.raises(InputError, match=r"^model: ONNX file model\.onnx fails on 1 images of shape \(2, 4, 5\)"):
+    with pytest.raises(InputError, match=r"^model: ONNX file model\.onnx fails on 1 image of shape \(2, 4, 5\)"):
         wrap(path, input_shape=(2, 4, 5))
     onnx_file(path, batch, softmax=True)
     with pytest.raises(InputError, match="gives probabilities"):
@@ -630,7 +639,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "another shape": (
         Small,
         {"input_shape": (3, 4, 4)},
-        r"^model: Small fails on 1 images of shape \(3, 4, 4\) \(.*\); check",
+        r"^model: Small fails on 1 image of shape \(3, 4, 4\) \(.*\); check",
     ),
     "no shape": (Small, {"input_shape": 4}, r"^input_shape: expected several numbers, got 4$"),
     "two sizes": (Small, {"input_shape": (4, 4)}, r"^input_shape: expected \(c, h, w\) of an image or"),
@@ -689,7 +698,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "gradient fails": (
         lambda: linear().logits,
         {"gradient": lambda x, y: x[y, 99]},
-        r"^gradient: function logits fails on \d images .*out of bounds",
+        r"^gradient: function logits fails on \d images? .*out of bounds",
     ),
     "text": (lambda: lambda x: [["a", "b"]] * len(x), {}, r"^model: expected an array of numbers, got list of"),
     "no array": (lambda: lambda x: [[1], [2, 3]], {}, r"^model: gave no array"),
@@ -703,7 +712,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "memory": (
         lambda: broken(lambda z, x: (_ for _ in ()).throw(RuntimeError("CUDA out of memory. Tried\n to allocate"))),
         {},
-        r"^model: Changed has too little memory for 1 images at once; give wrap a smaller batch_size than 64$",
+        r"^model: Changed has too little memory for 1 image at once; give wrap a smaller batch_size than 64$",
     ),
 }
 
