@@ -47,6 +47,8 @@ class Batch(NamedTuple):
         Number of the epoch, from 0.
     seed : int
         Of all random choices.
+    other : array of shape (n, c, h, w), optional
+        A second image of each sample, for objectives that compare two.
     """
 
     x: Array
@@ -54,10 +56,12 @@ class Batch(NamedTuple):
     sample_index: Array
     epoch: int
     seed: int
+    other: Array | None = None
 
     def part(self, part: slice) -> Batch:
         """Return some samples of the batch."""
-        return Batch(self.x[part], self.y[part], self.sample_index[part], self.epoch, self.seed)
+        other = None if self.other is None else self.other[part]
+        return Batch(self.x[part], self.y[part], self.sample_index[part], self.epoch, self.seed, other)
 
 
 class SliceResult(NamedTuple):

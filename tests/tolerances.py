@@ -43,7 +43,7 @@ MIXTURE = Tolerance(1e-6, 4e-15, False, "whitened distances, exp and log; relati
 
 TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("select", "better", "clip_pixels", "argmax", "other_classes"), EXACT),
-    **dict.fromkeys(("max_pool2d", "upsample_nearest"), EXACT),
+    **dict.fromkeys(("max_pool2d", "upsample_nearest", "crop_flip"), EXACT),
     "upsample_bilinear": STEP,
     **dict.fromkeys(("upsample_nearest_vjp", "upsample_bilinear_vjp"), SUM),
     **dict.fromkeys(("relu", "random_words", "permutation", "philox4x32", "derive_key", "keys_of_samples"), EXACT),
@@ -68,7 +68,7 @@ TOLERANCES: dict[str, Tolerance] = {
     **dict.fromkeys(("elu", "sigmoid", "silu", "gelu", "softplus"), FUNCTION),
     "standardise": STATISTICS,
     **dict.fromkeys(("tanh", "log_softmax", "softmax_cross_entropy", "adam_step", "sgd_step"), FUNCTION),
-    "box_muller": FUNCTION,
+    **dict.fromkeys(("box_muller", "kl_divergence"), FUNCTION),
     **dict.fromkeys(("batch_norm", "batch_norm_inference"), STATISTICS),
     **dict.fromkeys(("mixture_log_densities", "mixture_scores", "mixture_responsibilities"), MIXTURE),
     **dict.fromkeys(("mixture_hessians", "mixture_chain"), MIXTURE),

@@ -97,6 +97,49 @@ def dlr_loss_vjp(parts_of: Any, real: Any) -> Any:
 
 
 @element
+def log_of_sum(scores: Any, row: Any, size: Any) -> Any:
+    """Logarithm of the sum of a row's exponentials, in double."""
+    largest = float64(scores[row])
+    for k in range(size):
+        largest = max(largest, float64(scores[row + k]))
+    total = float64(0.0)
+    for k in range(size):
+        total += math.exp(scores[row + k] - largest)
+    return largest + math.log(total)
+
+
+@element
+def divergence(scores: Any, others: Any, row: Any, size: Any, log_p: Any, log_q: Any) -> Any:
+    """Sum of p (log p - log q) over the classes, from the logarithms of the two rows' sums."""
+    total = float64(0.0)
+    for k in range(size):
+        own = scores[row + k] - log_p
+        total += math.exp(own) * (own - (others[row + k] - log_q))
+    return total
+
+
+@element
+def kl_divergence(i: Any, out: Any, scores: Any, others: Any, size: Any) -> None:
+    """Divergence of the second row's probabilities from the first's."""
+    row = i * size
+    log_p, log_q = log_of_sum(scores, row, size), log_of_sum(others, row, size)
+    out[i] = divergence(scores, others, row, size, log_p, log_q)
+
+
+@element
+def kl_divergence_vjp(i: Any, dscores: Any, dothers: Any, dloss: Any, scores: Any, others: Any, size: Any) -> None:
+    """Gradients of `kl_divergence` with respect to both rows."""
+    row = i * size
+    log_p, log_q = log_of_sum(scores, row, size), log_of_sum(others, row, size)
+    mean = divergence(scores, others, row, size, log_p, log_q)
+    for k in range(size):
+        own, other = scores[row + k] - log_p, others[row + k] - log_q
+        p, q = math.exp(own), math.exp(other)
+        dscores[row + k] = dloss[i] * p * (own - other - mean)
+        dothers[row + k] = dloss[i] * (q - p)
+
+
+@element
 def other_classes(i: Any, out: Any, scores: Any, labels: Any, size: Any) -> None:
     """Class ``i % size`` of sample ``i // size`` goes to its rank among the classes that are not the true one."""
     sample, own = i // size, i % size

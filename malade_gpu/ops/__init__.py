@@ -39,6 +39,7 @@ from .attack_steps import (
     select,
     sign_step,
 )
+from .augmentation import crop_flip
 from .chain import fused_chain
 from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
 from .conv_grouped import (
@@ -66,6 +67,8 @@ from .layers import (
 from .losses import (
     dlr_loss,
     dlr_loss_vjp,
+    kl_divergence,
+    kl_divergence_vjp,
     log_softmax,
     margin_loss,
     margin_loss_vjp,
@@ -167,6 +170,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_vjp",
     "copies_at_once",
+    "crop_flip",
     "cw_gradient",
     "derive_key",
     "describe_device",
@@ -193,6 +197,8 @@ __all__ = [
     "hardtanh_vjp",
     "interpolate",
     "keys_of_samples",
+    "kl_divergence",
+    "kl_divergence_vjp",
     "langevin_log_ratio",
     "langevin_step",
     "langevin_step_vjp",

@@ -74,6 +74,25 @@ def dlr_loss_vjp(dloss: Array, logits: Array, labels: Array, targets: Array | No
     return _dlogits_of_samples(bodies.DLR_LOSS_VJP[str(logits.dtype)], dloss, logits, labels, targets)
 
 
+def kl_divergence(logits: Array, other: Array) -> Array:
+    """As `malade_ref.ops.kl_divergence`."""
+    scores = _compared(logits, other)
+    loss = device().empty(logits.shape[:1], logits.dtype)
+    device().for_elements(bodies.kl_divergence, len(logits), loss, *scores, np.int64(logits.shape[1]))
+    return loss
+
+
+def kl_divergence_vjp(dloss: Array, logits: Array, other: Array) -> tuple[Array, Array]:
+    """As `malade_ref.ops.kl_divergence_vjp`."""
+    scores = _compared(logits, other)
+    check_shape("dloss", dloss, logits.shape[:1])
+    dlogits, dother = (device().empty(logits.shape, logits.dtype) for _ in range(2))
+    slopes, size = _contiguous(dloss, logits.dtype), np.int64(logits.shape[1])
+    arrays = (dlogits.reshape(-1), dother.reshape(-1), slopes, *scores)
+    device().for_elements(bodies.kl_divergence_vjp, len(logits), *arrays, size)
+    return dlogits, dother
+
+
 def other_classes(logits: Array, labels: Array) -> Array:
     """As `malade_ref.ops.other_classes`."""
     _check_labels(logits, labels)
@@ -112,6 +131,14 @@ def squared_error_vjp(dloss: Array, output: Array, target: Array) -> Array:
     slopes = _contiguous(dloss, output.dtype)
     device().for_elements(kernels.squared_error_vjp, out.size, *arrays, slopes, np.int64(max(1, out.shape[1])))
     return doutput
+
+
+def _compared(logits: Array, other: Array) -> tuple[Array, Array]:
+    """Two rows of scores a sample, checked, as bodies take them."""
+    check_ndim("logits", logits, 2, "(n, k)")
+    check_float("logits", logits)
+    check_same("other", other, "logits", logits)
+    return _contiguous(logits).reshape(-1), _contiguous(other).reshape(-1)
 
 
 def _check_labels(logits: Array, labels: Array) -> None:

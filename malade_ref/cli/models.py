@@ -120,6 +120,7 @@ def _show(arguments: argparse.Namespace) -> int:
             f"{name} {recipe[name]}"
             for name in ("epochs", "batch_size", "learning_rate", "schedule", "optimizer", "seed", "dtype", "backend")
         ),
+        **({"further": json.dumps(recipe["further"], sort_keys=True)} if "further" in recipe else {}),
         "starts from": recipe["start"]["params"],
         "at the end": ", ".join(f"{name} {value:.4g}" for name, value in sorted(meta["last"].items())) or "unknown",
         "software": ", ".join(

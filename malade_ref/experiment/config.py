@@ -10,17 +10,21 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any, NamedTuple
 
 from malade_ref.attacks.cards import CARDS, Card, Profile, card_of
+from malade_ref.augmentation import Augmentation
 from malade_ref.certify import BOUNDS
 from malade_ref.checks import MOST_WORK, InputError, check_count
 from malade_ref.experiment.exhibits import Figure, Table, check_exhibits
 from malade_ref.experiment.pictures import Perturbations, Sheet, Walk, check_plates
 from malade_ref.experiment.tables import REST, check_slug, nearest, setting
 from malade_ref.network import Network, cnn, madry, sdae
+from malade_ref.robust_training import RobustCheck
 from malade_ref.training import OPTIMIZERS, SCHEDULES
+from malade_ref.training_options import Options
 
 CLEAN = "clean"
 # The networks that can be trained, by kind; the first of a kind is its default.
@@ -29,6 +33,8 @@ BUILDERS: dict[str, dict[str, Callable[..., Network]]] = {
     "denoiser": {"sdae": sdae},
 }
 PRESETS = ("paper", "small")
+# What a classifier may learn besides plain labels and another's answers; all but the last on images that are attacked.
+OBJECTIVES = ("madry", "fast", "trades", "alp", "clp")
 OWN_SOURCES = ("defence", "classifier")
 
 # Parameters of an attack that the experiment sets itself.
@@ -97,6 +103,38 @@ class Method:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Augment:
+    """``augment = { pad = 4, flip = true }``: what is done to training images; see `malade_ref.augmentation`.
+
+    Attributes
+    ----------
+    pad : int
+        Zeros around an image, in pixels, of which a random window of the image's size is taken.
+    flip : bool
+        Whether half of the images are mirrored, left to right.
+    """
+
+    pad: int = setting(0, minimum=0)
+    flip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Method):
+    """``robust_check = { method = "ascent", eps = 0.03, ... }``: an attack after each epoch of a training.
+
+    Attributes
+    ----------
+    method, settings
+        The algorithm, see `Method`; ``ascent`` is enough, which is PGD without a verdict.
+    num_images, max_drop
+        As of `malade_ref.robust_training.RobustCheck`.
+    """
+
+    num_images: int = setting(300, minimum=1)
+    max_drop: float = setting(0.5, above=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """``[models.<name>]``: a network and how it is trained, or the file that holds it.
 
@@ -132,6 +170,25 @@ class Model:
         For a classifier: train on the images this attack finds.
     ramp : int
         For adversarial training: epochs over which the attack's eps and step size grow to what it says.
+    objective : {"madry", "fast", "trades", "alp", "clp"}, optional
+        For a classifier: what it learns, see `malade_ref.robust_training`. "madry", by default with ``adversarial``:
+        the attacked images; "fast": the same with one step from a random start, of 1.25 eps unless ``step_size`` says
+        another, and with a ``robust_check`` of ten steps unless there is one; "trades" and "alp": images and attacked
+        ones; "clp": noisy images, without ``adversarial``.
+    beta : float
+        For "trades": weight of the divergence.
+    pairing_weight : float
+        For "alp" and "clp": weight of the difference of logits; 0.5 in its authors' code for (Tiny) ImageNet.
+    noise : float, optional
+        For "clp": standard deviation of the noise, pixels in [0, 1].
+    robust_check : Check, optional
+        For a classifier: follow the accuracy on attacked validation images, and stop when it collapses.
+    label_smoothing : float
+        For a classifier: share of the labels that is spread over all classes.
+    augment : Augment, optional
+        Random crops and mirror images.
+    momentum, weight_decay, clip_norm, averaging, milestones, factor
+        As of `malade_ref.training_options.Options`; the last two for ``schedule = "piecewise"``.
     teacher : str, optional
         For a classifier: learn the answers of this one in place of the labels, as a surrogate of it.
     sigma2 : float, optional
@@ -160,6 +217,19 @@ class Model:
     init: str | None = None
     adversarial: Method | None = None
     ramp: int = setting(0, minimum=0)
+    objective: str | None = setting(None, choices=OBJECTIVES)
+    beta: float = setting(6.0, minimum=0)
+    pairing_weight: float = setting(0.5, minimum=0)
+    noise: float | None = setting(None, minimum=0)
+    robust_check: Check | None = None
+    label_smoothing: float = setting(0.0, minimum=0)
+    augment: Augment | None = None
+    momentum: float = setting(0.9, minimum=0)
+    weight_decay: float = setting(0.0, minimum=0)
+    clip_norm: float | None = setting(None, above=0)
+    averaging: float | None = setting(None, minimum=0)
+    milestones: tuple[float, ...] = setting(Options.milestones, above=0)
+    factor: float = setting(Options.factor, above=0)
     teacher: str | None = None
     sigma2: float | None = setting(None, above=0)
     classifier: str | None = None
@@ -170,6 +240,74 @@ class Model:
         """What makes the network that a training starts from."""
         builders = BUILDERS[self.kind]
         return builders[self.network or next(iter(builders))]
+
+    @property
+    def learns(self) -> str | None:
+        """The objective, "madry" by default where there is an attack."""
+        return self.objective or (None if self.adversarial is None else "madry")
+
+    @property
+    def attack(self) -> Method | None:
+        """The attack of the training with what its objective makes of its settings."""
+        if self.adversarial is None or self.learns != "fast":
+            return self.adversarial
+        eps = float(self.adversarial.resolved()["eps"])
+        one_step = {"step_size": 1.25 * eps, **self.adversarial.settings, "num_steps": 1}
+        return Method(method=self.adversarial.method, settings=one_step)
+
+    @property
+    def check(self) -> Check | None:
+        """The robust check; of "fast" there is one in any case."""
+        if self.robust_check is not None or self.learns != "fast" or self.adversarial is None:
+            return self.robust_check
+        eps = float(self.adversarial.resolved()["eps"])
+        norm = str(self.adversarial.resolved()["norm"])
+        return Check(method="ascent", settings={"eps": eps, "step_size": eps / 4, "num_steps": 10, "norm": norm})
+
+    def options(self) -> Options:
+        """Return what the training does besides the paper's.
+
+        Raises
+        ------
+        InputError
+            If a setting is out of range.
+        """
+        names = ("momentum", "weight_decay", "clip_norm", "averaging", "milestones", "factor")
+        check = self.check
+        return Options(
+            **{name: getattr(self, name) for name in names},
+            augment=None if self.augment is None else Augmentation(self.augment.pad, self.augment.flip),
+            robust_check=None
+            if check is None
+            else RobustCheck(partial(check.function, **check.settings), check.num_images, check.max_drop),
+        )
+
+    def further_settings(self) -> dict[str, Any]:
+        """Those of the training that are not as by default, JSON-able, of which trainings once knew nothing.
+
+        Returns
+        -------
+        dict
+            With all settings of attacks, defaults included.
+        """
+        plain, found = Model(kind=self.kind), {}
+        for name in FURTHER:
+            value = getattr(self, name)
+            if value != getattr(plain, name):
+                found[name] = list(value) if isinstance(value, tuple) else value
+        if self.augment is not None:
+            found["augment"] = asdict(self.augment)
+        check = self.check
+        if check is not None:
+            found["robust_check"] = {**asdict(check), "settings": check.resolved()}
+        return found
+
+
+# Keys of a model that came later: left out of what is recorded where they are as by default, so that it stays the same.
+FURTHER = (
+    *("objective", "beta", "pairing_weight", "noise", "robust_check", "label_smoothing", "augment"),
+    *("momentum", "weight_decay", "clip_norm", "averaging", "milestones", "factor"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -679,6 +817,7 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
         raise InputError(
             f"{where}.ramp: expected 0, or less than epochs, with adversarial training; change or remove it"
         )
+    _check_training(model, where)
     if model.kind == "classifier":
         for key in ("sigma2", "classifier"):
             if getattr(model, key) is not None:
@@ -698,6 +837,54 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
         raise InputError(f"{where}.teacher: only classifiers can learn from another's answers; remove it")
     if model.classifier is not None:
         _refer(model.classifier, _of_kind(experiment, "classifier"), f"{where}.classifier")
+
+
+# Which settings an objective has, besides those of all.
+_OF_OBJECTIVE = {"beta": ("trades",), "pairing_weight": ("alp", "clp"), "noise": ("clp",)}
+# Of the attack's settings, those that TRADES has; it has its own start and its own loss.
+_OF_TRADES = ("eps", "step_size", "num_steps", "norm")
+
+
+def _check_training(model: Model, where: str) -> None:
+    """What the further settings of a training must fulfil."""
+    plain, learns = Model(kind=model.kind), model.learns
+    if model.kind != "classifier":
+        for key in ("objective", "robust_check", "label_smoothing", *_OF_OBJECTIVE):
+            if getattr(model, key) != getattr(plain, key):
+                raise InputError(f"{where}.{key}: only of classifiers; remove it")
+    for key, objectives in _OF_OBJECTIVE.items():
+        if getattr(model, key) != getattr(plain, key) and learns not in objectives:
+            raise InputError(f"{where}.{key}: only with objective = {' or '.join(map(repr, objectives))}; remove it")
+    if not model.label_smoothing < 1:
+        raise InputError(f"{where}.label_smoothing: expected a number >= 0 and < 1, got {model.label_smoothing}")
+    if model.objective is not None:
+        if model.teacher is not None:
+            raise InputError(f"{where}.objective: not together with teacher; remove one of them")
+        if model.objective == "clp" and model.adversarial is not None:
+            raise InputError(f"{where}.adversarial: clp attacks nothing; remove it, or choose another objective")
+        if model.objective == "clp" and model.noise is None:
+            raise InputError(f"{where}.noise: missing; expected the standard deviation of the noise")
+        if model.objective != "clp" and model.adversarial is None:
+            raise InputError(f"{where}.adversarial: missing; {model.objective} needs an attack to train on")
+    attack = model.adversarial
+    if attack is not None and learns in ("fast", "trades"):
+        if attack.method != "ascent":
+            raise InputError(f"{where}.adversarial.method: {learns} has an ascent of its own; expected 'ascent'")
+        for key, value in attack.settings.items():
+            if learns == "trades" and key not in _OF_TRADES:
+                raise InputError(f"{where}.adversarial.{key}: trades has no such setting; remove it")
+            if learns == "fast" and key == "num_steps" and value != 1:
+                raise InputError(f"{where}.adversarial.num_steps: fast makes 1 step, got {value}; change or remove it")
+            if learns == "fast" and key == "random_start" and value is False:
+                raise InputError(f"{where}.adversarial.random_start: fast has one; remove it")
+        check_method(attack, f"{where}.adversarial", training=True)
+    if model.robust_check is not None:
+        check_method(model.robust_check, f"{where}.robust_check", training=True)
+    try:
+        options = model.options()
+        options.check_settings(optimizer=model.optimizer, schedule=model.schedule)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None
 
 
 def _check_defence(experiment: Experiment, defence: Defence, where: str) -> None:

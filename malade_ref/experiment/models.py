@@ -18,9 +18,10 @@ from malade_ref.bundle.manifest import read_left_out
 from malade_ref.checks import InputError
 from malade_ref.classes import with_class_names
 from malade_ref.datasets import Dataset, Split
-from malade_ref.experiment.config import Experiment, Model
+from malade_ref.experiment.config import Experiment, Method, Model
 from malade_ref.experiment.store import Kept, Store, key_of
 from malade_ref.network import Network
+from malade_ref.robust_training import TRADES, AdversarialLogitPairing, CleanLogitPairing, Smoothed
 from malade_ref.storage import to_json
 from malade_ref.training import (
     Adversarial,
@@ -89,17 +90,33 @@ def objective_of(model: Model, networks: Mapping[str, Network]) -> Objective:
         The models it refers to.
     """
     if model.kind == "classifier":
-        if model.teacher is not None:
-            return Distillation(networks[model.teacher])
-        if model.adversarial is None:
-            return Classification()
-        settings = model.adversarial.resolved()
-        growing = {name: float(settings[name]) for name in GROWING if model.ramp and name in settings}
-        return Adversarial(partial(model.adversarial.function, **model.adversarial.settings), model.ramp, growing)
+        if model.learns in ("trades", "alp", "clp"):
+            return _objective_of_pairs(model)
+        plain = Classification() if model.teacher is None else Distillation(networks[model.teacher])
+        found = plain if model.attack is None else Adversarial(*_attack_of(model, model.attack))
+        return Smoothed(found, model.label_smoothing) if model.label_smoothing else found
     sigma = math.sqrt(model.sigma2 or 0.0)
     if model.classifier is None:
         return Denoising(sigma)
     return SupervisedDenoising(sigma, networks[model.classifier], model.ce_weight)
+
+
+def _attack_of(model: Model, attack: Method) -> tuple[Callable[..., Any], int, dict[str, float]]:
+    """The attack of a training as an `Adversarial` takes it: the function, and which settings grow, how long."""
+    settings = attack.resolved()
+    growing = {name: float(settings[name]) for name in GROWING if model.ramp and name in settings}
+    return partial(attack.function, **attack.settings), model.ramp, growing
+
+
+def _objective_of_pairs(model: Model) -> Objective:
+    """What compares two images of each sample."""
+    smoothing = model.label_smoothing
+    if model.attack is None:
+        return CleanLogitPairing(model.noise or 0.0, model.pairing_weight, smoothing)
+    if model.learns == "alp":
+        return AdversarialLogitPairing(*_attack_of(model, model.attack), model.pairing_weight, smoothing)
+    settings = {name: model.attack.resolved()[name] for name in ("eps", "step_size", "num_steps", "norm")}
+    return TRADES(**settings, beta=model.beta, smoothing=smoothing, ramp=model.ramp)
 
 
 def training_of(
@@ -130,6 +147,7 @@ def training_of(
         "dtype": start.dtype,
         "start": {**identity_of(start), "metadata": _sha256(start.metadata)},
         "objective": _description(model, networks),
+        **({"further": model.further_settings()} if model.further_settings() else {}),
         **{name: getattr(model, name) for name in ("epochs", "batch_size", "learning_rate", "schedule", "optimizer")},
         "seed": seed,
         "data": {
@@ -168,6 +186,7 @@ def train_model(training: Training, *, checkpoint: Path, progress: Progress | No
         seed=training.seed,
         checkpoint=checkpoint,
         progress=progress,
+        options=model.options(),
     )
 
 
@@ -230,14 +249,23 @@ def train_or_take(
                 tell(f"not kept for other runs: {error}")
         return network, history, {"from": "training"}
 
+    def told(
+        found: tuple[Network, History, dict[str, Any]],
+    ) -> tuple[Network, History, dict[str, Any]]:
+        made = found[0].metadata.get("training")
+        stopped = made.get("stopped") if isinstance(made, Mapping) else None
+        if isinstance(stopped, Mapping):
+            tell(str(stopped["why"]))
+        return found
+
     if store is None:
-        return train()
+        return told(train())
     found = take()
     if found is None:
         with store.claim(training.key, tell):
             # Whoever had it before may have left it there.
             found = take() or train()
-    return found
+    return told(found)
 
 
 def read_files(experiment: Experiment, data: Dataset, ops: ModuleType) -> dict[str, Network]:

@@ -119,8 +119,10 @@ def _passes(model: Model) -> tuple[float, float, float]:
 
 def _training(experiment: Experiment, model: Model) -> float:
     seconds = _passes(model)[2]
-    if model.adversarial is not None:
-        seconds += model.adversarial.resolved().get("num_steps", 1) * _passes(model)[1]
+    if model.attack is not None:
+        seconds += model.attack.resolved().get("num_steps", 1) * _passes(model)[1]
+    if model.learns in ("trades", "alp", "clp"):
+        seconds += _passes(model)[2]  # two images a sample
     if model.teacher is not None:
         seconds += _passes(experiment.models[model.teacher])[0]
     if model.classifier is not None:

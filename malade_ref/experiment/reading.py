@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from malade_ref.checks import InputError, printable
-from malade_ref.experiment.config import Experiment, Model, check_experiment
+from malade_ref.experiment.config import FURTHER, Experiment, Model, check_experiment
 from malade_ref.experiment.files import built_in_experiments, merged, read_files
 from malade_ref.experiment.pictures import KINDS
 from malade_ref.experiment.tables import nearest, read_table
@@ -92,7 +92,12 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
     del settings["about"]  # has had its effect, and changes no result
     del settings["store"], settings["published"]  # no result depends on them but by the networks
-    for model in settings["models"].values():
+    for name, model in settings["models"].items():
+        further = experiment.models[name].further_settings()
+        for key in FURTHER:
+            del model[key]
+            if key in further:
+                model[key] = further[key]
         if model["file"] is None:
             del model["file"]
         del model["published"]
@@ -136,8 +141,8 @@ def experiment_of(config: Mapping[str, Any], file: str) -> Experiment:
         return {**{key: value for key, value in table.items() if key != "settings"}, **settings}
 
     def model(table: Mapping[str, Any]) -> dict[str, Any]:
-        adversarial = table.get("adversarial")
-        return {**table, "file": None, "adversarial": method(adversarial) if adversarial else None}
+        attacks = {key: table.get(key) for key in ("adversarial", "robust_check")}
+        return {**table, "file": None, **{key: method(attack) if attack else None for key, attack in attacks.items()}}
 
     def defence(table: Mapping[str, Any]) -> dict[str, Any]:
         search = table.get("search")

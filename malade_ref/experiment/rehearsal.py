@@ -71,8 +71,9 @@ def rehearse(experiment: Experiment, ops: ModuleType) -> None:
             given = {} if eps is None else {"eps": eps}
             rehearsals += [(where, attack, model, given) for model in (classifier, defended)]
     for name, model in experiment.models.items():
-        if model.adversarial is not None:
-            rehearsals.append((f"models.{name}.adversarial", model.adversarial, classifier, {}))
+        for key, method in (("adversarial", model.attack), ("robust_check", model.check)):
+            if method is not None:
+                rehearsals.append((f"models.{name}.{key}", method, classifier, {}))
     for name, defence in experiment.defences.items():
         if defence.search is not None:
             rehearsals.append((f"defences.{name}.search.attack", defence.search.attack, classifier, {}))

@@ -42,6 +42,7 @@ from .attack_steps import (
     select,
     sign_step,
 )
+from .augmentation import crop_flip
 from .chain import fused_chain
 from .conv import conv2d, conv2d_vjp, conv_transpose2d, conv_transpose2d_vjp
 from .conv_grouped import (
@@ -69,6 +70,8 @@ from .layers import (
 from .losses import (
     dlr_loss,
     dlr_loss_vjp,
+    kl_divergence,
+    kl_divergence_vjp,
     log_softmax,
     margin_loss,
     margin_loss_vjp,
@@ -170,6 +173,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_vjp",
     "copies_at_once",
+    "crop_flip",
     "cw_gradient",
     "derive_key",
     "describe_device",
@@ -196,6 +200,8 @@ __all__ = [
     "hardtanh_vjp",
     "interpolate",
     "keys_of_samples",
+    "kl_divergence",
+    "kl_divergence_vjp",
     "langevin_log_ratio",
     "langevin_step",
     "langevin_step_vjp",

@@ -35,6 +35,7 @@ from . import conv_banded, conv_phases
 from .conv_windows import blocks, channels_last, pad, windows
 from .epilogue import check_epilogue, epilogue, epilogue_vjp
 from .geometry import Geometry, Padding, Pair, conv_geometry, transpose_geometry
+from .slices import each_part
 
 Floats = NDArray[Any]
 
@@ -221,10 +222,13 @@ def _correlate(x: Floats, weight: Floats, g: Geometry) -> Floats:
         return conv_banded.correlate(x, weight, g)
     matrix = weight.transpose(2, 3, 1, 0).reshape(-1, len(weight))  # (kh * kw * c, o)
     y = np.empty((len(x), *g.output, len(weight)), dtype=x.dtype)
-    padded = pad(x, g)
-    for block in blocks(len(x), g.output, len(matrix)):
-        rows = windows(padded[block], g.kernel, g.stride, g.output)
+
+    def of_block(block: slice) -> None:
+        rows = windows(pad(x[block], g), g.kernel, g.stride, g.output)
         np.matmul(rows, matrix, out=y[block].reshape(len(rows), len(weight)))
+
+    for _ in each_part(of_block, blocks(len(x), g.output, len(matrix))):
+        pass
     return y.transpose(0, 3, 1, 2)
 
 
@@ -234,11 +238,14 @@ def _weight_gradient(x: Floats, dy: Floats, g: Geometry) -> Floats:
     if conv_banded.pays(shape, g):
         return conv_banded.weight_gradient(x, dy, g)
     dy = channels_last(dy)
-    padded = pad(x, g)
     dmatrix = np.zeros((shape[0], g.kernel[0] * g.kernel[1] * shape[1]), dtype=x.dtype)  # (o, kh * kw * c)
-    for block in blocks(len(x), g.output, dmatrix.shape[1]):
-        rows = windows(padded[block], g.kernel, g.stride, g.output)
-        dmatrix += dy[block].reshape(len(rows), shape[0]).T @ rows
+
+    def of_block(block: slice) -> Floats:
+        rows = windows(pad(x[block], g), g.kernel, g.stride, g.output)
+        return np.asarray(dy[block].reshape(len(rows), shape[0]).T @ rows)
+
+    for product in each_part(of_block, blocks(len(x), g.output, dmatrix.shape[1])):
+        dmatrix += product
     return np.ascontiguousarray(dmatrix.reshape(shape[0], *g.kernel, shape[1]).transpose(0, 3, 1, 2))
 
 

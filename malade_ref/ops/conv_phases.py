@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .conv_windows import blocks, pad, windows
 from .geometry import Geometry, Pair
+from .slices import each_part
 
 Floats = NDArray[Any]
 
@@ -43,7 +44,7 @@ def spread(dy: Floats, weight: Floats, g: Geometry) -> Floats:
         max(0, count - 1 + max(p.first + p.taps for p in phases) - size)
         for phases, count, size in zip((row_phases, col_phases), (rows, cols), g.output, strict=True)
     )
-    padded = pad(dy, g._replace(pads=((before[0], after[0]), (before[1], after[1]))))
+    around = g._replace(pads=((before[0], after[0]), (before[1], after[1])))
     # Output pixel (i * sh + a, j * sw + b) is written as pixel (i, j) of phase (a, b).
     every_phase_has_taps = g.kernel[0] >= sh and g.kernel[1] >= sw
     make = np.empty if every_phase_has_taps else np.zeros
@@ -51,12 +52,18 @@ def spread(dy: Floats, weight: Floats, g: Geometry) -> Floats:
     all_phases = [(a, b) for a in row_phases for b in col_phases if a.taps and b.taps]
     for group in [all_phases] if channels < NARROW else [[phase] for phase in all_phases]:
         matrix, first, kernel = _phase_matrix(weight, g.stride, group)
-        top, left = before[0] + first[0], before[1] + first[1]
-        for block in blocks(num_images, (rows, cols), len(matrix)):
-            rows_of_dy = windows(padded[block, top:, left:], kernel, (1, 1), (rows, cols))
+        corner = slice(None), slice(before[0] + first[0], None), slice(before[1] + first[1], None)
+        settings = (group, matrix, corner, kernel)
+
+        def of_block(block: slice, settings: Any = settings) -> None:
+            group, matrix, corner, kernel = settings
+            rows_of_dy = windows(pad(dy[block], around)[corner], kernel, (1, 1), (rows, cols))
             product = (rows_of_dy @ matrix).reshape(-1, rows, cols, len(group), channels)
             for i, (a, b) in enumerate(group):
                 dx[block, :, a.number, :, b.number] = product[:, :, :, i]
+
+        for _ in each_part(of_block, blocks(num_images, (rows, cols), len(matrix))):
+            pass
     whole = dx.reshape(num_images, rows * sh, cols * sw, channels)
     return whole[:, : g.size[0], : g.size[1]].transpose(0, 3, 1, 2)
 

@@ -5,7 +5,6 @@ Axes as in `conv`; arrays are channels-last, (n, h, w, c), because a row of a wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,8 +47,7 @@ def channels_last(x: Floats) -> Floats:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 
-def blocks(num_images: int, output: Pair, window_size: int) -> Iterator[slice]:
+def blocks(num_images: int, output: Pair, window_size: int) -> list[slice]:
     """Slices of images whose windows fit into the cache."""
     step = max(1, WINDOW_BLOCK // max(1, output[0] * output[1] * window_size))
-    for start in range(0, num_images, step):
-        yield slice(start, min(start + step, num_images))
+    return [slice(start, min(start + step, num_images)) for start in range(0, num_images, step)]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import InputError, check_float, check_ndim, check_number, check_same, check_shape
+from .channels import channel_map, channel_sums
 from .epilogue import check_epilogue, epilogue, epilogue_vjp
 
 Floats = NDArray[Any]
@@ -208,9 +209,11 @@ def batch_norm(x: Floats, gain: Floats, bias: Floats, *, epsilon: float = 1e-5) 
     """
     if x.size == 0:
         raise InputError(f"x: batch statistics need at least one number a channel, got shape {x.shape}")
-    axes = (0, *range(2, x.ndim))
-    mean = x.mean(axis=axes)
-    variance = x.var(axis=axes)
+    count = x.size // x.shape[1]
+    (total,) = channel_sums(lambda rows: (rows,), x)
+    mean = (total / count).astype(x.dtype)
+    (squares,) = channel_sums(lambda rows: (np.square(rows - mean),), x)
+    variance = (squares / count).astype(x.dtype)
     return batch_norm_inference(x, gain, bias, mean, variance, epsilon=epsilon), mean, variance
 
 
@@ -236,14 +239,20 @@ def batch_norm_vjp(
         Gradients with respect to scale and shift.
     """
     check_same("dy", dy, "x", x)
-    axes = (0, *range(2, x.ndim))
+    count = x.dtype.type(max(1, x.size // max(1, x.shape[1])))
     scale = 1 / np.sqrt(variance + x.dtype.type(epsilon))
-    normalised = (x - _channels(mean, x)) * _channels(scale, x)
-    dbias = dy.sum(axis=axes)
-    dgain = (dy * normalised).sum(axis=axes)
-    count = x.dtype.type(x.size // x.shape[1])
-    centred = dy - _channels(dbias / count, x) - normalised * _channels(dgain / count, x)
-    return centred * _channels(gain * scale, x), dgain, dbias
+
+    def for_sums(dy: Floats, x: Floats) -> tuple[Floats, Floats]:
+        return dy, dy * (x - mean)
+
+    dbias, moments = (sums.astype(x.dtype) for sums in channel_sums(for_sums, dy, x))
+    dgain = moments * scale
+    slope = gain * scale
+
+    def for_dx(dy: Floats, x: Floats) -> Floats:
+        return np.asarray((dy - dbias / count - (x - mean) * (scale * dgain / count)) * slope)
+
+    return channel_map(for_dx, dy, x), dgain, dbias
 
 
 def batch_norm_inference(
@@ -270,7 +279,7 @@ def batch_norm_inference(
     for name, value in (("gain", gain), ("bias", bias), ("mean", mean), ("variance", variance)):
         check_shape(name, value, x.shape[1:2])
     scale = gain / np.sqrt(variance + x.dtype.type(epsilon))
-    return np.asarray((x - _channels(mean, x)) * _channels(scale, x) + _channels(bias, x))
+    return channel_map(lambda rows: (rows - mean) * scale + bias, x)
 
 
 def batch_norm_inference_vjp(dy: Floats, gain: Floats, variance: Floats, *, epsilon: float = 1e-5) -> Floats:
@@ -283,9 +292,5 @@ def batch_norm_inference_vjp(dy: Floats, gain: Floats, variance: Floats, *, epsi
     gain, variance, epsilon
         As given to `batch_norm_inference`.
     """
-    return np.asarray(dy * _channels(gain / np.sqrt(variance + dy.dtype.type(epsilon)), dy))
-
-
-def _channels(values: Floats, x: Floats) -> Floats:
-    """One number a channel, shaped to meet x."""
-    return values.reshape(-1, *[1] * (x.ndim - 2))
+    slope = gain / np.sqrt(variance + dy.dtype.type(epsilon))
+    return channel_map(lambda rows: rows * slope, dy)

@@ -228,6 +228,46 @@ def dlr_loss_vjp(
     return np.asarray(dlogits)
 
 
+def kl_divergence(logits: Floats, other: Floats) -> Floats:
+    r"""Kullback-Leibler divergence of two classifications, :math:`\sum_k p_k (\log p_k - \log q_k)`.
+
+    Parameters
+    ----------
+    logits, other : ndarray of shape (n, k), float32 or float64, of one dtype
+        Class scores; p is the softmax of the first, q that of the other.
+
+    Returns
+    -------
+    ndarray of shape (n,), same dtype
+        Divergences in nats; >= 0 but for rounding.
+    """
+    p, difference = _compared(logits, other)
+    return np.asarray((p * difference).sum(axis=1))
+
+
+def kl_divergence_vjp(dloss: Floats, logits: Floats, other: Floats) -> tuple[Floats, Floats]:
+    """Vector-Jacobian products of `kl_divergence`: dloss p (log p - log q - KL), and dloss (q - p).
+
+    Parameters
+    ----------
+    dloss : ndarray of shape (n,)
+        Gradient with respect to the divergences.
+    logits, other
+        As given to `kl_divergence`.
+
+    Returns
+    -------
+    dlogits, dother : ndarray of shape (n, k)
+        Gradients with respect to both.
+    """
+    p, difference = _compared(logits, other)
+    check_shape("dloss", dloss, logits.shape[:1])
+    slopes = dloss[:, None].astype(p.dtype, copy=False)
+    divergence = (p * difference).sum(axis=1, keepdims=True)
+    q = np.exp(log_softmax(other))
+    return np.asarray(slopes * p * (difference - divergence)), np.asarray(slopes * (q - p))
+
+
 def other_classes(logits: Floats, labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """All classes but the true one, by falling score.
 
@@ -276,6 +316,15 @@ def squared_error_vjp(dloss: Floats, output: Floats, target: Floats) -> Floats:
     check_shape("dloss", dloss, output.shape[:1])
     weight = (2 * dloss).astype(output.dtype, copy=False).reshape(-1, *[1] * (output.ndim - 1))
     return np.asarray(weight * (output - target))
+
+
+def _compared(logits: Floats, other: Floats) -> tuple[Floats, Floats]:
+    """The softmax p of the first scores, and log p - log q."""
+    check_ndim("logits", logits, 2, "(n, k)")
+    check_float("logits", logits)
+    check_same("other", other, "logits", logits)
+    log_p = log_softmax(logits)
+    return np.exp(log_p), log_p - log_softmax(other)
 
 
 def _check_labels(logits: Floats, labels: NDArray[np.integer[Any]]) -> None:

@@ -2,7 +2,8 @@
 
 Samples are independent, so a batch is cut into slices small enough for a core's cache and each slice goes through a
 whole network (or a whole chain) on one thread. The cut depends on the number of samples alone and every slice uses a
-single-threaded BLAS, so results depend on neither the number of cores nor their timing.
+single-threaded BLAS, so results depend on neither the number of cores nor their timing. A batch in one slice, as of a
+network with batch statistics, leaves the other cores to the ops within: these cut their own work into parts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeVar
@@ -45,7 +46,8 @@ def map_slices(
     Returns
     -------
     list
-        The results in the order of the slices. Within a call from another slice's thread they are computed one by one.
+        The results in the order of the slices. Within a call from another slice's thread they are computed one by one,
+        unless that slice is the only one.
 
     Raises
     ------
@@ -57,10 +59,39 @@ def map_slices(
     slices = [slice(first, last) for first, last in itertools.pairwise(bounds)]
     if getattr(_inside, "slice", False):
         return [function(part) for part in slices]
+    if getattr(_inside, "alone", False):
+        return list(each_part(function, slices))
     with _turns.setdefault(os.getpid(), threading.Lock()), _blas().limit(limits=1, user_api="blas"):
-        if num_slices == 1 or num_threads() == 1:
+        if num_threads() == 1:
             return [_run(function, part) for part in slices]
+        if num_slices == 1:
+            return [_run_alone(function, slices[0])]
         return list(_pool(num_threads(), os.getpid()).map(lambda part: _run(function, part), slices))
+
+
+def each_part(function: Callable[[slice], T], parts: Sequence[slice]) -> Iterator[T]:
+    """Call a function on every part of an op's work: on every core where the op has them to itself.
+
+    Parameters
+    ----------
+    function : callable
+        As of `map_slices`.
+    parts : sequence of slice
+        The cut, which must not depend on the number of cores.
+
+    Yields
+    ------
+    object
+        The results in the order of the parts; no more of them are computed ahead than there are threads.
+    """
+    if len(parts) < 2 or not getattr(_inside, "alone", False):
+        for part in parts:
+            yield function(part)
+        return
+    size = num_threads()
+    pool = _pool(size, os.getpid())
+    for first in range(0, len(parts), size):
+        yield from pool.map(lambda part: _run(function, part), parts[first : first + size])
 
 
 def copies_at_once(num_samples: int) -> int:
@@ -112,6 +143,14 @@ def _run(function: Callable[[slice], T], part: slice) -> T:
         return function(part)
     finally:
         _inside.slice = False
+
+
+def _run_alone(function: Callable[[slice], T], part: slice) -> T:
+    _inside.alone = True
+    try:
+        return function(part)
+    finally:
+        _inside.alone = False
 
 
 @lru_cache(maxsize=1)

@@ -125,13 +125,33 @@ def _recipe(model: Mapping[str, Any], num_images: int | None, labels: Labels) ->
     attack = model.get("adversarial")
     if attack:
         settings = [f"{key} {value}" for key, value in sorted(attack["settings"].items())]
-        parts.append(f"on images attacked by {attack['method']} ({', '.join(settings)})")
+        objective = model.get("objective") or "madry"
+        how = {"fast": " in one step", "trades": ", TRADES", "alp": ", adversarial logit pairing"}.get(objective, "")
+        parts.append(f"on images attacked by {attack['method']} ({', '.join(settings)}){how}")
+    parts += _further(model)
     if model.get("sigma2"):
         parts.append(f"sigma^2 = {model['sigma2']:g}")
     if model.get("classifier"):
         protected = labels.models.get(model["classifier"], model["classifier"])
         parts.append(f"+ 2 sigma^2 * {model['ce_weight']:g} J of {protected}")
     return "; ".join(parts)
+
+
+def _further(model: Mapping[str, Any]) -> list[str]:
+    """What else a training does, of what is not as by default."""
+    found = []
+    if model.get("objective") == "clp":
+        found.append(f"clean logit pairing at noise {model['noise']:g}")
+    words = {"beta": "beta", "pairing_weight": "pairing weight", "label_smoothing": "label smoothing"}
+    words |= {"momentum": "momentum", "weight_decay": "weight decay", "clip_norm": "gradients clipped at"}
+    words |= {"averaging": "weights averaged, decay", "factor": "rate factor"}
+    found += [f"{words[key]} {model[key]:g}" for key in words if model.get(key) is not None]
+    if model.get("milestones"):
+        found.append(f"milestones {', '.join(f'{milestone:g}' for milestone in model['milestones'])}")
+    augment = model.get("augment") or {}
+    crops = [f"crops of {augment['pad']} pixels"] if augment.get("pad") else []
+    found += [*crops, *(["flips"] if augment.get("flip") else [])]
+    return [*found, "stopped if robustness collapses"] if model.get("robust_check") else found
 
 
 def _quality(quality: Mapping[str, Any], labels: Labels) -> list[str]:

@@ -91,6 +91,26 @@ def test_ties_and_not_a_number_in_losses_of_attacks() -> None:
     agree("dlr_loss_vjp", np.ones(2), logits[:2], labels[:2])
 
 
+@given(logits_nk(), st.data())
+def test_divergence(case: LogitsAndLabels, data: st.DataObject) -> None:
+    logits, dtype = case.logits, str(case.logits.dtype)
+    other = data.draw(floats_of_shape(logits.shape, dtype=dtype))
+    dloss = data.draw(floats_of_shape(case.labels.shape, dtype=dtype))
+    size = magnitude(logits) + magnitude(other)
+    agree("kl_divergence", logits, other, scale=size[:, 0] ** 2)
+    slopes = np.abs(dloss)[:, None]
+    agree("kl_divergence_vjp", dloss, logits, other, scale=(slopes * size**2, slopes * size))
+
+
+def test_divergence_of_far_and_broken_scores() -> None:
+    logits = np.array([[60.0, 0.0, 0.0], [0.0, np.nan, 1.0], [1.0, 2.0, 3.0], [0.0, 0.0, 5.0]])
+    other = np.array([[0.0, 60.0, 0.0], [1.0, 0.0, 1.0], [1.0, 2.0, 3.0], [9.0, 0.0, 0.0]])
+    found = agree("kl_divergence", logits, other)
+    assert np.isnan(found).tolist() == [False, True, False, False]
+    assert (found[0], found[2]) == (pytest.approx(60), pytest.approx(0, abs=1e-15))
+    agree("kl_divergence_vjp", np.ones(4), logits, other)
+
+
 def sizes(output: Any, target: Any) -> Any:
     return (np.abs(output) + np.abs(target)).astype("float64")
 
@@ -115,6 +135,7 @@ def test_a_sample_does_not_depend_on_its_batch(dtype: str) -> None:
         (gpu.log_softmax, (logits,)),
         (gpu.softmax_cross_entropy, (logits, labels)),
         (gpu.softmax_cross_entropy_vjp, (dloss, logits, labels)),
+        (gpu.kl_divergence, (logits, output)),
         (gpu.squared_error, (output, target)),
         (gpu.squared_error_vjp, (dloss, output, target)),
     ):
@@ -137,6 +158,8 @@ def test_planted_errors_are_caught(dtype: str) -> None:
         "margin_loss_vjp": (dloss, logits, labels),
         "dlr_loss": (logits, labels, (labels + 1) % 5),
         "dlr_loss_vjp": (dloss, logits, labels),
+        "kl_divergence": (logits, logits[::-1]),
+        "kl_divergence_vjp": (dloss, logits, logits[::-1]),
         "squared_error": (output, target),
         "squared_error_vjp": (dloss, output, target),
     }.items():
@@ -159,6 +182,10 @@ def test_complaints() -> None:
     complain_alike("dlr_loss", L[:, :2], Y)
     complain_alike("dlr_loss", L, Y, Y)
     complain_alike("other_classes", L, Y[:1])
+    for arrays in ((L[0], L), (Y[:, None], L), (L, L[:1]), (L, L.astype("float32"))):
+        complain_alike("kl_divergence", *arrays)
+        complain_alike("kl_divergence_vjp", L[:, 0], *arrays)
+    complain_alike("kl_divergence_vjp", L, L, L)
     for arrays in ((L, L[:1]), (L, L.astype("float32")), (Y, Y)):
         complain_alike("squared_error", *arrays)
     complain_alike("squared_error_vjp", L, L, L)

@@ -43,6 +43,8 @@ LARGEST, MEANS, ADAPTIVE = (POOLING.format(name) for name in ("max_pool2d", "avg
 ACTIVATIONS = "tests/agree/test_activations.py"
 NORMALISATION = "tests/agree/test_normalisation.py"
 LOSSES = "tests/agree/test_losses.py"
+DIVERGENCE = "tests/agree/test_losses.py -k divergence"
+AUGMENTATION = "tests/agree/test_augmentation.py"
 LOSSES_OF_ATTACKS = "tests/agree/test_losses.py -k attacks"
 MINIMUM_NORM = "tests/agree/test_minimum_norm.py -k 'changes or ead or between'"
 PLANES = "tests/agree/test_minimum_norm.py -k 'plane_steps'"
@@ -1632,7 +1634,85 @@ MUTANTS = [
         "q = column * sw + v * dh - pw\n                    if",
         GROUPED,
     ),
+    # augmentation.py
+    Mutant(
+        "augmentation: the others mirrored",
+        "augmentation.py",
+        "flip[n] != 0:",
+        "flip[n] == 0:",
+        AUGMENTATION,
+    ),
+    Mutant(
+        "augmentation: mirrored off by one",
+        "augmentation.py",
+        "w - 1 - column",
+        "w - column",
+        AUGMENTATION,
+    ),
+    Mutant(
+        "augmentation: columns for rows",
+        "augmentation.py",
+        "column + left[n]",
+        "column + top[n]",
+        AUGMENTATION,
+    ),
+    Mutant(
+        "augmentation: the first sample's place",
+        "augmentation.py",
+        "row + top[n]",
+        "row + top[0]",
+        AUGMENTATION,
+    ),
+    Mutant(
+        "augmentation: a row before the first",
+        "augmentation.py",
+        "0 <= row",
+        "-1 <= row",
+        AUGMENTATION,
+    ),
+    Mutant(
+        "augmentation: the last column lost",
+        "augmentation.py",
+        "column < w:",
+        "column < w - 1:",
+        AUGMENTATION,
+    ),
     # losses.py
+    Mutant(
+        "losses: divergence the other way",
+        "losses.py",
+        "math.exp(own) * (own -",
+        "math.exp(own) * (-own +",
+        DIVERGENCE,
+    ),
+    Mutant(
+        "losses: divergence of a row from itself",
+        "losses.py",
+        "(others[row + k] - log_q))",
+        "(scores[row + k] - log_q))",
+        DIVERGENCE,
+    ),
+    Mutant(
+        "losses: exponentials that overflow",
+        "losses.py",
+        "math.exp(scores[row + k] - largest)",
+        "math.exp(scores[row + k])",
+        DIVERGENCE,
+    ),
+    Mutant(
+        "losses: divergence's mean not taken off",
+        "losses.py",
+        "(own - other - mean)",
+        "(own - other)",
+        DIVERGENCE,
+    ),
+    Mutant(
+        "losses: divergence's gradient turned round",
+        "losses.py",
+        "dloss[i] * (q - p)",
+        "dloss[i] * (p - q)",
+        DIVERGENCE,
+    ),
     Mutant(
         "losses: last of equals",
         "losses.py",

@@ -167,6 +167,33 @@ def test_confident_classifiers_keep_their_gradient(dtype: str) -> None:
     np.testing.assert_allclose(gradient, math.exp(-60) * np.array([[-1, 1]]), rtol=1e-5)
 
 
+def check_divergence(kl_divergence: Any, logits: Any, other: Any) -> None:
+    with assert_not_mutated(logits, other):
+        loss = kl_divergence(logits, other)
+    assert_no_alias(loss, logits, other)
+    log_p, log_q = log_probabilities(logits), log_probabilities(other)
+    expected = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    scale = (magnitude(logits) + magnitude(other))[:, 0] ** 2
+    assert_close(loss, expected, op="kl_divergence", dtype=str(logits.dtype), scale=scale)
+
+
+@given(logits_nk(), st.data())
+def test_divergence(case: LogitsAndLabels, data: st.DataObject) -> None:
+    other = data.draw(floats_of_shape(case.logits.shape, dtype=str(case.logits.dtype)))
+    check_divergence(ops.kl_divergence, case.logits, other)
+    np.testing.assert_array_equal(ops.kl_divergence(case.logits, case.logits), 0)
+
+
+def test_gradients_of_the_divergence() -> None:
+    logits, other = rng().standard_normal((2, 4, 5))
+
+    def check(vjp: Any) -> None:
+        directional_check(lambda a, b: ops.kl_divergence(a, b), vjp, [logits, other])
+
+    assert_planted_caught(check, ops.kl_divergence_vjp)
+    assert_planted_caught(lambda f: check_divergence(f, logits, other), ops.kl_divergence)
+
+
 def test_squared_errors_are_sums() -> None:
     assert ops.squared_error(np.full((1, 1, 28, 28), 0.5), np.zeros((1, 1, 28, 28)))[0] == 784 / 4
 
@@ -183,6 +210,10 @@ L, Y = np.zeros((2, 3)), np.zeros(2, dtype=int)
         (lambda: ops.softmax_cross_entropy(L, Y[None]), "labels: expected 1 axes"),
         (lambda: ops.softmax_cross_entropy(L, Y.astype(float)), "labels: expected integers"),
         (lambda: ops.softmax_cross_entropy_vjp(L, L, Y), "dloss: expected shape"),
+        (lambda: ops.kl_divergence(L[0], L), "logits: expected 2 axes"),
+        (lambda: ops.kl_divergence(L, L[:1]), "other: expected shape"),
+        (lambda: ops.kl_divergence(L, L.astype("float32")), "other: expected dtype float64"),
+        (lambda: ops.kl_divergence_vjp(L, L, L), "dloss: expected shape"),
         (lambda: ops.squared_error(L, L[:1]), "target: expected shape"),
         (lambda: ops.squared_error(L, L.astype("float32")), "target: expected dtype float64"),
         (lambda: ops.squared_error(Y, Y), "output: expected float32 or float64"),

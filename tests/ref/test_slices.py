@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from malade_ref import ops
 from malade_ref.checks import InputError
+from malade_ref.ops.slices import each_part
 
 
 @pytest.fixture(params=["1", "2", "4"])
@@ -164,3 +165,49 @@ def test_bad_settings(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     call: Any = lambda: ops.map_slices(lambda part: part, 40)  # noqa: E731
     with pytest.raises(InputError, match="MALADE_NUM_THREADS: expected"):
         call()
+
+
+# A batch in one slice ------------------------------------------------------------------------------------------------
+
+
+def test_a_lone_slice_leaves_the_other_threads_to_what_is_within(num_threads: int) -> None:
+    before, meeting = blas_threads(), threading.Barrier(num_threads)
+
+    def inner(part: slice) -> tuple[int, bool, list[int]]:
+        if num_threads > 1 and part.start < num_threads:
+            meeting.wait(timeout=30)  # only threads that run at once get past it
+        nested = ops.map_slices(lambda part: part.start, 4, slice_size=2)
+        return part.start, blas_threads() <= {1}, nested
+
+    def outer(part: slice) -> Any:
+        return ops.map_slices(inner, 3 * num_threads, slice_size=1), list(each_part(inner, parts))
+
+    parts = [slice(i, i + 1) for i in range(2 * num_threads)]
+    within, of_parts = ops.map_slices(outer, 10, slice_size=10)[0]
+    assert within == [(i, True, [0, 2]) for i in range(3 * num_threads)]
+    assert of_parts == [(i, True, [0, 2]) for i in range(2 * num_threads)]
+    assert blas_threads() == before
+
+
+def test_parts_of_one_of_several_slices_stay_on_its_thread(num_threads: int) -> None:
+    def outer(part: slice) -> bool:
+        mine = threading.get_ident()
+        return set(each_part(lambda _: threading.get_ident(), [slice(0, 1), slice(1, 2), slice(2, 3)])) == {mine}
+
+    assert ops.map_slices(outer, 4, slice_size=1) == [True] * 4
+    # Outside of any slice an op keeps to the caller's thread, whose BLAS may have all cores.
+    assert outer(slice(0, 1))
+
+
+def test_an_error_in_a_part_comes_out(num_threads: int) -> None:
+    def inner(part: slice) -> int:
+        if part.start == 1:
+            raise InputError("broken")
+        return part.start
+
+    def outer(part: slice) -> list[int]:
+        return list(each_part(inner, [slice(i, i + 1) for i in range(4)]))
+
+    with pytest.raises(InputError, match="broken"):
+        ops.map_slices(outer, 1)
+    assert ops.map_slices(lambda part: part.start, 4, slice_size=2) == [0, 2]

@@ -18,7 +18,7 @@ import malade_ref
 from malade_ref import Network, cnn, ops, sdae
 from malade_ref.datasets import Dataset, load_dataset
 from malade_ref.experiment import models, store
-from malade_ref.experiment.config import Method, Model
+from malade_ref.experiment.config import Augment, Check, Method, Model
 from malade_ref.experiment.models import Training, train_or_take, training_of
 from malade_ref.experiment.reading import read_experiment
 from malade_ref.experiment.store import Store, key_of, store_folder
@@ -30,14 +30,20 @@ from malade_ref.training import fit
 DECIDES = (
     "objectives.py",
     "training.py",
+    "augmentation.py",
+    "robust_training.py",
+    "training_options.py",
     "network/*.py",
     "layers/*.py",
     "experiment/models.py",
     "attacks/gradient.py",
     "attacks/oracle.py",
 )
-DECIDES += tuple(f"ops/{name}*.py" for name in ("conv", "finish", "layers", "losses", "optim", "random", "slices"))
-VERSION, DIGEST = 1, "e5c2dc621d75282e"
+DECIDES += tuple(
+    f"ops/{name}*.py"
+    for name in ("augmentation", "channels", "conv", "epilogue", "layers", "losses", "optim", "random", "slices")
+)
+VERSION, DIGEST = 1, "e0b41b850811edae"
 
 # The last losses of short trainings in double precision, by objective.
 LOSSES = {
@@ -86,6 +92,19 @@ CHANGES: dict[str, tuple[Model, Any]] = {
     "init": (BASE, "other"),
     "adversarial": (BASE, ADVERSARIAL),
     "ramp": (replace(BASE, adversarial=ADVERSARIAL, epochs=3), 1),
+    "objective": (replace(BASE, adversarial=ADVERSARIAL), "alp"),
+    "beta": (replace(BASE, adversarial=ADVERSARIAL, objective="trades"), 2.0),
+    "pairing_weight": (replace(BASE, adversarial=ADVERSARIAL, objective="alp"), 0.1),
+    "noise": (replace(BASE, noise=0.1, objective="clp"), 0.2),
+    "robust_check": (BASE, Check(method="ascent", settings={"eps": 0.1})),
+    "label_smoothing": (BASE, 0.1),
+    "augment": (BASE, Augment(pad=1)),
+    "momentum": (replace(BASE, optimizer="sgd"), 0.5),
+    "weight_decay": (BASE, 1e-3),
+    "clip_norm": (BASE, 1.0),
+    "averaging": (BASE, 0.9),
+    "milestones": (replace(BASE, schedule="piecewise"), (0.2,)),
+    "factor": (replace(BASE, schedule="piecewise"), 0.5),
     "teacher": (BASE, "cnn"),
     "sigma2": (DENOISER, 0.2),
     "classifier": (DENOISER, "cnn"),
