@@ -22,7 +22,7 @@ from malade_ref.certify import certify
 from malade_ref.certify import predict as smoothed
 from malade_ref.checks import InputError
 from malade_ref.classes import class_names_of, with_class_names
-from malade_ref.interop import Wrapped, from_torch, to_torch, wrap
+from malade_ref.interop import OnTensors, Wrapped, from_torch, to_torch, wrap
 from malade_ref.interop.classifier import Classifier
 from malade_ref.layers import Flatten, Linear, Reshape, Tanh
 from malade_ref.network import Network, build
@@ -806,6 +806,22 @@ def test_a_module_that_was_not_wrapped() -> None:
     for name in ("pgd", "cw", "square", "boundary", "apgd", "fab", "auto_attack", "spsa"):
         with pytest.raises(InputError, match=f"^model: {message}"):
             getattr(attacks, name)(module, x, y)
+    settings: dict[str, Any] = {"sigma": 0.1, "num_selection": 2, "num_estimation": 4}
+    calls: dict[str, list[Any]] = {
+        "model": [lambda: gradient_check(module, x, y), lambda: eot_check(module, x, y), lambda: OnTensors(module)],
+        "classifier": [
+            lambda: certify(module, x, y, **settings),
+            lambda: smoothed(module, x, sigma=0.1),
+            lambda: fit(denoiser(), SupervisedDenoising(0.1, module), x, y, epochs=1),
+        ],
+        "denoiser": [lambda: certify(linear(), x, y, denoiser=module, **settings)],
+        "network": [lambda: fit(module, Distillation(victim=linear()), x, y, epochs=1)],
+        "victim": [lambda: fit(linear(), Distillation(victim=module), x, y, epochs=1)],
+    }
+    for name, refused in calls.items():
+        for call in refused:
+            with pytest.raises(InputError, match=f"^{name}: {message}"):
+                call()
     with pytest.raises(InputError, match=f"^surrogate: {message}"):
         attacks.transfer(linear(), x, y, surrogate=module, attack=attacks.pgd)
 
