@@ -61,6 +61,12 @@ madry = _with_these_ops(malade_ref.madry)
 mlp = _with_these_ops(malade_ref.mlp)
 resnet = _with_these_ops(malade_ref.resnet)
 wide_resnet = _with_these_ops(malade_ref.wide_resnet)
+cifar_resnet = _with_these_ops(malade_ref.cifar_resnet)
+conv_sdae = _with_these_ops(malade_ref.conv_sdae)
+dncnn = _with_these_ops(malade_ref.dncnn)
+madry_wide_resnet = _with_these_ops(malade_ref.madry_wide_resnet)
+resnet_v2 = _with_these_ops(malade_ref.resnet_v2)
+unet = _with_these_ops(malade_ref.unet)
 load = _with_these_ops(malade_ref.load)
 
 __all__ = [
@@ -70,13 +76,19 @@ __all__ = [
     "Network",
     "__version__",
     "attacks",
+    "cifar_resnet",
     "cnn",
+    "conv_sdae",
+    "dncnn",
     "load",
     "madry",
+    "madry_wide_resnet",
     "mlp",
     "ops",
     "resnet",
+    "resnet_v2",
     "save",
     "sdae",
+    "unet",
     "wide_resnet",
 ]

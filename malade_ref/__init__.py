@@ -17,7 +17,21 @@ if TYPE_CHECKING:
     from malade_ref.checkpoint import load, save
     from malade_ref.defence import MALADE
     from malade_ref.density import DenoiserScore, GaussianMixture
-    from malade_ref.network import Network, cnn, madry, mlp, resnet, sdae, wide_resnet
+    from malade_ref.network import (
+        Network,
+        cifar_resnet,
+        cnn,
+        conv_sdae,
+        dncnn,
+        madry,
+        madry_wide_resnet,
+        mlp,
+        resnet,
+        resnet_v2,
+        sdae,
+        unet,
+        wide_resnet,
+    )
 
 __version__ = "0.1.0"
 
@@ -28,14 +42,20 @@ __all__ = [
     "Network",
     "__version__",
     "attacks",
+    "cifar_resnet",
     "cnn",
+    "conv_sdae",
+    "dncnn",
     "load",
     "madry",
+    "madry_wide_resnet",
     "mlp",
     "ops",
     "resnet",
+    "resnet_v2",
     "save",
     "sdae",
+    "unet",
     "wide_resnet",
 ]
 
@@ -45,13 +65,19 @@ _HOME = {
     "DenoiserScore": "density",
     "GaussianMixture": "density",
     "Network": "network",
+    "cifar_resnet": "network",
     "cnn": "network",
+    "conv_sdae": "network",
+    "dncnn": "network",
     "load": "checkpoint",
     "madry": "network",
+    "madry_wide_resnet": "network",
     "mlp": "network",
     "resnet": "network",
+    "resnet_v2": "network",
     "save": "checkpoint",
     "sdae": "network",
+    "unet": "network",
     "wide_resnet": "network",
 }
 

@@ -226,7 +226,7 @@ def _as_pixels(piece: NDArray[Any]) -> NDArray[Any]:
 def read_images(
     source: str,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | None,
     num_classes: int = 1 << 31,
     labels: str | None = None,
     data_dir: str | None = None,
@@ -242,8 +242,8 @@ def read_images(
     ----------
     source : str
         See the module.
-    shape : tuple of int
-        The (c, h, w) that is expected.
+    shape : tuple of int, or None
+        The (c, h, w) that is expected; None for any.
     num_classes : int
         Labels must be below it.
     labels : str, optional

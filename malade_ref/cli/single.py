@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,11 @@ from malade_ref.cli.console import Meter, duration, say
 from malade_ref.cli.files import HELP, Images, check_free, check_new, fingerprint_of_model, read_images
 from malade_ref.cli.kept import Kept, check_question, in_blocks, interruptible, partial_of
 from malade_ref.defence import MALADE
-from malade_ref.experiment.config import BUILDERS, PRESETS, Method, Model, available_attacks, check_method
+from malade_ref.experiment.config import Method, Model, available_attacks, check_method
 from malade_ref.experiment.models import objective_of
 from malade_ref.experiment.reading import parse_change
 from malade_ref.experiment.stages import run_attack
-from malade_ref.network import Network
+from malade_ref.network import BUILDERS, PRESETS, Network, channel_statistics, make, parameters_of
 from malade_ref.sampling import ChainSettings, run_chain
 from malade_ref.statistics import wilson
 from malade_ref.training import OPTIMIZERS, SCHEDULES, fit, training_settings
@@ -107,6 +108,8 @@ def _add_train(commands: Any) -> None:
         help="which network; the paper's of its kind by default",
     )
     train.add_argument("--preset", choices=PRESETS, default="paper", help="size of the network")
+    train.add_argument("--depth", type=int, help="layers of the network in place of the preset's, if it has a depth")
+    train.add_argument("--width", type=int, help="its width in place of the preset's, likewise")
     train.add_argument("--init", metavar="MODEL", help="network to start from")
     train.add_argument("--epochs", type=int, default=3)
     train.add_argument("--batch-size", type=int, default=128)
@@ -191,7 +194,7 @@ def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
     model = _model_table(arguments)
     ops = backend_ops(arguments.backend)
     networks = {name: load(name, ops=ops) for name in (model.init, model.classifier) if name is not None}
-    start = networks[model.init] if model.init else model.builder(model.preset, seed=arguments.seed, ops=ops)
+    start = networks[model.init] if model.init else _new_network(arguments, ops)
     check_kind(start, model.kind, "--init")
     if model.classifier is not None:
         check_kind(networks[model.classifier], "classifier", "--classifier")
@@ -264,6 +267,26 @@ def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
     return 0
 
 
+def _new_network(arguments: argparse.Namespace, ops: ModuleType) -> Network:
+    """The network that a training starts from; one that takes any images is made for those that are given."""
+    kind, name = arguments.kind, arguments.network
+    settings: dict[str, Any] = {"preset": arguments.preset, "depth": arguments.depth, "width": arguments.width}
+    shape: tuple[int, ...] = (1, 28, 28)
+    num_classes = 0
+    parameters = parameters_of(kind, name)
+    if "input_shape" in parameters:
+        options = {"labels": arguments.labels, "data_dir": arguments.data_dir, "split": "train", "training": True}
+        images = read_images(arguments.input, shape=None, own_labels=True, **options)
+        shape = images.shape
+        if "num_classes" in parameters:
+            y = needed_labels(images.y, arguments.input, needed=True, count=len(images))
+            num_classes = max(len(images.class_names or ()), int(y.max()) + 1)
+        images.close()
+    if "normalize" in parameters:
+        settings["normalize"] = channel_statistics(Path(arguments.input.partition(":")[0]).stem, shape[0])
+    return make(kind, name, shape, num_classes, **settings, seed=arguments.seed, ops=ops)
+
+
 def _model_table(arguments: argparse.Namespace) -> Model:
     """The model as an experiment's file would describe it, with paths in place of names."""
     adversarial = None
@@ -282,6 +305,8 @@ def _model_table(arguments: argparse.Namespace) -> Model:
         kind=arguments.kind,
         network=arguments.network,
         preset=arguments.preset,
+        depth=arguments.depth,
+        width=arguments.width,
         epochs=check_work("--epochs", arguments.epochs),
         batch_size=check_count("--batch-size", arguments.batch_size),
         learning_rate=check_number("--learning-rate", arguments.learning_rate, above=0),

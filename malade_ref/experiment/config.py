@@ -21,18 +21,12 @@ from malade_ref.checks import MOST_WORK, InputError, check_count
 from malade_ref.experiment.exhibits import Figure, Table, check_exhibits
 from malade_ref.experiment.pictures import Perturbations, Sheet, Walk, check_plates
 from malade_ref.experiment.tables import REST, check_slug, nearest, setting
-from malade_ref.network import Network, cnn, madry, sdae
+from malade_ref.network import BUILDERS, PRESETS, parameters_of
 from malade_ref.robust_training import RobustCheck
 from malade_ref.training import OPTIMIZERS, SCHEDULES
 from malade_ref.training_options import Options
 
 CLEAN = "clean"
-# The networks that can be trained, by kind; the first of a kind is its default.
-BUILDERS: dict[str, dict[str, Callable[..., Network]]] = {
-    "classifier": {"cnn": cnn, "madry": madry},
-    "denoiser": {"sdae": sdae},
-}
-PRESETS = ("paper", "small")
 # What a classifier may learn besides plain labels and another's answers; all but the last on images that are attacked.
 OBJECTIVES = ("madry", "fast", "trades", "alp", "clp")
 OWN_SOURCES = ("defence", "classifier")
@@ -153,9 +147,14 @@ class Model:
     note : str
         What reports must say about it.
     network : str, optional
-        Which network of its kind: the paper's (``"cnn"`` or ``"sdae"``) by default, or ``"madry"``.
+        Which network of its kind, see `malade_ref.network.make`; the paper's for MNIST (``"cnn"`` or ``"sdae"``) by
+        default.
     preset : {"paper", "small"}
         Size of the network.
+    depth, width : int, optional
+        Its size in place of the preset's, for a network that has such settings.
+    mean, std : tuple of float, optional
+        By what a network normalises the channels of images; `malade_ref.network.channel_statistics` by default.
     seed : int
         Added to the experiment's seed for its initial weights, the order of images and the noise.
     epochs, batch_size, learning_rate, schedule, optimizer
@@ -206,6 +205,10 @@ class Model:
     note: str = ""
     network: str | None = None
     preset: str = setting("paper", choices=PRESETS)
+    depth: int | None = setting(None, minimum=1)
+    width: int | None = setting(None, minimum=1)
+    mean: tuple[float, ...] | None = setting(None)
+    std: tuple[float, ...] | None = setting(None, above=0)
     seed: int = setting(0, minimum=0)
     epochs: int = setting(0, minimum=1)
     batch_size: int = setting(128, minimum=1)
@@ -236,10 +239,9 @@ class Model:
     ce_weight: float = setting(1.0, minimum=0)
 
     @property
-    def builder(self) -> Callable[..., Network]:
-        """What makes the network that a training starts from."""
-        builders = BUILDERS[self.kind]
-        return builders[self.network or next(iter(builders))]
+    def architecture(self) -> tuple[Any, ...]:
+        """What says which network a training starts from: its name and its size."""
+        return self.network or next(iter(BUILDERS[self.kind])), self.preset, self.depth, self.width
 
     @property
     def learns(self) -> str | None:
@@ -804,10 +806,16 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
         raise InputError(f"{where}.file: expected the path of a saved network; got none")
     if model.network is not None:
         _refer(model.network, BUILDERS[model.kind], f"{where}.network")
+    parameters = parameters_of(model.kind, model.network)
+    for key, parameter in {"depth": "depth", "width": "width", "mean": "normalize", "std": "normalize"}.items():
+        if getattr(model, key) is not None and parameter not in parameters:
+            raise InputError(f"{where}.{key}: {model.architecture[0]} has no such setting; remove it")
+    if (model.mean is None) != (model.std is None):
+        raise InputError(f"{where}.mean: expected mean and std together; add the other or remove it")
     if model.init is not None:
         _refer(model.init, experiment.models, f"{where}.init")
         start = experiment.models[model.init]
-        same = (start.builder, start.preset) == (model.builder, model.preset)
+        same = start.architecture == model.architecture
         if start.kind != model.kind or not (same or start.file is not None or model.file is not None):
             raise InputError(
                 f"{where}.init: expected a {model.kind} of the same network and preset {model.preset}, "

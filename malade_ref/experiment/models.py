@@ -20,7 +20,7 @@ from malade_ref.classes import with_class_names
 from malade_ref.datasets import Dataset, Split
 from malade_ref.experiment.config import Experiment, Method, Model
 from malade_ref.experiment.store import Kept, Store, key_of
-from malade_ref.network import Network
+from malade_ref.network import Network, channel_statistics, make, parameters_of
 from malade_ref.robust_training import TRADES, AdversarialLogitPairing, CleanLogitPairing, Smoothed
 from malade_ref.storage import to_json
 from malade_ref.training import (
@@ -101,6 +101,35 @@ def objective_of(model: Model, networks: Mapping[str, Network]) -> Objective:
     return SupervisedDenoising(sigma, networks[model.classifier], model.ce_weight)
 
 
+def network_for(model: Model, data: Dataset, *, seed: int = 0, ops: ModuleType | None = None) -> Network:
+    """The network that a training starts from, for the images and classes of a data set.
+
+    Parameters
+    ----------
+    model : Model
+        Its table.
+    data : Dataset
+        Images.
+    seed : int
+        Of the initial weights.
+    ops : module, optional
+        The backend.
+
+    Raises
+    ------
+    InputError
+        If the network does not fit the images.
+    """
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None
+    if model.mean is not None and model.std is not None:
+        normalize = model.mean, model.std
+    elif "normalize" in parameters_of(model.kind, model.network):
+        normalize = channel_statistics(data.name, data.shape[0])
+    sizes: dict[str, Any] = {"preset": model.preset, "depth": model.depth, "width": model.width}
+    shape = data.shape, data.num_classes
+    return make(model.kind, model.network, *shape, **sizes, normalize=normalize, seed=seed, ops=ops)
+
+
 def _attack_of(model: Model, attack: Method) -> tuple[Callable[..., Any], int, dict[str, float]]:
     """The attack of a training as an `Adversarial` takes it: the function, and which settings grow, how long."""
     settings = attack.resolved()
@@ -137,7 +166,7 @@ def training_of(
     ops : module
         The backend.
     """
-    start = networks[model.init] if model.init else model.builder(model.preset, seed=seed, ops=ops)
+    start = networks[model.init] if model.init else network_for(model, data, seed=seed, ops=ops)
     if model.kind == "classifier":
         start = with_class_names(start, data.class_names)
     train, validation = _first(data.train, model.subset), _first(data.validation, model.validation)

@@ -101,8 +101,9 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         if model["file"] is None:
             del model["file"]
         del model["published"]
-        if model["network"] is None:
-            del model["network"]
+        for key in ("network", "depth", "width", "mean", "std"):
+            if model[key] is None:
+                del model[key]
     if not experiment.evaluation.early_stop:
         del settings["evaluation"]["early_stop"]
     for key in ("tables", "figures", *KINDS):

@@ -9,6 +9,7 @@ from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset
 from malade_ref.defence import MALADE
 from malade_ref.experiment.config import Experiment
+from malade_ref.experiment.models import network_for
 from malade_ref.network import cnn, sdae
 
 
@@ -28,17 +29,10 @@ def check_sizes(experiment: Experiment, data: Dataset) -> None:
             continue  # looked at when it was read
         wanted.append((f"models.{name}.subset", model.subset or 1, "training", data.train))
         wanted.append((f"models.{name}.validation", 1, "validation", data.validation))
-        network = model.builder(model.preset)
-        if network.input_shape != data.shape:
-            raise InputError(
-                f"models.{name}: takes images of shape {network.input_shape}, those of {data.name} have {data.shape}; "
-                "choose other data"
-            )
-        if model.kind == "classifier" and data.num_classes > network.num_classes:
-            raise InputError(
-                f"models.{name}: knows {network.num_classes} classes, "
-                f"{data.name} has {data.num_classes}; choose other data"
-            )
+        try:
+            network_for(model, data)
+        except InputError as error:
+            raise InputError(f"models.{name}: {error}") from error
     for name, defence in experiment.defences.items():
         if defence.search is not None:
             wanted.append(

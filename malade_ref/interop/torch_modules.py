@@ -1,4 +1,4 @@
-"""What PyTorch has no module for: sums and joins of branches, and the normalisation of inputs.
+"""What PyTorch has no module for: sums and joins of branches, the normalisation of inputs, channels of zeros.
 
 The classes exist once PyTorch is imported; until then this module has only their names.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-NAMES = ("SideBySide", "Normalize")
+NAMES = ("SideBySide", "Normalize", "PadChannels")
 
 
 def __getattr__(name: str) -> Any:
@@ -25,7 +25,8 @@ def classes() -> dict[str, Any]:
     -------
     dict of str to type of torch.nn.Module
         ``SideBySide(branches, join)`` adds or joins what its branches make of one input; ``Normalize(mean, std)``
-        takes means off channels and divides by standard deviations, both buffers.
+        takes means off channels and divides by standard deviations, both buffers; ``PadChannels(before, after)`` adds
+        channels of zeros.
     """
     import torch
 
@@ -62,7 +63,23 @@ def classes() -> dict[str, Any]:
             """Normalise images or vectors."""
             return (x - self.mean) / self.std
 
-    found = {"SideBySide": SideBySide, "Normalize": Normalize}
+    class PadChannels(torch.nn.Module):  # type: ignore[misc]
+        """Channels of zeros before and after those of images or vectors."""
+
+        def __init__(self, before: int, after: int) -> None:
+            super().__init__()
+            self.before, self.after = before, after
+
+        def forward(self, x: Any) -> Any:
+            """Add them."""
+            pads = [0, 0] * (x.dim() - 2) + [self.before, self.after]
+            return torch.nn.functional.pad(x, pads)
+
+        def extra_repr(self) -> str:
+            """Return both numbers."""
+            return f"{self.before}, {self.after}"
+
+    found = {"SideBySide": SideBySide, "Normalize": Normalize, "PadChannels": PadChannels}
     for name, cls in found.items():  # so that pickle finds them
         cls.__module__, cls.__qualname__ = __name__, name
     return found

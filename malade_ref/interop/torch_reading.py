@@ -358,7 +358,12 @@ class _Reader:
 
     def pad(self, input: Value, pad: Any, mode: str = "constant", value: Any = None) -> Value:
         self._expect(mode=(mode, "constant"), value=(value or 0, 0))
-        left, right, top, bottom = [*pad, 0, 0] if len(pad) == 2 else pad
+        channels = pad[-2:] if len(pad) == 2 * len(input.shape) else (0, 0)
+        if any(channels):
+            if any(pad[:-2]) or min(channels) < 0:
+                raise InputError(f"{self.where}: zeros around pixels and channels at once, or channels cut off")
+            return self._layer(input, ours.PadChannels(*channels))
+        left, right, top, bottom = [*pad, 0, 0] if len(pad) == 2 else pad[:4]
         if len(input.shape) != 3:
             raise InputError(f"{self.where}: expected images, got {input.shape}")
         if min(left, right, top, bottom) < 0:

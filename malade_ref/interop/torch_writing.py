@@ -91,6 +91,8 @@ class _Writer:
                 return [nn.Upsample(**size, mode=layer.mode, **corners)]
             case ours.GlobalAvgPool():
                 return [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+            case ours.PadChannels():
+                return [classes()["PadChannels"](layer.before, layer.after)]
             case ours.Normalize():
                 tail = [1] * (len(shape) - 1)
                 numbers = (self.torch.tensor(values, dtype=self.dtype) for values in (layer.mean, layer.std))

@@ -6,6 +6,7 @@ Settings and shapes that do not fit raise `InputError`.
 from .activations import ELU, GELU, Hardtanh, LeakyReLU, PReLU, Sigmoid, SiLU, Softplus
 from .base import LAYERS, Activation, Layer, Parameters, Product, Shape, layer_from, register
 from .basic import BatchNorm, Conv2d, ConvTranspose2d, Flatten, Linear, ReLU, Reshape, Tanh
+from .channels import PadChannels
 from .containers import Branches, Residual, Sequential
 from .fusion import fused
 from .normalisation import Dropout, GroupNorm, InstanceNorm, LayerNorm, Normalize
@@ -36,6 +37,7 @@ __all__ = [
     "MaxPool2d",
     "Normalize",
     "PReLU",
+    "PadChannels",
     "Parameters",
     "Product",
     "ReLU",

@@ -4,23 +4,38 @@ Layers, parameters, images and labels that do not fit each other raise `InputErr
 """
 
 from .builders import build, cnn, madry, mlp, sdae
+from .colour import STATISTICS, channel_statistics, cifar_resnet, madry_wide_resnet, resnet_v2
+from .denoisers import conv_sdae, dncnn, unet
 from .losses import LOSSES, LossGradient, join, loss_ops
 from .network import Network, check_finite, fingerprint
+from .registry import BUILDERS, PRESETS, make, parameters_of
 from .resnets import resnet, wide_resnet
 
 __all__ = [
+    "BUILDERS",
     "LOSSES",
+    "PRESETS",
+    "STATISTICS",
     "LossGradient",
     "Network",
     "build",
+    "channel_statistics",
     "check_finite",
+    "cifar_resnet",
     "cnn",
+    "conv_sdae",
+    "dncnn",
     "fingerprint",
     "join",
     "loss_ops",
     "madry",
+    "madry_wide_resnet",
+    "make",
     "mlp",
+    "parameters_of",
     "resnet",
+    "resnet_v2",
     "sdae",
+    "unet",
     "wide_resnet",
 ]

@@ -36,7 +36,14 @@ from ..layers import (
 from .network import Network
 
 
-def cnn(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: ModuleType | None = None) -> Network:
+def cnn(
+    preset: str = "paper",
+    *,
+    num_classes: int = 10,
+    seed: int = 0,
+    dtype: str = "float32",
+    ops: ModuleType | None = None,
+) -> Network:
     """Return the paper's MNIST classifier (Table 5), or a small one of the same build.
 
     Two convolutions (3x3 stride 1, 5x5 stride 2) and two linear layers with rectifiers between; logits out. He's
@@ -46,6 +53,8 @@ def cnn(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: Mo
     ----------
     preset : {"paper", "small"}
         128, 64 channels and 128 features, or 16, 32 and 64.
+    num_classes : int
+        Number of logits.
     seed : int
         Of the initial weights.
     dtype : {"float32", "float64"}
@@ -56,7 +65,7 @@ def cnn(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: Mo
     Returns
     -------
     Network
-        From (1, 28, 28) to 10 logits.
+        From (1, 28, 28) to (num_classes,).
 
     Examples
     --------
@@ -73,13 +82,20 @@ def cnn(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: Mo
         Flatten(),
         Linear(second * 14 * 14, features),
         ReLU(),
-        Linear(features, 10),
+        Linear(features, num_classes),
     ]
     metadata = {"network": "cnn", "preset": preset, "seed": seed}
     return build(layers, (1, 28, 28), initialisation="he", seed=seed, dtype=dtype, metadata=metadata, ops=ops)
 
 
-def madry(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: ModuleType | None = None) -> Network:
+def madry(
+    preset: str = "paper",
+    *,
+    num_classes: int = 10,
+    seed: int = 0,
+    dtype: str = "float32",
+    ops: ModuleType | None = None,
+) -> Network:
     """Return the MNIST classifier that Madry et al. trained on attacks [4]_, or one that two cores can train so.
 
     Two convolutions and two linear layers with rectifiers between; logits out. He's initialisation, biases 0.
@@ -89,13 +105,13 @@ def madry(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: 
     preset : {"paper", "small"}
         5x5 with 32 and 64 channels, each with max pooling by 2, and 1024 features; or 4x4 with stride 2, 16 and 32
         channels, and 100 features, the network of Wong and Kolter [5]_.
-    seed, dtype, ops
+    num_classes, seed, dtype, ops
         As of `cnn`.
 
     Returns
     -------
     Network
-        From (1, 28, 28) to 10 logits.
+        From (1, 28, 28) to (num_classes,).
 
     Examples
     --------
@@ -109,7 +125,7 @@ def madry(preset: str = "paper", *, seed: int = 0, dtype: str = "float32", ops: 
     else:
         layers = [Conv2d(1, 16, (4, 4), (2, 2)), ReLU(), Conv2d(16, 32, (4, 4), (2, 2)), ReLU()]
         channels, features = 32, 100
-    layers += [Flatten(), Linear(channels * 7 * 7, features), ReLU(), Linear(features, 10)]
+    layers += [Flatten(), Linear(channels * 7 * 7, features), ReLU(), Linear(features, num_classes)]
     metadata = {"network": "madry", "preset": preset, "seed": seed}
     return build(layers, (1, 28, 28), initialisation="he", seed=seed, dtype=dtype, metadata=metadata, ops=ops)
 

@@ -15,12 +15,14 @@ import pytest
 import malade_gpu
 import malade_ref
 from malade_ref.layers import (
+    AvgPool2d,
     BatchNorm,
     Branches,
     Conv2d,
     Flatten,
     Linear,
     MaxPool2d,
+    PadChannels,
     ReLU,
     Residual,
     SiLU,
@@ -47,6 +49,16 @@ BRANCHING: dict[str, Callable[..., Any]] = {
     "wide_resnet": lambda package, **settings: package.wide_resnet(
         (3, 4, 4), 4, depth=10, width=1, channels=2, **settings
     ),
+    "cifar_resnet": lambda package, **settings: package.cifar_resnet((3, 4, 4), 4, depth=8, width=2, **settings),
+    "madry_wide_resnet": lambda package, **settings: package.madry_wide_resnet(
+        (3, 4, 4), 4, depth=8, width=2, channels=2, **settings
+    ),
+    # Smaller images would leave so few pixels in the last stages that training's statistics take gradients to nearly 0;
+    # 25 such statistics one after the other are compared in double precision.
+    "resnet_v2": lambda package, **settings: package.resnet_v2((3, 64, 64), 4, depth=26, width=1, **settings),
+    "conv_sdae": lambda package, **settings: package.conv_sdae((3, 4, 4), width=2, **settings),
+    "dncnn": lambda package, **settings: package.dncnn((3, 4, 4), depth=3, width=2, **settings),
+    "unet": lambda package, **settings: package.unet((3, 4, 4), depth=2, width=2, **settings),
     "branches": lambda package, **settings: package.Network(
         BRANCHES,
         {
@@ -55,6 +67,7 @@ BRANCHING: dict[str, Callable[..., Any]] = {
         },
         (3, 4, 4),
     ),
+    "padded": lambda _, **settings: build(PADDED, (3, 4, 4), initialisation="he", **settings),
 }
 BRANCHES = (
     Branches(([Conv2d(3, 4, (3, 3)), ReLU()], [], [Conv2d(3, 3, (3, 3), groups=3), Tanh()]), "concat"),
@@ -62,6 +75,13 @@ BRANCHES = (
     Residual([Residual([Conv2d(10, 2, (1, 1)), SiLU()], [Conv2d(10, 2, (3, 3))]), Conv2d(2, 10, (1, 1))]),
     Flatten(),
     Branches(([Linear(40, 2)], [Linear(40, 2)]), "concat"),
+)
+PADDED = (
+    Conv2d(3, 3, (3, 3)),
+    Residual([Conv2d(3, 6, (3, 3), (2, 2))], [AvgPool2d((2, 2)), PadChannels(1, 2)]),
+    PadChannels(0, 1),
+    Flatten(),
+    PadChannels(1, 0),
 )
 PARAMETERS = inspect.Parameter
 
@@ -245,11 +265,30 @@ def test_draws_at_once_make_no_difference(monkeypatch: pytest.MonkeyPatch, mode:
 )
 def test_layers_within_layers(name: str, dtype: str) -> None:
     """Outputs and all gradients, as in training and as at test; running averages."""
-    theirs = BRANCHING[name](malade_ref, dtype=dtype)
+    check_passes(BRANCHING[name](malade_ref, dtype=dtype), dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("padded", "float32"),
+        ("unet", "float32"),
+        pytest.param("madry_wide_resnet", "float32", marks=pytest.mark.slow),
+        pytest.param("cifar_resnet", "float32", marks=pytest.mark.slow),
+        pytest.param("resnet_v2", "float64", marks=pytest.mark.slow),
+        pytest.param("conv_sdae", "float64", marks=pytest.mark.slow),
+        pytest.param("dncnn", "float64", marks=pytest.mark.slow),
+    ],
+)
+def test_networks_for_colour_images(name: str, dtype: str) -> None:
+    check_passes(BRANCHING[name](malade_ref, dtype=dtype), dtype)
+
+
+def check_passes(theirs: Any, dtype: str) -> None:
     params = {key: to_device(value) for key, value in theirs.params.items()}
-    ours = malade_gpu.Network(theirs.layers, params, theirs.input_shape)
+    ours = malade_gpu.Network(theirs.layers, params, theirs.input_shape, residual=theirs.residual)
     random = np.random.default_rng(1)
-    x = random.random((2, 3, 4, 4)).astype(dtype)
+    x = random.random((2, *theirs.input_shape)).astype(dtype)
     for training in (False, True):
         expected, their_tape = theirs.forward(x, training=training)
         y, tape = ours.forward(to_device(x), training=training)

@@ -43,7 +43,7 @@ DECIDES += tuple(
     f"ops/{name}*.py"
     for name in ("augmentation", "channels", "conv", "epilogue", "layers", "losses", "optim", "random", "slices")
 )
-VERSION, DIGEST = 1, "e0b41b850811edae"
+VERSION, DIGEST = 1, "ebdd1cbab8c00f6c"
 
 # The last losses of short trainings in double precision, by objective.
 LOSSES = {
@@ -78,10 +78,15 @@ def key(model: Model, networks: Mapping[str, Network], data: Dataset, seed: int 
 
 
 DENOISER = Model(kind="denoiser", preset="small", epochs=1, sigma2=0.15)
+SIZED = replace(BASE, network="cifar-resnet", depth=8, width=2, mean=(0.5,), std=(0.2,))
 CHANGES: dict[str, tuple[Model, Any]] = {
     "kind": (DENOISER, "classifier"),
     "network": (BASE, "madry"),
     "preset": (BASE, "paper"),
+    "depth": (SIZED, 14),
+    "width": (SIZED, 3),
+    "mean": (SIZED, (0.4,)),
+    "std": (SIZED, (0.3,)),
     "epochs": (BASE, 2),
     "batch_size": (BASE, 8),
     "learning_rate": (BASE, 2e-3),
