@@ -23,7 +23,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .arrays import Array
-from .checks import InputError, check_number, check_work
+from .checks import InputError, check_model, check_number, check_work
 from .defence import MALADE
 from .draws import sums
 from .evaluation import CLEAN, Cell, cut_cells, join, summary, worst_outcomes
@@ -170,6 +170,7 @@ def gradient_check(
     if len(x) == 0:
         raise InputError("x: expected at least one image, got none")
     check_number("step", step, above=0)
+    check_model("model", model)
     ops = model.ops
     index = ops.arange(len(x)) if sample_index is None else sample_index
     own = model.loss_and_gradient(x, y, mode="exact", sample_index=index).gradient
@@ -229,6 +230,7 @@ def eot_check(
     if len(x) == 0 or not wanted or wanted[0] < 1:
         raise InputError("eot_check: expected at least one image and numbers of draws >= 1")
     check_work("num_draws", wanted[-1])
+    check_model("model", model)
     stream = Stream(seed, "audit-eot")
 
     def gradient(draw: int) -> Array:

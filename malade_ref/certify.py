@@ -45,7 +45,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .arrays import Array
-from .checks import InputError, check_choice, check_count, check_number
+from .checks import InputError, check_choice, check_count, check_model, check_number
 from .network import Network
 from .statistics import Estimate, even_split_p_value, lower_quantile, wilson
 
@@ -408,6 +408,8 @@ def resolve_sigma(sigma: float | None, denoiser: Network | None, *, any_sigma: b
     float
         Standard deviation, in pixel units.
     """
+    if denoiser is not None:
+        check_model("denoiser", denoiser)
     trained = None if denoiser is None else training_sigma(denoiser)
     if sigma is None:
         if trained is None:
@@ -456,6 +458,7 @@ def _checked(
     classifier: Network, denoiser: Network | None, x: Array, sample_index: Array | None, alpha: float
 ) -> Array:
     """Check what everything begins with; return the samples' numbers."""
+    check_model("classifier", classifier)
     if classifier.stochastic:
         raise InputError("classifier: expected a network, got a defence with noise of its own; give its classifier")
     shape = classifier.input_shape

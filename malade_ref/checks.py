@@ -154,3 +154,12 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     if _has_axes(value) or value not in choices:
         raise InputError(f"{name}: expected one of {', '.join(choices)}; got {_shown(value)}")
     return value
+
+
+def check_model(name: str, model: Any, *, needs: str = "ops") -> None:
+    """Raise unless ``model`` is one of this package, by an attribute; `malade_ref.interop.wrap` makes one of others."""
+    if not hasattr(model, needs):
+        raise InputError(
+            f"{name}: expected a model of this package, got {printable(type(model).__name__, 60)}; put "
+            "malade_ref.interop.wrap around a classifier, or read a network with from_torch"
+        )

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .arrays import Array
-from .checks import InputError, check_choice, check_count, check_number, check_work
+from .checks import InputError, check_choice, check_count, check_model, check_number, check_work
 from .draws import Group, groups, mean
 from .network import LossGradient, Network, join, loss_ops
 from .pickling import NamesBackend
@@ -82,6 +82,8 @@ class MALADE(NamesBackend):
         clip: bool = True,
         seed: int = 0,
     ) -> None:
+        check_model("classifier", classifier)
+        check_model("denoiser", denoiser)
         if denoiser.output_shape != denoiser.input_shape or denoiser.input_shape != classifier.input_shape:
             raise InputError(
                 f"denoiser: expected {classifier.input_shape} -> {classifier.input_shape} (the classifier's input), "

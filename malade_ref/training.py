@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from .arrays import Array
 from .checkpoint import load_state, save_state
-from .checks import InputError, check_choice, check_count, check_number
+from .checks import InputError, check_choice, check_count, check_model, check_number
 from .defence import MALADE
 from .layers import Parameters
 from .network import Network, check_finite, fingerprint
@@ -148,6 +148,10 @@ def fit(
         If the images, the labels or a setting are not as expected, the loss or a parameter is no longer finite (the
         checkpoint then has the last finite ones), or the checkpoint belongs to another training.
     """
+    check_model("network", network)
+    for role, needs in (("classifier", "loss_gradient_of"), ("victim", "logits")):
+        if hasattr(objective, role):
+            check_model(role, getattr(objective, role), needs=needs)
     ops = network.ops
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)

@@ -41,6 +41,7 @@ LAYERS = (
     ("experiment", "report", "figures", "theorem"),
     ("cli",),
     ("__main__",),
+    ("examples",),
 )
 
 # Sequencing, written once for all backends: arrays come from `model.ops` and are never named.

@@ -33,7 +33,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from ..arrays import Array
-from ..checks import InputError, check_choice, check_integer, check_ndim, check_shape, check_work
+from ..checks import InputError, check_choice, check_integer, check_model, check_ndim, check_shape, check_work
 from ..defence import EXPECTATIONS, MODES
 from ..draws import mean
 from ..layers import Shape
@@ -143,6 +143,7 @@ class Asking(NamedTuple):
 
     def oracle(self, model: Model, x: Array, y: Array) -> Oracle:
         """As `Oracle`, with these keywords, or as the model's own oracle, if it brings one."""
+        check_model("model", model)
         kind: type[Oracle] = getattr(model, "oracle", Oracle)
         return kind(model, x, y, **self._asdict())
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Array
-from ..checks import InputError
+from ..checks import InputError, check_model
 from .cards import Cost, card
 from .gradient import pgd
 from .oracle import Asking, AttackResult, Model, select
@@ -64,6 +64,8 @@ def transfer(
     -----
     The others are those of `pgd`.
     """
+    check_model("surrogate", surrogate)
+    check_model("model", model)
     if (surrogate.input_shape, surrogate.dtype) != (model.input_shape, model.dtype):
         raise InputError(
             f"surrogate: expected {model.dtype} images of shape {model.input_shape} as the model takes, "

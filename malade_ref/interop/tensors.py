@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Array
-from ..checks import InputError
+from ..checks import InputError, check_model
 from ..defence import MALADE
 from ..sampling import last_position_with_vjp
 from .torch import _torch
@@ -47,6 +47,7 @@ class OnTensors:
 
     def __init__(self, model: Any) -> None:
         self._from_dlpack = _torch().from_dlpack
+        check_model("model", model)
         self.model = model
 
     def purify(self, x: Any, **settings: Any) -> Any:

@@ -86,13 +86,19 @@ def from_torch(
     ------
     InputError
         If PyTorch is not installed, the names do not fit, the module cannot be traced, or one of its calls or settings
-        is not supported; it is named, with the path of the module that it is in.
+        is not supported; it is named, with the path of the module that it is in. `wrap` takes such modules as they are.
     """
     torch = _torch()
     ops = reference_ops if ops is None else ops
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    layers, arrays = read(torch, module, tuple(check_count("input_shape", size) for size in input_shape))
+    shape = tuple(check_count("input_shape", size) for size in input_shape)
+    try:
+        layers, arrays = read(torch, module, shape)
+    except InputError as error:
+        if "in training mode" in str(error):
+            raise  # it is refused there, too
+        raise InputError(f"{error}; or take it as it is, with malade_ref.interop.wrap") from None
     params = {name: ops.asarray(value) for name, value in arrays.items()}
     network = Network(layers, params, input_shape, metadata={"network": "from PyTorch"}, ops=ops)
     if class_names is None:
