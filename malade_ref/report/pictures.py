@@ -23,7 +23,7 @@ RIGHT, WRONG = "#35d05f", "#ff5a4d"
 # Settings that say how hard an attack tried, and the word for each.
 EFFORT = {
     "num_steps": "step",
-    "num_draws": "draw a gradient",
+    "num_draws": "draw",
     "num_search_steps": "search step",
     "num_restarts": "restart",
     "num_trials": "trial",
@@ -182,7 +182,7 @@ def _effort(found: Mapping[str, Any], config: Mapping[str, Any], labels: Labels)
     settings = table.get("settings") or {}
     parts = [f"eps {found['eps']:g}"] if found["eps"] else []
     parts += [
-        count_of(value, word).replace("gradients", "gradient")
+        count_of(value, word) + (" a gradient" if key == "num_draws" else "")
         for key, word in EFFORT.items()
         if isinstance(value := settings.get(key), int) and value > 0 and (value > 1 or key == "num_steps")
     ]
