@@ -22,6 +22,7 @@ from malade_ref.bundle.layout import WORK
 from malade_ref.checks import InputError
 from malade_ref.cli import certify, data, info, models, report, run, single, stopping, theorem
 from malade_ref.cli.console import lost, say, write
+from malade_ref.experiment import suite_state
 from malade_ref.storage.files import cannot_read
 
 DONE, CHECK_FAILED, BAD_INPUT = 0, 1, 2
@@ -128,6 +129,7 @@ def _kept(arguments: Any) -> str:
     if out is None:
         return "nothing was kept"
     unfinished = Path(f"{out}.partial").exists() or os.path.lexists(Path(out, WORK))
+    unfinished = unfinished or suite_state(Path(out)) == "unfinished"
     if unfinished and "resume" in arguments:
         return f"what was done is kept; go on with: {stopping.go_on(arguments)}"
     return f"{out} is as it was" if os.path.lexists(out) else "nothing was kept"

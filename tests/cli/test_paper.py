@@ -121,6 +121,19 @@ def test_a_suite_killed_again_and_again_ends_with_the_same_bits(malade: Malade, 
     assert Path("alone/results.json").read_text() == Path("whole/mnist-table2/results.json").read_text()
 
 
+def test_an_interrupted_suite_says_how_to_go_on(malade: Malade, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("malade_ref.experiment.suite.run_experiment", "malade_ref.theorem.run_theorem"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupted)
+            answer = malade("run", "paper", *TINY, "--out", "stopped", "--resume")
+        assert answer.code == 130
+        assert "what was done is kept; go on with: malade run paper" in answer.err
+        assert "--out stopped --resume" in answer.err
+
+
 def test_a_suite_refuses_a_folder_of_something_else(malade: Malade, tmp_path: Path) -> None:
     Path("other").mkdir()
     Path("other/mine.txt").write_text("mine")
