@@ -6,6 +6,7 @@ how far a run is. What they are made of is the work on one image, in seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,10 +14,19 @@ from malade_ref.attacks.cards import Target
 from malade_ref.datasets import Dataset
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Method, Model
 
-# Seconds an image: forward, forward and gradient with respect to the image, training.
-_CLASSIFIER = {"paper": (0.75e-3, 1.4e-3, 2.4e-3), "small": (0.07e-3, 0.17e-3, 0.3e-3)}
-_MADRY = {"paper": (0.9e-3, 2.2e-3, 3.5e-3), "small": (0.03e-3, 0.11e-3, 0.2e-3)}
-_DENOISER = {"paper": (0.06e-3, 0.16e-3, 0.13e-3), "small": (0.035e-3, 0.1e-3, 0.09e-3)}
+# By network: the pixels of an image it was measured with, and by preset seconds an image, forward, forward and gradient
+# with respect to the image, training. Other images take as much longer as they have more pixels.
+_SECONDS: dict[str, tuple[int, dict[str, tuple[float, float, float]]]] = {
+    "cnn": (28 * 28, {"paper": (0.75e-3, 1.4e-3, 2.4e-3), "small": (0.07e-3, 0.17e-3, 0.3e-3)}),
+    "madry": (28 * 28, {"paper": (0.9e-3, 2.2e-3, 3.5e-3), "small": (0.03e-3, 0.11e-3, 0.2e-3)}),
+    "sdae": (28 * 28, {"paper": (0.06e-3, 0.16e-3, 0.13e-3), "small": (0.035e-3, 0.1e-3, 0.09e-3)}),
+    "cifar-resnet": (32 * 32, {"paper": (7e-3, 17e-3, 23e-3), "small": (0.8e-3, 2e-3, 2.8e-3)}),
+    "madry-wide-resnet": (32 * 32, {"paper": (0.3, 0.7, 1.0), "small": (2e-3, 4.7e-3, 6.5e-3)}),
+    "resnet-v2-50": (64 * 64, {"paper": (20e-3, 40e-3, 60e-3), "small": (1e-3, 1.8e-3, 2.7e-3)}),
+    "conv-sdae": (32 * 32, {"paper": (4e-3, 7e-3, 11e-3), "small": (0.9e-3, 1.6e-3, 2.8e-3)}),
+    "dncnn": (32 * 32, {"paper": (20e-3, 40e-3, 60e-3), "small": (0.9e-3, 1.7e-3, 3.8e-3)}),
+    "unet": (32 * 32, {"paper": (12e-3, 25e-3, 40e-3), "small": (0.7e-3, 1.5e-3, 2.8e-3)}),
+}
 
 # Steps of a chain whose number is not known before the search.
 _TYPICAL_STEPS = 5
@@ -59,10 +69,10 @@ def plan_of(experiment: Experiment, data: Dataset) -> list[Step]:
     list of Step
         At least one.
     """
-    return list(_steps(experiment, data))
+    return list(_steps(experiment, data, _Work(experiment, math.prod(data.shape[1:]))))
 
 
-def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
+def _steps(experiment: Experiment, data: Dataset, work: _Work) -> Iterator[Step]:
     models, defences = experiment.models, experiment.defences
     for name in experiment.training_order():
         model = models[name]
@@ -70,35 +80,35 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
             yield Step("read", (name,), f"read {model.name or name}", 0.0)
             continue
         images = (model.subset or len(data.train)) * model.epochs
-        yield Step("train", (name,), f"train {model.name or name}", images * _training(experiment, model))
+        yield Step("train", (name,), f"train {model.name or name}", images * work.training(model))
     for name, model in models.items():
-        seconds = _passes(model)[0] + sum(_passes(models[other])[0] for other in experiment.protected_by(name))
+        seconds = work.passes(model)[0] + sum(work.passes(models[other])[0] for other in experiment.protected_by(name))
         yield Step("quality", (name,), f"test {model.name or name}", len(data.test) * seconds)
     for name, defence in defences.items():
         if defence.search is not None:
             search = defence.search
-            classifier, denoiser = _parts(experiment, defence)
+            classifier, denoiser = work.parts(defence)
             grid = len(search.a) * len(search.delta) * search.num_draws * 2
             chain = max(search.num_steps) * denoiser[0] + len(search.num_steps) * classifier[0]
-            seconds = search.num_images * (grid * chain + _attack(experiment, name, search.attack, defence.classifier))
+            seconds = search.num_images * (grid * chain + work.attack(name, search.attack, defence.classifier))
             yield Step("search", (name,), f"search settings of {defence.name}", seconds)
     attacked = set()
     for name, attack, eps in experiment.cells():
         title = (attack.title or attack.name) if attack else f"{CLEAN} images"
         title += f", eps {eps:g}," if attack and attack.eps else ""
-        seconds = _judging(experiment, name, attack)
+        seconds = work.judging(name, attack)
         victim = attack.victim(name, defences) if attack is not None else None
         target = (victim, attack and attack.name, eps)
         if attack is not None and victim is not None and target not in attacked:
             of, bare = (name, victim.name) if victim.bare else (victim.name, None)
-            seconds += _num_images(experiment, attack) * _attack(experiment, of, attack, bare)
+            seconds += work.num_images(attack) * work.attack(of, attack, bare)
         attacked.add(target)
         yield Step("attack", (name, attack, eps), f"{title} on {defences[name].name}", seconds)
     for name, defence in defences.items():
-        yield Step("audit", (name,), f"check gradients of {defence.name}", _audit(experiment, defence))
+        yield Step("audit", (name,), f"check gradients of {defence.name}", work.audit(defence))
     if experiment.certify is not None:
         for name, smoothed in experiment.certify.smoothed.items():
-            yield Step("certify", (name,), f"certify {smoothed.name}", _certifying(experiment, name))
+            yield Step("certify", (name,), f"certify {smoothed.name}", work.certifying(name))
     if experiment.paths is not None:
         yield Step("paths", (), "follow images through the chains", 1.0)
     if experiment.pictures is not None:
@@ -112,76 +122,76 @@ def _steps(experiment: Experiment, data: Dataset) -> Iterator[Step]:
     yield Step("report", (), "write the report", 5.0)
 
 
-def _passes(model: Model) -> tuple[float, float, float]:
-    seconds = _MADRY if model.network == "madry" else _CLASSIFIER if model.kind == "classifier" else _DENOISER
-    return seconds[model.preset]
+class _Work(NamedTuple):
+    """Seconds that the parts of an experiment take, whose images have so many pixels."""
 
+    experiment: Experiment
+    pixels: int
 
-def _training(experiment: Experiment, model: Model) -> float:
-    seconds = _passes(model)[2]
-    if model.attack is not None:
-        seconds += model.attack.resolved().get("num_steps", 1) * _passes(model)[1]
-    if model.learns in ("trades", "alp", "clp"):
-        seconds += _passes(model)[2]  # two images a sample
-    if model.teacher is not None:
-        seconds += _passes(experiment.models[model.teacher])[0]
-    if model.classifier is not None:
-        seconds += _passes(experiment.models[model.classifier])[1]
-    return seconds
+    def passes(self, model: Model) -> tuple[float, float, float]:
+        pixels, seconds = _SECONDS[model.architecture[0]]
+        forward, gradient, training = (one * self.pixels / pixels for one in seconds[model.preset])
+        return forward, gradient, training
 
+    def training(self, model: Model) -> float:
+        seconds = self.passes(model)[2]
+        if model.attack is not None:
+            seconds += model.attack.resolved().get("num_steps", 1) * self.passes(model)[1]
+        if model.learns in ("trades", "alp", "clp"):
+            seconds += self.passes(model)[2]  # two images a sample
+        if model.teacher is not None:
+            seconds += self.passes(self.experiment.models[model.teacher])[0]
+        if model.classifier is not None:
+            seconds += self.passes(self.experiment.models[model.classifier])[1]
+        return seconds
 
-def _parts(experiment: Experiment, defence: Defence) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    denoiser = experiment.models[defence.denoiser] if defence.denoiser else None
-    return _passes(experiment.models[defence.classifier]), _passes(denoiser) if denoiser else (0.0, 0.0, 0.0)
+    def parts(self, defence: Defence) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        denoiser = self.experiment.models[defence.denoiser] if defence.denoiser else None
+        nothing = (0.0, 0.0, 0.0)
+        classifier = self.experiment.models[defence.classifier]
+        return self.passes(classifier), self.passes(denoiser) if denoiser else nothing
 
+    def num_steps(self, defence: Defence) -> int:
+        if defence.same_settings_as is not None:
+            defence = self.experiment.defences[defence.same_settings_as]
+        return _TYPICAL_STEPS if defence.num_steps is None else defence.num_steps
 
-def _num_steps(experiment: Experiment, defence: Defence) -> int:
-    if defence.same_settings_as is not None:
-        defence = experiment.defences[defence.same_settings_as]
-    return _TYPICAL_STEPS if defence.num_steps is None else defence.num_steps
+    def num_images(self, attack: Attack | None) -> int:
+        return (attack.num_images if attack else None) or self.experiment.evaluation.num_images
 
+    def forward(self, defence: Defence) -> float:
+        classifier, denoiser = self.parts(defence)
+        return classifier[0] + self.num_steps(defence) * denoiser[0]
 
-def _num_images(experiment: Experiment, attack: Attack | None) -> int:
-    return (attack.num_images if attack else None) or experiment.evaluation.num_images
+    def judging(self, name: str, attack: Attack | None) -> float:
+        defence = self.experiment.defences[name]
+        num_draws = 1 if defence.denoiser is None else self.experiment.evaluation.num_draws
+        return self.num_images(attack) * num_draws * self.forward(defence)
 
+    def attack(self, name: str, attack: Method, victim: str | None) -> float:
+        """Seconds of an attack on one image, of a defence or of a classifier in its place."""
+        defence = self.experiment.defences[name] if victim is None else Defence(name="", classifier=victim)
+        classifier, denoiser = self.parts(defence)
+        steps, forward = self.num_steps(defence), self.forward(defence)
+        cost = attack.card.costs(attack.settings, Target(stochastic=defence.denoiser is not None))
+        # A denoiser's gradient includes a pass forward.
+        back = denoiser[1] if attack.profile.gradient == "exact" else 0.0
+        gradients = cost.gradients * (classifier[1] + steps * (denoiser[0] + back))
+        drifts = cost.drifts * steps * (2 * denoiser[0] + denoiser[1])
+        judging = 2 * (attack.resolved().get("num_judge_draws", 1) if victim is None else 1) * forward
+        return gradients + (cost.queries - cost.gradients) * forward + drifts + judging
 
-def _forward(experiment: Experiment, defence: Defence) -> float:
-    classifier, denoiser = _parts(experiment, defence)
-    return classifier[0] + _num_steps(experiment, defence) * denoiser[0]
+    def certifying(self, name: str) -> float:
+        certify = self.experiment.certify
+        assert certify is not None
+        smoothed = certify.smoothed[name]
+        names = [smoothed.classifier, *([smoothed.denoiser] if smoothed.denoiser is not None else [])]
+        passes = sum(self.passes(self.experiment.models[model])[0] for model in names)
+        return certify.num_images * (certify.num_selection + certify.num_estimation) * passes
 
-
-def _judging(experiment: Experiment, name: str, attack: Attack | None) -> float:
-    defence = experiment.defences[name]
-    num_draws = 1 if defence.denoiser is None else experiment.evaluation.num_draws
-    return _num_images(experiment, attack) * num_draws * _forward(experiment, defence)
-
-
-def _attack(experiment: Experiment, name: str, attack: Method, victim: str | None) -> float:
-    """Seconds of an attack on one image, of a defence or of a classifier in its place."""
-    defence = experiment.defences[name] if victim is None else Defence(name="", classifier=victim)
-    classifier, denoiser = _parts(experiment, defence)
-    steps, forward = _num_steps(experiment, defence), _forward(experiment, defence)
-    cost = attack.card.costs(attack.settings, Target(stochastic=defence.denoiser is not None))
-    # A denoiser's gradient includes a pass forward.
-    back = denoiser[1] if attack.profile.gradient == "exact" else 0.0
-    gradients = cost.gradients * (classifier[1] + steps * (denoiser[0] + back))
-    drifts = cost.drifts * steps * (2 * denoiser[0] + denoiser[1])
-    judging = 2 * (attack.resolved().get("num_judge_draws", 1) if victim is None else 1) * forward
-    return gradients + (cost.queries - cost.gradients) * forward + drifts + judging
-
-
-def _certifying(experiment: Experiment, name: str) -> float:
-    certify = experiment.certify
-    assert certify is not None
-    smoothed = certify.smoothed[name]
-    names = [smoothed.classifier, *([smoothed.denoiser] if smoothed.denoiser is not None else [])]
-    passes = sum(_passes(experiment.models[model])[0] for model in names)
-    return certify.num_images * (certify.num_selection + certify.num_estimation) * passes
-
-
-def _audit(experiment: Experiment, defence: Defence) -> float:
-    classifier, denoiser = _parts(experiment, defence)
-    gradient = classifier[1] + _num_steps(experiment, defence) * denoiser[1]
-    audit = experiment.audit
-    draws = 2 * audit.eot_images * audit.eot_draws if defence.denoiser is not None else 0
-    return gradient * (8 * audit.gradient_images + draws)
+    def audit(self, defence: Defence) -> float:
+        classifier, denoiser = self.parts(defence)
+        gradient = classifier[1] + self.num_steps(defence) * denoiser[1]
+        audit = self.experiment.audit
+        draws = 2 * audit.eot_images * audit.eot_draws if defence.denoiser is not None else 0
+        return gradient * (8 * audit.gradient_images + draws)
