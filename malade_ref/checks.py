@@ -9,6 +9,7 @@ judged by the caller's ops.
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -163,3 +164,44 @@ def check_model(name: str, model: Any, *, needs: str = "ops") -> None:
             f"{name}: expected a model of this package, got {printable(type(model).__name__, 60)}; put "
             "malade_ref.interop.wrap around a classifier, or read a network with from_torch"
         )
+
+
+def check_eps(eps: float, norm: str) -> float:
+    """Raise unless a radius is a finite number >= 0, and in Linf at most 1: pixels lie in [0, 1].
+
+    Parameters
+    ----------
+    eps : float
+        The radius, in pixel units.
+    norm : str
+        Which ball.
+
+    Returns
+    -------
+    float
+        The radius.
+    """
+    eps = check_number("eps", eps, minimum=0)
+    if norm == "linf" and eps > 1:
+        raise InputError(f"eps: expected at most 1, since pixels lie in [0, 1], got {eps:g}; of 255 it is {eps:g}/255")
+    return eps
+
+
+_FRACTION = re.compile(r"\s*([0-9]+(?:[.][0-9]*)?)\s*/\s*([0-9]+(?:[.][0-9]*)?)\s*")
+
+
+def fraction(value: Any) -> Any:
+    """Read a fraction of two numbers, such as ``"8/255"``, which many papers mean by 8.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+
+    Returns
+    -------
+    object
+        The quotient, if it is such a string and not by zero; else the value as it was.
+    """
+    found = _FRACTION.fullmatch(value) if isinstance(value, str) else None
+    return float(found[1]) / float(found[2]) if found and float(found[2]) else value

@@ -31,7 +31,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..arrays import Array
-from ..checks import check_choice, check_number, check_work
+from ..checks import check_choice, check_eps, check_number, check_work
 from .cards import Cost, card, setting
 from .oracle import START, Asking, AttackResult, Model, Oracle, Verdict, costlier, select, stronger
 
@@ -61,8 +61,8 @@ class Ball:
     def __init__(self, ops: ModuleType, centre: Array, *, eps: float, norm: str) -> None:
         self.ops = ops
         self.centre = centre
-        self.eps = check_number("eps", eps, minimum=0)
         self.norm = check_choice("norm", norm, NORMS)
+        self.eps = check_eps(eps, norm)
 
     def start(self, *, key: tuple[int, int], sample_index: Array) -> Array:
         """Draw a point uniformly from the ball, then clip it to [0, 1].

@@ -27,7 +27,7 @@ from malade_ref.certify import (
 from malade_ref.checkpoint import load, load_state, save_state
 from malade_ref.checks import InputError, check_count, check_number
 from malade_ref.cli.backends import backend_ops
-from malade_ref.cli.console import Meter, say
+from malade_ref.cli.console import Meter, number, say
 from malade_ref.cli.files import Images, check_new, fingerprint_of_model, read_settings, write_arrays
 from malade_ref.cli.kept import check_question, interruptible, partial_of, words_of
 from malade_ref.cli.single import FIRST_USE, add_input, check_answers, check_kind, needed_labels, opened, options_of
@@ -55,7 +55,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--model", required=True, metavar="MODEL", help="the classifier")
     command.add_argument("--denoiser", metavar="MODEL", help="denoiser that the noisy images pass through, once")
     command.add_argument(
-        "--sigma", type=float, help="standard deviation of the noise, in pixel units; that of the denoiser's training"
+        "--sigma", type=number, help="standard deviation of the noise, in pixel units; that of the denoiser's training"
     )
     command.add_argument(
         "--any-sigma", action="store_true", help="allow another sigma than that of the denoiser's training"

@@ -14,12 +14,23 @@ import time
 from importlib import import_module
 from typing import Any
 
-from malade_ref.checks import printable
+from malade_ref.checks import fraction, printable
 from malade_ref.storage import one_line
 
 EVERY = 10.0  # seconds between two lines of progress
 
 _lost: list[str] = []
+
+
+def number(text: str) -> float:
+    """Read a number of a command line, or a fraction such as 8/255.
+
+    Parameters
+    ----------
+    text : str
+        The argument; what is no number raises ValueError, of which argparse makes a complaint.
+    """
+    return float(fraction(text))
 
 
 def say(line: str = "", *, error: bool = False) -> None:

@@ -282,8 +282,8 @@ def in_blocks(
             else:
                 kept.group.save(part.start, part.stop, found)
             first = part.stop
-    except KeyboardInterrupt:
-        if kept is not None and first == 0:
+    except (KeyboardInterrupt, InputError):
+        if kept is not None and first == 0:  # nothing was done: a setting that was wrong may be another the next time
             kept.remove()
         raise
     finally:

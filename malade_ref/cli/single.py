@@ -23,7 +23,7 @@ from malade_ref.checkpoint import load, save
 from malade_ref.checks import InputError, check_count, check_number, check_work
 from malade_ref.classes import class_names_of, with_class_names
 from malade_ref.cli.backends import add_backend, backend_ops
-from malade_ref.cli.console import Meter, duration, say
+from malade_ref.cli.console import Meter, duration, number, say
 from malade_ref.cli.files import HELP, Images, check_free, check_new, fingerprint_of_model, read_images
 from malade_ref.cli.kept import Kept, check_question, in_blocks, interruptible, partial_of
 from malade_ref.defence import MALADE
@@ -56,7 +56,7 @@ def add_commands(commands: Any) -> None:
     attack = commands.add_parser("attack", help="attack a model's images", allow_abbrev=False)
     attack.add_argument("method", metavar="METHOD", help=", ".join(available_attacks()))
     add_input(attack)
-    attack.add_argument("--eps", type=float, help="size of the perturbation")
+    attack.add_argument("--eps", type=number, help="size of the perturbation, such as 0.3 or 8/255")
     attack.add_argument(
         "--set",
         dest="changes",
@@ -117,7 +117,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--schedule", choices=SCHEDULES, default="one-cycle")
     train.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--sigma2", type=float, default=0.15, help="denoiser: variance of the noise")
+    train.add_argument("--sigma2", type=number, default=0.15, help="denoiser: variance of the noise")
     train.add_argument("--classifier", metavar="MODEL", help="denoiser: the classifier it is to protect (sDAE)")
     train.add_argument("--ce-weight", type=float, default=1.0, help="sDAE: weight of the classifier's cross entropy")
     train.add_argument("--adversarial", metavar="METHOD", help="classifier: attack to train on, such as pgd")
@@ -171,8 +171,8 @@ def _add_chain(command: argparse.ArgumentParser, *, required: bool) -> None:
     chain = command.add_argument_group("the chain" + ("" if required else " in front of the classifier, if any"))
     chain.add_argument("--denoiser", metavar="MODEL", required=required)
     chain.add_argument("--chain-steps", type=int, metavar="N", required=required, help="steps of the chain")
-    chain.add_argument("--a", type=float, required=required, help="step on the residual, alpha / sigma^2")
-    chain.add_argument("--delta", type=float, required=required, help="noise, in pixel units")
+    chain.add_argument("--a", type=number, required=required, help="step on the residual, alpha / sigma^2")
+    chain.add_argument("--delta", type=number, required=required, help="noise, in pixel units")
     chain.add_argument("--no-clip", action="store_true", help="do not clip to [0, 1] after every step")
     chain.add_argument("--chain-seed", type=int, default=0, help="of the chain's noise")
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from malade_ref.checks import InputError, printable
+from malade_ref.checks import InputError, fraction, printable
 from malade_ref.experiment.config import FURTHER, Experiment, Model, check_experiment
 from malade_ref.experiment.files import built_in_experiments, merged, read_files
 from malade_ref.experiment.pictures import KINDS
@@ -226,6 +226,7 @@ def _varied(table: Mapping[str, Any], file: str) -> Mapping[str, Any]:
         if not isinstance(vary, Mapping) or len(vary) != 1:
             raise InputError(f"{where}: expected a table of one setting, such as {{ num_steps = [10, 20] }}")
         ((key, values),) = vary.items()
+        values = [fraction(value) for value in values] if isinstance(values, list) else values
         numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
         if not numbers or not values or len({f"{value:g}" for value in values}) < len(values):
             raise InputError(f"{where}.{key}: expected an array of different numbers")

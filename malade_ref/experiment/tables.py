@@ -2,7 +2,8 @@
 
 The dataclass is the schema: its fields are the keys, their annotations the types (bool, int, float, str, a nested
 dataclass, ``tuple[X, ...]`` for an array, ``dict[str, X]`` for tables by name, ``X | None`` for what may be left out),
-and `setting` adds limits. Every complaint is one line: file, key, what was expected.
+and `setting` adds limits. A number may be a fraction in quotes: ``"8/255"``. Every complaint is one line: file, key,
+what was expected.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from malade_ref.checks import InputError, check_choice, check_count, check_number
+from malade_ref.checks import InputError, check_choice, check_count, check_number, fraction
 from malade_ref.storage import check_name
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ def read_table(kind: type[T], table: Mapping[str, Any], *, file: str, where: str
         elif fields[name].default is dataclasses.MISSING and fields[name].default_factory is dataclasses.MISSING:
             raise InputError(f"{file}: {key}: missing; expected {_expected(hints[name])}")
     if rest is not None:
-        values[rest] = unknown
+        values[rest] = {name: _with_fractions(value) for name, value in unknown.items()}
     return kind(**values)
 
 
@@ -132,8 +133,9 @@ def _value(kind: Any, value: Any, limits: Mapping[str, Any], file: str, key: str
             raise InputError(f"{where}: expected an array, got {_found(value)}")
         of = get_args(kind)[0]
         return tuple(_value(of, item, limits, file, _element(key, i, item)) for i, item in enumerate(value))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if kind is float:
+        value = fraction(value)
+        value = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if type(value) is not kind:
         raise InputError(f"{where}: expected {_expected(kind)}, got {_found(value)}")
     if kind is int:
@@ -146,6 +148,15 @@ def _value(kind: Any, value: Any, limits: Mapping[str, Any], file: str, key: str
 
 
 _NUMBER = ("minimum", "maximum", "above")
+
+
+def _with_fractions(value: Any) -> Any:
+    """A setting of whatever type, in which fractions such as ``"8/255"`` are numbers."""
+    if isinstance(value, list):
+        return [_with_fractions(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _with_fractions(item) for key, item in value.items()}
+    return fraction(value)
 
 
 def check_slug(where: str, name: str) -> str:

@@ -342,11 +342,31 @@ def test_chains(malade: Malade, files: Path) -> None:
     assert "expected a denoiser" in malade.fails(*start, "--denoiser", files / "cnn.h5", *chain[2:], "0")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        (("--eps", "-1"), ("--eps", "0.1")),
+        (("--eps", "8"), ("--eps", "8/255")),
+        (("--set", "num_restarts=0"), ("--set", "num_restarts=1")),
+    ],
+)
+def test_a_wrong_setting_leaves_nothing_that_is_in_the_way(
+    malade: Malade, files: Path, wrong: tuple[str, ...], right: tuple[str, ...]
+) -> None:
+    attack = ("attack", "pgd", files / "good.npz", "--model", files / "cnn.h5", "--out", "out.npz")
+    malade.fails(*attack, "--set", "num_steps=1", *wrong)
+    assert not list(Path().iterdir())
+    assert malade(*attack, "--set", "num_steps=1", *right).code == 0
+
+
 def test_settings_of_single_steps(malade: Malade, files: Path) -> None:
     attack = ("attack", "pgd", files / "good.npz", "--model", files / "cnn.h5", "--out", "out.npz")
     assert "num_step: unknown key; did you mean 'num_steps'?" in malade.fails(*attack, "--set", "num_step=3")
     assert "num_steps: expected int" in malade.fails(*attack, "--set", "num_steps=many")
     assert "eps: expected a finite number >= 0" in malade.fails(*attack, "--eps", "-1")
+    assert "of 255 it is 8/255" in malade.fails(*attack, "--eps", "8")
+    for fraction in ("8/0", "8/x", "8/255/1"):
+        assert "argument --eps: invalid number value" in malade.fails(*attack, "--eps", fraction)
     train = ("train", "classifier", files / "good.npz", "--preset", "small", "--out", "out.h5")
     assert "--epochs: expected an integer >= 1" in malade.fails(*train, "--epochs", "0")
     assert "--adversarial" in malade.fails(*train, "--set", "eps=0.1")

@@ -31,6 +31,24 @@ def test_built_in_experiments(name: str) -> None:
     assert {defence.partition("+")[0] for defence in experiment.defences} <= experiment.defences.keys()
 
 
+def test_fractions_are_numbers() -> None:
+    changes = ["attacks.pgd.step_size=2/255", 'attacks.pgd.eps=["8/255", 0.1, "0.5/1"]', "report.eps=8/255"]
+    experiment = read_experiment("mnist-quick", changes).experiment
+    pgd = next(attack for attack in experiment.attacks if attack.name == "pgd")
+    assert (pgd.settings["step_size"], pgd.eps) == (2 / 255, (8 / 255, 0.1, 0.5))
+    assert experiment.report.eps == 8 / 255
+    vary = ["attacks.fgsm.eps=0.3", 'attacks.fgsm.vary={num_judge_draws=[1, "4/2"]}']
+    with pytest.raises(InputError):  # of a whole number there is none
+        read_experiment("mnist-quick", ["attacks.pgd.num_steps=40/2"])
+    with pytest.raises(InputError):
+        read_experiment("mnist-quick", vary)
+    for bad in ("8/0", "8/", "/255", "8/255/2", "eight/255", "-8/255", "8 of 255"):
+        with pytest.raises(InputError) as error:
+            read_experiment("mnist-quick", [f"attacks.pgd.eps=['{bad}']"])
+        assert "expected a number, got a string" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
 def test_settings_hold_defaults() -> None:
     settings = settings_of(read_experiment("demo").experiment)
     pgd = next(attack for attack in settings["attacks"] if attack["name"] == "pgd")
@@ -208,7 +226,10 @@ class Sized(NamedTuple):
     train: range = range(50_000)
     validation: range = range(10_000)
     test: range = range(10_000)
+    shape: tuple[int, ...] = (1, 28, 28)
 
+
+CIFAR10 = Sized(range(27_000), range(3_000), shape=(3, 32, 32))
 
 AUTO = """
 name = "auto"
@@ -300,6 +321,15 @@ def test_experiments_fit_two_cores(name: str) -> None:
     steps = plan_of(read_experiment(name).experiment, cast("Dataset", Sized()))
     limit = 75 if name in ("mnist-blackbox", "honest", "mnist-seeds") else 45
     assert sum(step.seconds for step in steps if step.kind != "train") < limit * 60
+
+
+def test_a_colour_table_fits_two_cores() -> None:
+    steps = plan_of(read_experiment("cifar10-table3").experiment, cast("Dataset", CIFAR10))
+    seconds = {step.title: step.seconds for step in steps}
+    assert sum(step.seconds for step in steps if step.kind != "train") < 60 * 60
+    # Larger images take longer.
+    larger = plan_of(read_experiment("cifar10-table3").experiment, cast("Dataset", CIFAR10._replace(shape=(3, 64, 64))))
+    assert all(step.seconds == pytest.approx(4 * seconds[step.title]) for step in larger if step.kind == "attack")
 
 
 def test_the_paper_fits_two_cores_in_two_hours_and_a_half() -> None:

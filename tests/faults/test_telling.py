@@ -17,7 +17,7 @@ import pytest
 
 from malade_ref import cli
 from malade_ref.checks import printable
-from malade_ref.cli import console, run, stopping
+from malade_ref.cli import console, folders, run, stopping
 from malade_ref.cli.console import Meter, lost, say
 
 pytestmark = pytest.mark.faults
@@ -257,7 +257,7 @@ def test_runs_that_begin_at_once_take_different_folders(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     found: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: found.append(run.default_folder("demo", resume=False))) for _ in range(12)
+        threading.Thread(target=lambda: found.append(folders.default_folder("demo", resume=False))) for _ in range(12)
     ]
     for thread in threads:
         thread.start()
@@ -276,17 +276,17 @@ def test_a_folder_that_another_run_has_just_made(tmp_path: Path, monkeypatch: py
         mkdir(path, *arguments, **settings)
 
     monkeypatch.setattr(os, "mkdir", late)
-    assert run.default_folder("demo", resume=False) == Path("runs/demo-2")
-    assert run.default_folder("demo", resume=True) == Path("runs/demo-3")  # none was begun
+    assert folders.default_folder("demo", resume=False) == Path("runs/demo-2")
+    assert folders.default_folder("demo", resume=True) == Path("runs/demo-3")  # none was begun
 
 
 def test_a_folder_goes_if_nothing_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = Namespace(out=None, resume=False)
-    with run.run_folder(arguments, "demo") as out:
+    with folders.run_folder(arguments, "demo") as out:
         assert out.is_dir()
     assert not out.exists()
-    with run.run_folder(Namespace(out=None, resume=False), "demo") as out:
+    with folders.run_folder(Namespace(out=None, resume=False), "demo") as out:
         (out / "file").touch()
     assert out.is_dir()
     assert arguments.out == str(out)

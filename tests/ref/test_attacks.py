@@ -954,3 +954,15 @@ def test_complaints_about_settings(settings: Any, message: str) -> None:
         with pytest.raises(InputError, match="mode: expected one of bpda, bpda-denoiser; got 'exact'"):
             attack(MODEL, X, Y, mode="exact")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "square", "mim", "auto_attack"])
+def test_a_radius_of_pixels_in_255_is_refused(name: str) -> None:
+    """In Linf nothing is further away than 1: eight of 255 is meant."""
+    model, x, y = mlp((1, 4, 4), 4), images(2, (1, 4, 4)).astype("float32"), np.zeros(2, int)
+    attack = getattr(attacks, name)
+    with pytest.raises(InputError, match=r"eps: expected at most 1, .* got 8; of 255 it is 8/255"):
+        attack(model, x, y, eps=8)
+    attack(model, x, y, eps=1.0)
+    if name != "mim":
+        attack(model, x, y, eps=8, norm="l2")
