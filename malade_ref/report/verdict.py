@@ -162,7 +162,8 @@ def _headline(
         if gain < MOST * apparent:
             lost = "most of what it restores is lost to an informed attacker"
             return f"{label} is more robust than {base} alone, but {lost}."
-    return f"{label} is more robust than {base} alone under the attacks tried here."
+    missing = "" if "exact" in strongest else ", none of which had the gradient through its chain"
+    return f"{label} is more robust than {base} alone under the attacks tried here{missing}."
 
 
 def _kept(honest: Mapping[str, Any], pair: _Pair, transfer: _Attack) -> str:

@@ -212,6 +212,13 @@ def test_nothing_is_said_of_a_defence_that_nobody_attacked(names: tuple[str, ...
     assert "remain against one who does not" not in text
 
 
+def test_a_headline_says_when_nobody_had_the_gradient() -> None:
+    defences = {**DEFENCES, "cnn+malade": DEFENCES["cnn+malade"]._replace(radius=0.6)}
+    attacks = {name: attack for name, attack in ATTACKS.items() if name != "exact"}
+    text = text_of(inputs_of(made_cells(defences=defences, attacks=attacks)))
+    assert "more robust than CNN alone under the attacks tried here, none of which had the gradient through" in text
+
+
 def test_failed_checks_stand_in_the_verdict_and_in_the_audit() -> None:
     attacks = {**ATTACKS, "exact": ATTACKS["exact"]._replace(strength=0.4)}
     text = text_of(inputs_of(made_cells(attacks=attacks)))
