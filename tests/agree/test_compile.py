@@ -23,7 +23,7 @@ STATIC_SHARED_BYTES = 48 << 10  # what a block may declare, on any GPU
 # block of 256 of chain.cuh and chain_half.cuh.
 REGISTERS = {"float": 128, "double": 168}
 REGISTERS_OF_FILE = {"conv": 255, "chain": 255, "chain_half": 255}
-INCLUDED = {"prelude", "philox", "purification", "finish"}
+INCLUDED = {"prelude", "philox", "purification", "epilogue"}
 UNITS = list(units())
 
 
