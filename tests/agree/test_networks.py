@@ -272,7 +272,7 @@ def test_layers_within_layers(name: str, dtype: str) -> None:
     ("name", "dtype"),
     [
         ("padded", "float32"),
-        ("unet", "float32"),
+        pytest.param("unet", "float32", marks=pytest.mark.slow),
         pytest.param("madry_wide_resnet", "float32", marks=pytest.mark.slow),
         pytest.param("cifar_resnet", "float32", marks=pytest.mark.slow),
         pytest.param("resnet_v2", "float64", marks=pytest.mark.slow),

@@ -85,6 +85,7 @@ def test_numbers_are_those_of_the_networks_beside_it(folder: Path, tmp_path: Pat
     assert sum(line.startswith("|") for line in text.read_text().splitlines()) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_an_interrupted_comparison_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int

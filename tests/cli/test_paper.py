@@ -141,6 +141,7 @@ def test_an_interrupted_suite_says_how_to_go_on(malade: Malade, monkeypatch: pyt
         assert "--out stopped --resume" in answer.err
 
 
+@pytest.mark.slow
 def test_a_suite_refuses_a_folder_of_something_else(malade: Malade, tmp_path: Path) -> None:
     Path("other").mkdir()
     Path("other/mine.txt").write_text("mine")

@@ -69,6 +69,7 @@ def test_a_record_is_drawn_again_elsewhere_and_never_in_place(bundle: Path, reco
     assert read_left_out(Path("second")) == read_left_out(record)
 
 
+@pytest.mark.slow
 def test_saved_images_are_left_out_of_the_outcomes(malade: Malade) -> None:
     run = (sys.executable, "-m", "malade_ref", *RUN, "--set", "evaluation.save_images=true", "--out", "whole")
     subprocess.run(run, check=True, capture_output=True)
