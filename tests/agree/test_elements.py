@@ -55,6 +55,7 @@ ARRAYS = {
     ),
     **dict.fromkeys(("words", "keys_0", "keys_1"), U32),
     "index": numba.int32,
+    **dict.fromkeys(("top", "left", "flip"), I64),
     "limit": U64,
     # Sums, and what is known of a sample, in float64 whatever the images are.
     **dict.fromkeys(("parts", "total", "changed", "of_first", "of_both", "of_all", "sum_first", "sum_both"), F64),
@@ -79,6 +80,8 @@ EXACT_BOUNDS.add("minimum_norm.to_tanh_space")
 IN_DOUBLE = ("add_rows", "pixel_changed", "boundary_pull", "square_sums", "square_mixed_sums", "square_move")
 IN_DOUBLE += ("SQUARE_START_LINF", "SQUARE_STEP_LINF", "BOUNDARY_ALONG", "BOUNDARY_ACROSS", "BOUNDARY_SPHERE")
 EXACT_BOUNDS |= {f"proposals.{name}" for name in IN_DOUBLE}
+# Differences of logarithms that are nearly equal.
+EXACT_BOUNDS |= {"losses.kl_divergence", "losses.kl_divergence_vjp"}
 # Sums over all images.
 EXACT_BOUNDS |= {"conv_grouped.weight_gradient", "conv_grouped.add_parts"}
 
