@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -318,6 +318,7 @@ def picture_table(
     label: int,
     titles: Sequence[str],
     names: Sequence[str],
+    class_name: Callable[[int], str] = str,
 ) -> bytes:
     """Draw what became of one image, with what a classifier thinks of it: by attacks, or on its way through chains.
 
@@ -335,6 +336,8 @@ def picture_table(
         What to call the columns.
     names : sequence of str
         What to call the rows.
+    class_name : callable
+        What to call a class, briefly; by default its number.
     """
     check_ndim("images", images, 5, "(rows, columns, c, h, w)")
     rows, columns = images.shape[:2]
@@ -369,11 +372,14 @@ def picture_table(
                 color, sign = (BLUE, "✓") if prediction == label else (ORANGE, "✗")
                 for spine in axes.spines.values():
                     spine.set(color=color, linewidth=2)
-                text = f"{sign} {prediction} ({_share(float(probabilities[row, column]))})"
-                axes.set_xlabel(text, color=color, fontsize=10, fontweight="bold", labelpad=3)
+                name = class_name(prediction)
+                text = f"{sign} {name} ({_share(float(probabilities[row, column]))})"
+                axes.set_xlabel(text, color=color, fontsize=10 if len(name) < 4 else 7, fontweight="bold", labelpad=3)
             grid[row, 0].set_ylabel(names[row], fontsize=10, rotation=0, ha="right", va="center", labelpad=6)
         line = " " if width * blocks > 5 else "\n"
-        figure.suptitle(f"True class {label}.{line}Below each image: predicted class (its probability)", fontsize=10)
+        figure.suptitle(
+            f"True class {class_name(label)}.{line}Below each image: predicted class (its probability)", fontsize=10
+        )
         figure.savefig(content, **png_settings())
         return content.getvalue()
 

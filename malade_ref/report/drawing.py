@@ -85,7 +85,7 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
     if "certified" in results:
         files["figures/certified.png"] = _certified(results["certified"])
     if "paths" in inputs.records:
-        files |= _paths(inputs.records["paths"])
+        files |= _paths(inputs.records["paths"], labels)
     files |= draw_plates(inputs, labels)
     if "pictures" in inputs.records:
         files |= _pictures(inputs.records["pictures"], inputs, results, labels)
@@ -162,6 +162,7 @@ def _pictures(record: Record, inputs: ReportInput, results: Mapping[str, Any], l
             np.array(predictions).reshape(shape),
             np.array(probabilities).reshape(shape),
             label=label,
+            class_name=labels.class_name,
             titles=["\n".join(textwrap.wrap(name, TITLE_WIDTH)) for name in labels.defences.values()],
             names=["\n".join(textwrap.wrap(name, NAME_WIDTH)) for name in (titles[name] for name in attacks)],
         )
@@ -207,7 +208,7 @@ def _certified(found: Mapping[str, Any]) -> bytes:
     return certified_curves(curves, num_draws=found["num_estimation"], largest=found["largest_radius"], **settings)
 
 
-def _paths(record: Record) -> dict[str, bytes]:
+def _paths(record: Record, labels: Labels) -> dict[str, bytes]:
     """One figure an image: the image, the adversarial image, and its positions in each chain."""
     arrays, chains = record.arrays, record.meta["chains"]
     steps = [f"step {step}" if step else "adversarial" for step in arrays["steps"].tolist()]
@@ -221,6 +222,7 @@ def _paths(record: Record) -> dict[str, bytes]:
             np.where(np.isnan(probabilities).any(axis=2), -1, probabilities.argmax(axis=2)),
             probabilities.max(axis=2),
             label=label,
+            class_name=labels.class_name,
             titles=["clean", *steps],
             names=["\n".join(textwrap.wrap(title, NAME_WIDTH)) for title in chains.values()],
         )

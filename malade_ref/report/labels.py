@@ -12,6 +12,8 @@ NONE = "–"
 WORST = "worst"
 # What accuracy may be drawn against, beside a setting that attacks vary.
 EPS = "eps"
+CLASS_WIDTH = 12
+MOST_DIGITS = 6  # of a size that was meant as a decimal number, its point included
 NORMS = {"linf": "L-infinity", "l2": "L2", "l1": "L1", "l0": "share of pixels"}
 
 
@@ -37,6 +39,18 @@ class Labels:
         self.attacks = {name: titles.get(name, name) for name in order if name in found}
         if "clean" in self.attacks:
             self.attacks["clean"] = "clean images"
+        self._classes = list((config.get("data") or {}).get("class_names") or [])
+
+    def class_name(self, number: int) -> str:
+        """Name a class, such as ``"dog"``, in at most `CLASS_WIDTH` characters; without a name by its number.
+
+        Parameters
+        ----------
+        number : int
+            The class.
+        """
+        name = str(self._classes[number]) if 0 <= number < len(self._classes) else str(number)
+        return name if len(name) <= CLASS_WIDTH else f"{name[: CLASS_WIDTH - 1]}…"
 
 
 def method_label(method: str) -> str:
@@ -65,7 +79,20 @@ def threat_label(norm: str, eps: float) -> str:
     eps : float
         Radius.
     """
-    return f"{NORMS.get(norm, norm)} {eps:g}".strip()
+    return f"{NORMS.get(norm, norm)} {size_text(eps)}".strip()
+
+
+def size_text(eps: float) -> str:
+    """Write the size of a perturbation: ``"0.3"``, but ``"8/255"`` where that is what was meant.
+
+    Parameters
+    ----------
+    eps : float
+        The size, in pixel units.
+    """
+    levels = round(255 * eps, 2)
+    meant = len(f"{eps:g}") > MOST_DIGITS and abs(255 * eps - levels) < 1e-9
+    return f"{levels:g}/255" if meant else f"{eps:g}"
 
 
 def percent(estimate: Mapping[str, float], unit: str = "%") -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from malade_ref.checks import InputError
 from malade_ref.figures import BLUE, GREY, ORANGE, drawing, png_settings
-from malade_ref.report.labels import NORMS, Labels, count_of
+from malade_ref.report.labels import NORMS, Labels, count_of, size_text
 from malade_ref.report.reading import PLATES, ReportInput
 from malade_ref.storage import Record
 
@@ -78,12 +78,12 @@ def draw_plates(inputs: ReportInput, labels: Labels) -> dict[str, bytes]:
                 f"{_attack(labels, column['attack'])} on {labels.defences.get(column['defence'], column['defence'])}"
                 for column in record.meta["columns"]
             ]
-            files[_file(kind, plate)] = perturbations(record, titles)
+            files[_file(kind, plate)] = perturbations(record, titles, labels)
         elif kind == "walks" and "marginal" in record.meta:
             for number in range(len(record.arrays["label"])):
-                files[_file(kind, plate, number)] = two_chains(record, number)
+                files[_file(kind, plate, number)] = two_chains(record, number, labels)
         elif kind == "walks":
-            files[_file(kind, plate)] = walk(record)
+            files[_file(kind, plate)] = walk(record, labels)
     return files
 
 
@@ -146,7 +146,7 @@ def _perturbation_text(found: Mapping[str, Any], config: Mapping[str, Any], labe
     columns = "; ".join(_effort(column, config, labels) for column in found["columns"])
     return (
         f"What attacks added to the first {count_of(len(found['label']), 'test image')}, on one scale of colours: "
-        f"{columns}. The maximum of a pixel is {found['eps']:g}; white is no change. An orange frame marks a "
+        f"{columns}. The maximum of a pixel is {size_text(found['eps'])}; white is no change. An orange frame marks a "
         "perturbation that left the defence right; one without any change was not needed. A "
         "perturbation that fills its ball with noise says that the attack's gradients had little to do with the image."
     )
@@ -180,7 +180,7 @@ def _effort(found: Mapping[str, Any], config: Mapping[str, Any], labels: Labels)
     name = found["attack"]
     table: Mapping[str, Any] = next((one for one in config.get("attacks") or [] if one["name"] == name), {})
     settings = table.get("settings") or {}
-    parts = [f"eps {found['eps']:g}"] if found["eps"] else []
+    parts = [f"eps {size_text(found['eps'])}"] if found["eps"] else []
     parts += [
         count_of(value, word) + (" a gradient" if key == "num_draws" else "")
         for key, word in EFFORT.items()
@@ -240,7 +240,7 @@ def sheet(record: Record) -> bytes:
         return content.getvalue()
 
 
-def perturbations(record: Record, titles: Sequence[str]) -> bytes:
+def perturbations(record: Record, titles: Sequence[str], labels: Labels) -> bytes:
     """Draw what attacks added, one column each, on one symmetric scale of colours.
 
     Parameters
@@ -249,6 +249,8 @@ def perturbations(record: Record, titles: Sequence[str]) -> bytes:
         Of perturbations.
     titles : sequence of str
         Of the columns.
+    labels : Labels
+        Names for readers.
     """
     changes, success = record.arrays["change"].astype(np.float64), record.arrays["success"]
     columns, rows = changes.shape[:2]
@@ -269,7 +271,8 @@ def perturbations(record: Record, titles: Sequence[str]) -> bytes:
                 fell = success[column, row]
                 axes.spines[:].set(color="#cccccc" if fell else ORANGE, linewidth=0.8 if fell else 2.5)
         for row, label in enumerate(record.arrays["label"].tolist()):
-            grid[row, 0].set_ylabel(f"digit {label}", fontsize=9)
+            name = labels.class_name(label)
+            grid[row, 0].set_ylabel(f"digit {name}" if name.isdecimal() else name, fontsize=9)
         bar = figure.colorbar(shown, ax=grid, shrink=0.8, aspect=30, pad=0.03)
         bar.set_ticks([-limit, -limit / 2, 0, limit / 2, limit])
         bar.set_label("change of the pixel")
@@ -277,13 +280,15 @@ def perturbations(record: Record, titles: Sequence[str]) -> bytes:
         return content.getvalue()
 
 
-def walk(record: Record) -> bytes:
+def walk(record: Record, labels: Labels) -> bytes:
     """Draw images on their way through a chain: a panel an image, a row a size, a column a position.
 
     Parameters
     ----------
     record : Record
         Of a walk without a second chain.
+    labels : Labels
+        Names for readers.
     """
     from matplotlib.patheffects import withStroke
 
@@ -303,7 +308,7 @@ def walk(record: Record) -> bytes:
                 _image(axes, positions[row, column, number])
                 decision = int(probability[row, column, number].argmax())
                 corner = axes.text(
-                    *(0.95, 0.93, str(decision)),
+                    *(0.95, 0.93, labels.class_name(decision)),
                     transform=axes.transAxes,
                     ha="right",
                     va="top",
@@ -315,17 +320,17 @@ def walk(record: Record) -> bytes:
                 own = steps[column] == end
                 axes.spines[:].set(color=BLUE if own else GREY, linewidth=2 if own else 0.5)
             for row, eps in enumerate(arrays["eps"].tolist()):
-                text = f"eps {eps:g}" if eps else "clean"
+                text = f"eps {size_text(eps)}" if eps else "clean"
                 grid[row, 0].set_ylabel(text, fontsize=9, rotation=0, ha="right", va="center", labelpad=4)
             for column, step in enumerate(steps):
                 grid[0, column].set_title(f"N = {step}", fontsize=9, fontweight="bold" if step == end else "normal")
             letter = f"({chr(97 + number)}) " if count > 1 else ""
-            panels[number].suptitle(f"{letter}true class {label}", fontsize=10)
+            panels[number].suptitle(f"{letter}true class {labels.class_name(label)}", fontsize=10)
         figure.savefig(content, **png_settings())
         return content.getvalue()
 
 
-def two_chains(record: Record, number: int) -> bytes:
+def two_chains(record: Record, number: int, labels: Labels) -> bytes:
     """Draw one image as the paper's Figure 2: clean, adversarial, and at positions of two chains.
 
     Parameters
@@ -334,6 +339,8 @@ def two_chains(record: Record, number: int) -> bytes:
         Of a walk with a second chain.
     number : int
         Which of its images.
+    labels : Labels
+        Names for readers.
     """
     arrays = record.arrays
     label, steps = int(arrays["label"][number]), arrays["steps"].tolist()
@@ -363,9 +370,9 @@ def two_chains(record: Record, number: int) -> bytes:
             pairs = [(label, float(probability[label])), (other, float(others.max()))]
             winner = int(pairs[1][1] > pairs[0][1])
             axes.spines[:].set(color=ORANGE if winner else BLUE, linewidth=2)
-            for line, (digit, value) in enumerate(pairs):
+            for line, (decision, value) in enumerate(pairs):
                 axes.text(
-                    *(0.5, -0.07 - 0.16 * line, f"ŷ({digit}) = {value:.2f}"),
+                    *(0.5, -0.07 - 0.16 * line, f"ŷ({labels.class_name(decision)}) = {value:.2f}"),
                     transform=axes.transAxes,
                     ha="center",
                     va="top",

@@ -21,7 +21,7 @@ from malade_ref.report.accuracy import (
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
 from malade_ref.report.certified import certified_tables
 from malade_ref.report.exhibits import exhibit_sections
-from malade_ref.report.labels import NORMS, Labels, count_of, table
+from malade_ref.report.labels import NORMS, Labels, count_of, size_text, table
 from malade_ref.report.markdown import deep, inert, named, said
 from malade_ref.report.pictures import plate_text
 from malade_ref.report.seeds import seed_table
@@ -139,8 +139,8 @@ def _paths(config: Mapping[str, Any], labels: Labels, figures: Sequence[str]) ->
         return []
     attack = labels.attacks.get(paths["attack"], paths["attack"])
     text = (
-        f"Images that an attack on the bare classifier turned ({attack}, eps {paths['eps']:g}), on their way through "
-        f"{labels.defences.get(paths['defence'], paths['defence'])} (above) and through the same chain driven by "
+        f"Images that an attack on the bare classifier turned ({attack}, eps {size_text(paths['eps'])}), on their way "
+        f"through {labels.defences.get(paths['defence'], paths['defence'])} (above) and through the same chain driven by "
         f"{labels.models.get(paths['marginal'], paths['marginal'])}, which never saw a label (below), with what the "
         "classifier makes of each position. This attacker ignored the defence, and the images are the first that it "
         "turned: they show how the chain works, not how robust it is."

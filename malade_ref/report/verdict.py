@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from malade_ref.report.certified import certified_verdict
-from malade_ref.report.labels import Labels, count_of, percent, points, threat_label
+from malade_ref.report.labels import Labels, count_of, percent, points, size_text, threat_label
 
 # A defence that keeps less than this share of its gain over the bare classifier has lost most of it.
 MOST = 0.5
@@ -29,7 +29,7 @@ IGNORANT = ("transfer", "noise")
 
 # What a size means, for those who do not know the norms.
 _MEANING = {
-    "linf": " (each pixel, between 0 and 1, may change by {:g})",
+    "linf": " (each pixel, between 0 and 1, may change by {})",
     "l0": " (that share of the pixels may change)",
 }
 
@@ -100,7 +100,7 @@ def _summary(results: Mapping[str, Any], labels: Labels, names: Sequence[str]) -
         if "transfer" in strongest:
             text += f" (an attacker who ignores the defence leaves {percent(strongest['transfer'].mean)})"
         numbers.append(text)
-    size = f"{threat_label(main['norm'], main['eps'])}{_MEANING.get(main['norm'], '').format(main['eps'])}"
+    size = f"{threat_label(main['norm'], main['eps'])}{_MEANING.get(main['norm'], '').format(size_text(main['eps']))}"
     numbers[0] = f"In numbers, for perturbations of at most {size}: {numbers[0]}"
     return f"{' '.join(judgements)} {'; '.join(numbers)}. Brackets hold 95% intervals."
 

@@ -77,6 +77,22 @@ def test_every_number_of_a_table_of_the_paper_is_beside_one_of_ours(number: int)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10-quick", "cifar10-table3", "tinyimagenet-table4"])
+def test_experiments_on_colour_run_to_their_end(malade: Malade, name: str) -> None:
+    """On grey digits, as there is no other data everywhere: the networks take any shape."""
+    answer = malade("run", name, *TINY, "--out", "bundle")
+    assert answer.code == 0, answer.err
+    report = Path("bundle/report.md").read_text()
+    for item, (of, exhibit) in SHOWN.items():
+        if of == name:
+            assert f"### {item}:" in report
+            assert Path(f"bundle/figures/sheet-{exhibit}.png").exists() == item.startswith("Figure")
+    if name.startswith("tiny"):
+        assert "(figures/alp-steps.png)" in report
+    assert malade("report", "bundle", "--verify").code == 0
+
+
+@pytest.mark.slow
 def test_a_suite_killed_again_and_again_ends_with_the_same_bits(malade: Malade, tmp_path: Path) -> None:
     # All in processes of their own: one that runs tests may have other threads.
     start = [sys.executable, "-m", "malade_ref", "run", "paper", *TINY, "--out"]

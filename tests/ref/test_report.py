@@ -19,6 +19,7 @@ from malade_ref.checks import InputError
 from malade_ref.evaluation import Cell
 from malade_ref.network import mlp
 from malade_ref.report import ReportInput, check_report, read_bundle, report_text, results_of, write_report
+from malade_ref.report.labels import Labels, threat_label
 from malade_ref.storage import Record
 from tests.outcomes import ATTACKS, CHECKS, CONFIG, DEFENCES, made_cells, made_histories, made_records, write_bundle
 
@@ -499,3 +500,28 @@ def test_replicas_are_put_side_by_side() -> None:
     assert "CNN less Madry" in compared
     assert "CNN less Again" not in compared
     assert "Several trainings" not in text_of(inputs_of(cells[:6], records={}))
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"),
+    [
+        (8 / 255, "8/255"),
+        (0.25 / 255, "0.25/255"),
+        (1 / 255, "1/255"),
+        (51 / 255, "0.2"),
+        (0.3, "0.3"),
+        (0.0625, "0.0625"),
+        (0.123456, "0.123456"),
+        (4.0, "4"),
+    ],
+)
+def test_sizes_as_they_were_meant(eps: float, text: str) -> None:
+    assert threat_label("linf", eps) == f"L-infinity {text}"
+
+
+def test_classes_have_names() -> None:
+    results = {"defences": {}, "cells": {}}
+    config = {"data": {"class_names": ["cat", "dog", "Yorkshire terrier"]}}
+    names = [Labels(config, results).class_name(number) for number in range(4)]
+    assert names == ["cat", "dog", "Yorkshire t…", "3"]
+    assert Labels({}, results).class_name(7) == "7"
