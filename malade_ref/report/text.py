@@ -140,8 +140,8 @@ def _paths(config: Mapping[str, Any], labels: Labels, figures: Sequence[str]) ->
     attack = labels.attacks.get(paths["attack"], paths["attack"])
     text = (
         f"Images that an attack on the bare classifier turned ({attack}, eps {size_text(paths['eps'])}), on their way "
-        f"through {labels.defences.get(paths['defence'], paths['defence'])} (above) and through the same chain driven by "
-        f"{labels.models.get(paths['marginal'], paths['marginal'])}, which never saw a label (below), with what the "
+        f"through {labels.defences.get(paths['defence'], paths['defence'])} (above) and through the same chain driven "
+        f"by {labels.models.get(paths['marginal'], paths['marginal'])}, which never saw a label (below), with what the "
         "classifier makes of each position. This attacker ignored the defence, and the images are the first that it "
         "turned: they show how the chain works, not how robust it is."
     )
