@@ -63,6 +63,14 @@ def seeds() -> SearchStrategy[int]:
     return st.integers(0, 2**64 - 1)
 
 
+def balls() -> SearchStrategy[tuple[str, float]]:
+    """A norm and a radius, up to beyond what the images' box holds; in Linf no attack takes more than 1."""
+    radii = st.sampled_from([0.0, 1e-8, 0.1, 0.3, 1.0, 7.0]) | st.floats(0, 2)
+    return st.sampled_from(["linf", "l2"]).flatmap(
+        lambda norm: st.tuples(st.just(norm), radii.filter(lambda eps: norm == "l2" or eps <= 1))
+    )
+
+
 @st.composite
 def floats_of_shape(
     draw: DrawFn,
