@@ -198,7 +198,7 @@ _ENVIRONMENT_SCHEMA = _table(
 # config.json of an experiment -----------------------------------------------------------------------------------------
 
 _METHOD = _table(method=_text, settings=_table_of(_setting))
-_SEARCH = _table(attack=_METHOD)
+_SEARCH = _table(attack=_METHOD, against=_optional(_one_of("classifier", "defence")), num_rounds=_optional(_count()))
 _MODEL = _table(
     kind=_one_of("classifier", "denoiser"),
     name=_optional(_text),
@@ -371,6 +371,8 @@ _FOUND = _table(
     at_edge_of_grid=_list_of(_text),
     num_images=_count(),
     undefended=_table(clean=_SHARE, attacked=_SHARE),
+    against=_optional(_one_of("classifier", "defence")),
+    rounds=_optional(_list_of(_count(minimum=1))),
 )
 
 _NOISE = _table(
@@ -426,6 +428,7 @@ RECORD_ARRAYS = {
     "search": {
         "num_steps": ("iu", "g"),
         **{name: ("f", "g") for name in ("a", "delta", "clean", "attacked")},
+        "images": ("iu", "g"),
     },
     "certify": {"label": ("iu", "n"), "selection": ("iu", "nc"), "counts": ("iu", "nc")},
     "paths": {
@@ -553,7 +556,7 @@ def check_record(where: str, stage: str, meta: Any, arrays: Mapping[str, NDArray
     of = stage.partition("/")[0]
     _RECORD_SCHEMAS[of](f"{where}: ", meta)
     declared = RECORD_ARRAYS.get(of, {})
-    optional = OPTIONAL_ARRAYS if meta.get("marginal") is None else ()
+    optional = [*([] if meta.get("rounds") else ["images"]), *(OPTIONAL_ARRAYS if meta.get("marginal") is None else [])]
     missing = [name for name in declared if not name.startswith("*") and name not in (*arrays, *optional)]
     if missing:
         raise InputError(f"{printable(where)}: has no array {missing[0]!r}; restore the bundle from a copy")

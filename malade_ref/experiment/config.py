@@ -316,18 +316,22 @@ FURTHER = (
 class Search:
     """``[defences.<name>.search]``: a grid of chain settings, judged on the validation split (App. B.2.2).
 
-    Every setting is judged on the same validation images, clean, and as attacked by an attacker who knows the bare
-    classifier only. Of the settings that cost at most ``max_clean_drop`` of clean accuracy, the one with the highest
-    accuracy on attacked images is chosen; in a tie the one with fewer steps, then smaller a, then smaller delta.
+    Every setting is judged on the same validation images, clean and attacked. Of the settings that cost at most
+    ``max_clean_drop`` of clean accuracy, the one with the highest accuracy on attacked images is chosen; in a tie the
+    one with fewer steps, then smaller a, then smaller delta. See `malade_ref.experiment.search`.
 
     Attributes
     ----------
     num_steps, a, delta : tuple
         The grid: all combinations.
     attack : Method
-        The attack on the bare classifier.
+        The attack.
+    against : {"classifier", "defence"}
+        Whom it is made against: the bare classifier, once for all settings, or each setting's own chain.
+    num_rounds : int
+        Of successive halving, if settings are attacked for themselves.
     num_images : int
-        Validation images.
+        Validation images; of the last round.
     num_draws : int
         Draws of the chain's noise for each of them.
     max_clean_drop : float
@@ -338,6 +342,8 @@ class Search:
     a: tuple[float, ...] = setting(above=0)
     delta: tuple[float, ...] = setting(minimum=0)
     attack: Method
+    against: str = setting("classifier", choices=OWN_SOURCES)
+    num_rounds: int = setting(1, minimum=1, maximum=10)
     num_images: int = setting(500, minimum=1)
     num_draws: int = setting(1, minimum=1)
     max_clean_drop: float = setting(0.03, minimum=0, maximum=1)
@@ -918,6 +924,10 @@ def _check_defence(experiment: Experiment, defence: Defence, where: str) -> None
         if not (defence.search.num_steps and defence.search.a and defence.search.delta):
             raise InputError(f"{where}.search: expected at least one value each of num_steps, a and delta")
         check_method(defence.search.attack, f"{where}.search.attack")
+        if defence.search.num_rounds > 1 and defence.search.against == "classifier":
+            raise InputError(
+                f'{where}.search.num_rounds: has no meaning against the classifier; add against = "defence"'
+            )
     if defence.same_settings_as is not None:
         settled = {name: other for name, other in experiment.defences.items() if other.search or other.a is not None}
         _refer(defence.same_settings_as, settled, f"{where}.same_settings_as")

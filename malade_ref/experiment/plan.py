@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from malade_ref.attacks.cards import Target
 from malade_ref.datasets import Dataset
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Method, Model
+from malade_ref.experiment.search import attacked_images
 
 # By network: the pixels of an image it was measured with, and by preset seconds an image, forward, forward and gradient
 # with respect to the image, training. Other images take as much longer as they have more pixels.
@@ -91,6 +92,11 @@ def _steps(experiment: Experiment, data: Dataset, work: _Work) -> Iterator[Step]
             grid = len(search.a) * len(search.delta) * search.num_draws * 2
             chain = max(search.num_steps) * denoiser[0] + len(search.num_steps) * classifier[0]
             seconds = search.num_images * (grid * chain + work.attack(name, search.attack, defence.classifier))
+            if search.against == "defence":
+                seconds += sum(
+                    images * work.attack(name, search.attack, None, length)
+                    for length, images in attacked_images(search)
+                )
             yield Step("search", (name,), f"search settings of {defence.name}", seconds)
     attacked = set()
     for name, attack, eps in experiment.cells():
@@ -159,20 +165,21 @@ class _Work(NamedTuple):
     def num_images(self, attack: Attack | None) -> int:
         return (attack.num_images if attack else None) or self.experiment.evaluation.num_images
 
-    def forward(self, defence: Defence) -> float:
+    def forward(self, defence: Defence, steps: int | None = None) -> float:
         classifier, denoiser = self.parts(defence)
-        return classifier[0] + self.num_steps(defence) * denoiser[0]
+        return classifier[0] + (self.num_steps(defence) if steps is None else steps) * denoiser[0]
 
     def judging(self, name: str, attack: Attack | None) -> float:
         defence = self.experiment.defences[name]
         num_draws = 1 if defence.denoiser is None else self.experiment.evaluation.num_draws
         return self.num_images(attack) * num_draws * self.forward(defence)
 
-    def attack(self, name: str, attack: Method, victim: str | None) -> float:
-        """Seconds of an attack on one image, of a defence or of a classifier in its place."""
+    def attack(self, name: str, attack: Method, victim: str | None, steps: int | None = None) -> float:
+        """Seconds of an attack on one image, of a defence, with so many steps, or of a classifier in its place."""
         defence = self.experiment.defences[name] if victim is None else Defence(name="", classifier=victim)
         classifier, denoiser = self.parts(defence)
-        steps, forward = self.num_steps(defence), self.forward(defence)
+        steps = self.num_steps(defence) if steps is None else steps
+        forward = self.forward(defence, steps)
         cost = attack.card.costs(attack.settings, Target(stochastic=defence.denoiser is not None))
         # A denoiser's gradient includes a pass forward.
         back = denoiser[1] if attack.profile.gradient == "exact" else 0.0

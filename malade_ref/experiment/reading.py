@@ -104,6 +104,10 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         for key in ("network", "depth", "width", "mean", "std"):
             if model[key] is None:
                 del model[key]
+    for name, defence in experiment.defences.items():
+        if defence.search is not None and defence.search.against == "classifier":
+            for key in ("against", "num_rounds"):
+                del settings["defences"][name]["search"][key]
     if not experiment.evaluation.early_stop:
         del settings["evaluation"]["early_stop"]
     for key in ("tables", "figures", *KINDS):

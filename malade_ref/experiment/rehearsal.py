@@ -70,7 +70,8 @@ def rehearse(experiment: Experiment, ops: ModuleType) -> None:
                 rehearsals.append((f"models.{name}.{key}", method, classifier, {}))
     for name, defence in experiment.defences.items():
         if defence.search is not None:
-            rehearsals.append((f"defences.{name}.search.attack", defence.search.attack, classifier, {}))
+            key, method = f"defences.{name}.search.attack", defence.search.attack
+            rehearsals += [(key, method, model, {}) for model in (classifier, defended)]
     for where, method, model, given in rehearsals:
         try:
             settings = {**method.settings, **given}

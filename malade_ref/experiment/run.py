@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from malade_ref import ops as reference_ops
 from malade_ref.arrays import Array
@@ -44,8 +43,9 @@ from malade_ref.experiment.plan import Step, plan_of
 from malade_ref.experiment.plates import Plates
 from malade_ref.experiment.reading import Reading, settings_of
 from malade_ref.experiment.rehearsal import check_sizes, rehearse
+from malade_ref.experiment.search import Chains, Images, search_by_halving, search_settings
 from malade_ref.experiment.sharing import Sharing
-from malade_ref.experiment.stages import Arrays, chain_paths, run_attack, search_settings
+from malade_ref.experiment.stages import Arrays, chain_paths, run_attack
 from malade_ref.experiment.store import Store, store_folder
 from malade_ref.figures import require
 from malade_ref.network import Network
@@ -299,32 +299,24 @@ class _Run(Outcomes):
         assert search is not None
         assert denoiser is not None
         classifier, split = self.networks[defence.classifier], self.data.validation
-        index = self.ops.arange(search.num_images)
-        x = self.ops.asarray(split.images(slice(0, search.num_images)))
-        y = self.ops.asarray(split.labels(slice(0, search.num_images)))
+        part = slice(0, search.num_images)
+        x, y = self.ops.asarray(split.images(part)), self.ops.asarray(split.labels(part))
+        images = Images(x, y, self.ops.arange(search.num_images))
+        chains = Chains(classifier, self.networks[denoiser], defence.clip, self.seed)
 
         def attack() -> Record:
             progress(0.0, "attack the bare classifier")
-            found = run_attack(search.attack, classifier, x, y, sample_index=index, seed=self.seed)
+            found = run_attack(search.attack, classifier, *images[:2], sample_index=images.sample_index, seed=self.seed)
             return Record({"x_adv": found["x_adv"]})
 
-        def attacked() -> NDArray[Any]:
-            return self.bundle.stage(f"search-attack/{name}", attack).arrays["x_adv"]
-
-        def compute(x_adv: NDArray[Any]) -> Record:
+        def compute() -> Record:
+            if search.against == "defence":
+                stage = self.bundle.stage
+                keep = lambda key, attack: stage(f"search-attack/{name}/{key}", attack)  # noqa: E731
+                return search_by_halving(search, chains, images, keep=keep, progress=progress)
+            attacked = self.bundle.stage(f"search-attack/{name}", attack).arrays["x_adv"]
             progress(0.0, "")
-            return search_settings(
-                search,
-                classifier,
-                self.networks[denoiser],
-                x,
-                self.ops.asarray(x_adv),
-                y,
-                clip=defence.clip,
-                sample_index=index,
-                seed=self.seed,
-                progress=progress,
-            )
+            return search_settings(search, chains, images, self.ops.asarray(attacked), progress=progress)
 
         def facts() -> dict[str, Any]:
             networks = {"classifier": classifier, "denoiser": self.networks[denoiser]}
@@ -333,7 +325,7 @@ class _Run(Outcomes):
             return {"what": "search", **identities, "clip": defence.clip, "search": settings}
 
         shared = self.sharing.record
-        self.bundle.stage(f"search/{name}", lambda: shared(facts, lambda: compute(attacked())), keep=True)
+        self.bundle.stage(f"search/{name}", lambda: shared(facts, compute), keep=True)
 
     @cached_property
     def settings(self) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,6 @@
-"""The steps of an experiment as functions: search, attack, judge, look; training is in `malade_ref.experiment.models`.
+"""The steps of an experiment as functions: attack, judge, certify, look.
+
+Training is in `malade_ref.experiment.models`, the search for a chain in `malade_ref.experiment.search`.
 
 Each is a function of its arguments alone and computes what one record or shard of a bundle keeps; the order of steps,
 and what is already there, is the business of `malade_ref.experiment.run`.
@@ -7,7 +9,7 @@ and what is already there, is the business of `malade_ref.experiment.run`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,9 @@ from numpy.typing import NDArray
 from malade_ref.arrays import Array
 from malade_ref.certify import certify
 from malade_ref.defence import MALADE
-from malade_ref.experiment.config import Certify, Method, Search
+from malade_ref.experiment.config import Certify, Method
 from malade_ref.network import Network
-from malade_ref.sampling import ChainSettings, Stream, run_chain
+from malade_ref.sampling import Stream
 from malade_ref.storage import Record
 from malade_ref.training import Progress
 
@@ -102,124 +104,6 @@ def correct_draws(model: Any, x: Array, y: Array, *, num_draws: int, sample_inde
         return np.asarray(model.ops.to_host(model.predict(x) == y))[:, None]
     predictions = model.ops.to_host(model.predict_draws(x, num_draws=num_draws, sample_index=sample_index))
     return np.ascontiguousarray((predictions == model.ops.to_host(y)).T)
-
-
-def search_settings(
-    search: Search,
-    classifier: Network,
-    denoiser: Network,
-    clean: Array,
-    attacked: Array,
-    y: Array,
-    *,
-    clip: bool,
-    sample_index: Array,
-    seed: int,
-    progress: Progress | None = None,
-) -> Record:
-    """Try every setting of a grid, and choose one, see `Search`.
-
-    Parameters
-    ----------
-    search : Search
-        The grid and the criterion.
-    classifier, denoiser : Network
-        What is defended, and by what.
-    clean, attacked : array of shape (n, c, h, w)
-        Validation images as they are, and as attacked.
-    y : array of shape (n,), integer
-        Labels.
-    clip : bool
-        Whether the chain is clipped.
-    sample_index : array of shape (n,), integer
-        Numbers of the samples in their data set.
-    seed : int
-        Of the chain's noise; a stream of its own.
-    progress : callable, optional
-        Told the fraction done and a line of text.
-
-    Returns
-    -------
-    Record
-        Arrays ``num_steps``, ``a``, ``delta``, ``clean``, ``attacked``, one entry a setting; what was ``chosen``.
-    """
-    lengths = sorted(set(search.num_steps))
-    pairs = [(a, delta) for a in sorted(set(search.a)) for delta in sorted(set(search.delta))]
-    rows: list[tuple[int, float, float, float, float]] = []
-    for number, (a, delta) in enumerate(pairs):
-        chain = ChainSettings(lengths[-1], a, delta, clip)
-        settings = {"num_draws": search.num_draws, "sample_index": sample_index, "seed": seed}
-        accuracies = [_accuracies(classifier, denoiser, chain, lengths, x, y, **settings) for x in (clean, attacked)]
-        rows += [(n, a, delta, *pair) for n, *pair in zip(lengths, *accuracies, strict=True)]
-        if progress is not None:
-            progress((number + 1) / len(pairs), f"{len(rows)} of {len(pairs) * len(lengths)} settings")
-    bare = {name: _bare_accuracy(classifier, x, y) for name, x in (("clean", clean), ("attacked", attacked))}
-    floor = bare["clean"] - search.max_clean_drop
-    allowed = [row for row in rows if row[3] >= floor - 1e-12]
-    # Ties: fewer steps, then the smaller a, then the smaller delta.
-    best = (
-        min(allowed, key=lambda row: (-row[4], row[:3])) if allowed else min(rows, key=lambda row: (-row[3], row[:3]))
-    )
-    grids: dict[str, Sequence[float]] = {
-        "num_steps": lengths,
-        "a": sorted(set(search.a)),
-        "delta": sorted(set(search.delta)),
-    }
-    at_edge = [
-        name
-        for name, value in zip(grids, best, strict=False)
-        if len(grids[name]) > 1 and value in (grids[name][0], grids[name][-1])
-    ]
-    criterion = (
-        f"highest accuracy on attacked validation images among the settings with clean accuracy of at least "
-        f"{100 * floor:.1f}% (the bare classifier's less {100 * search.max_clean_drop:g} points)"
-    )
-    if not allowed:
-        criterion = f"highest clean accuracy, since no setting met the criterion: {criterion}"
-    meta = {
-        "chosen": {"num_steps": best[0], "a": best[1], "delta": best[2], "clip": clip},
-        "criterion": criterion,
-        "criterion_met": bool(allowed),
-        "at_edge_of_grid": at_edge,
-        "num_images": len(y),
-        "num_draws": search.num_draws,
-        "attack": {"method": search.attack.method, "settings": search.attack.resolved()},
-        "undefended": bare,
-    }
-    columns = zip(("num_steps", "a", "delta", "clean", "attacked"), zip(*rows, strict=True), strict=True)
-    return Record({name: np.array(column) for name, column in columns}, meta)
-
-
-def _accuracies(
-    classifier: Network,
-    denoiser: Network,
-    chain: ChainSettings,
-    lengths: Sequence[int],
-    x: Array,
-    y: Array,
-    *,
-    num_draws: int,
-    sample_index: Array,
-    seed: int,
-) -> list[float]:
-    """Accuracy after so many steps of one chain; shorter chains are the beginnings of the longest."""
-    ops = classifier.ops
-
-    def of_slice(part: slice) -> list[int]:
-        counts = [0] * len(lengths)
-        for draw in range(num_draws):
-            key = ops.derive_key(seed, "search", draw)
-            positions = run_chain(x[part], denoiser, chain, key=key, sample_index=sample_index[part])
-            for i, length in enumerate(lengths):
-                counts[i] += int((ops.argmax(classifier.forward(positions[length])[0]) == y[part]).sum())
-        return counts
-
-    totals = zip(*ops.map_slices(of_slice, len(y)), strict=True)
-    return [sum(counts) / (len(y) * num_draws) for counts in totals]
-
-
-def _bare_accuracy(classifier: Network, x: Array, y: Array) -> float:
-    return float((classifier.predict(x) == y).sum()) / len(y)
 
 
 def certified(

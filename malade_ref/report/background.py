@@ -57,14 +57,15 @@ def search_tables(results: Mapping[str, Any], labels: Labels) -> list[str]:
     for name, search in results["search"].items():
         chosen = tuple(search["chosen"][key] for key in CHAIN)
         grid = {tuple(row[key] for key in CHAIN): row for row in search["grid"]}
-        best = sorted(grid, key=lambda setting: (-grid[setting]["attacked"], setting))
+        judged = {setting: row for setting, row in grid.items() if row["attacked"] is not None}
+        best = sorted(judged, key=lambda one: (-judged[one].get("images", 0), -judged[one]["attacked"], one))
         shown = [setting for number, setting in enumerate(best) if number < MAX_ROWS or setting == chosen]
-        bare = search["undefended"]
+        bare, rounds = search["undefended"], search.get("rounds")
         text = (
             f"{labels.defences.get(name, name)}: {count_of(len(grid), 'setting')} on "
-            f"{count_of(search['num_images'], 'validation image')}, attacked by somebody who knew the bare classifier "
-            f"only (alone it is right on {100 * bare['clean']:.1f}% of the clean and {100 * bare['attacked']:.1f}% of "
-            f"the attacked images). Chosen: {search['criterion']}."
+            f"{count_of(search['num_images'], 'validation image')}, {_attacker(search, len(judged))} "
+            f"(alone the classifier is right on {100 * bare['clean']:.1f}% of the clean and "
+            f"{100 * bare['attacked']:.1f}% of the attacked images). Chosen: {search['criterion']}."
         )
         if search["at_edge_of_grid"]:
             text += f" The choice is at the edge of the grid in {' and '.join(search['at_edge_of_grid'])}."
@@ -74,12 +75,25 @@ def search_tables(results: Mapping[str, Any], labels: Labels) -> list[str]:
             [
                 *(f"{value:g}" for value in setting),
                 *(f"{100 * grid[setting][key]:.1f}" for key in ("clean", "attacked")),
+                *([str(grid[setting]["images"])] if rounds else []),
                 "**chosen**" if setting == chosen else "",
             ]
             for setting in shown
         ]
-        lines += [text, "", *table(["N", "a", "delta", "clean (%)", "attacked (%)", ""], rows)]
+        head = ["N", "a", "delta", "clean (%)", "attacked (%)", *(["of images"] if rounds else []), ""]
+        lines += [text, "", *table(head, rows)]
     return lines
+
+
+def _attacker(search: Mapping[str, Any], num_judged: int) -> str:
+    """Who attacked the validation images of a search."""
+    if search.get("against", "classifier") == "classifier":
+        return "attacked by somebody who knew the bare classifier only"
+    rounds = ", then ".join(str(size) for size in search["rounds"])
+    return (
+        f"each attacked through its own chain on {rounds} of them, the best third in every next round; "
+        f"{len(search['grid']) - num_judged} cost too much of clean accuracy and were not attacked"
+    )
 
 
 def model_table(results: Mapping[str, Any], config: Mapping[str, Any], labels: Labels) -> list[str]:

@@ -14,6 +14,7 @@ from malade_ref.report.exhibits import draw_exhibits
 from malade_ref.report.labels import NORMS, Labels, method_label, threat_label
 from malade_ref.report.pictures import draw_plates
 from malade_ref.report.reading import ReportInput
+from malade_ref.report.searching import draw_searches
 from malade_ref.storage import Record
 
 WORST = "worst attack\nfor each image"
@@ -82,6 +83,7 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
                 panels, xlabel=effort, clean={}
             )
     files |= draw_exhibits(results, labels)
+    files |= draw_searches(results, labels)
     if "certified" in results:
         files["figures/certified.png"] = _certified(results["certified"])
     if "paths" in inputs.records:

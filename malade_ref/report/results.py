@@ -113,5 +113,10 @@ def _chain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _search(record: Record) -> dict[str, Any]:
-    columns = [record.arrays[name].tolist() for name in GRID]
-    return {**record.meta, "grid": [dict(zip(GRID, row, strict=True)) for row in zip(*columns, strict=True)]}
+    names = [*GRID, "images"] if "images" in record.arrays else GRID
+    columns = [record.arrays[name].tolist() for name in names]
+    grid = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    for row in grid:
+        if not row.get("images", True):
+            row["attacked"] = None
+    return {**record.meta, "grid": grid}

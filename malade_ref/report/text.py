@@ -24,6 +24,7 @@ from malade_ref.report.exhibits import exhibit_sections
 from malade_ref.report.labels import NORMS, Labels, count_of, size_text, table
 from malade_ref.report.markdown import deep, inert, named, said
 from malade_ref.report.pictures import plate_text
+from malade_ref.report.searching import FRONTS
 from malade_ref.report.seeds import seed_table
 from malade_ref.report.verdict import verdict
 
@@ -75,7 +76,7 @@ def report_text(
     lines += _section("## Certified radii", [*certified, *certified_figure] if certified else [])
     lines += _section("## Audit", _audit(results))
     lines += _section("## Settings of the defences", settings_table(results, labels))
-    lines += _section("### Search", search_tables(results, labels))
+    lines += _section("### Search", [*search_tables(results, labels), *_fronts(figures)])
     training_figure = _figure(
         "figures/training.png", "Training: losses by epoch, and what the last epoch reached.", figures
     )
@@ -157,6 +158,20 @@ def _pictures(figures: Sequence[str]) -> list[str]:
     )
     images = [f"![Image {number} under every attack]({name})" for number, name in enumerate(names, 1)]
     return [text, "", *(line for image in images for line in (image, ""))] if names else []
+
+
+def _fronts(figures: Sequence[str]) -> list[str]:
+    return [
+        line
+        for name in figures
+        if name.startswith(FRONTS)
+        for line in _figure(
+            name,
+            "Every setting that was attacked, by what it keeps of clean images and of attacked ones. The line joins "
+            "those than which none is better in both.",
+            figures,
+        )
+    ]
 
 
 def _convergence(figures: Sequence[str]) -> list[str]:
