@@ -415,16 +415,7 @@ class Bundle:
         InputError
             If a shard is damaged, of another run, or holds other arrays than the first; or cannot be written.
         """
-        check_name("outcomes", name)
-        check_count("num_samples", num_samples)
-        check_count("shard_size", shard_size)
-        self._check_computing()
-        meta = from_json(name, to_json(name, dict(meta or {})))
-        folder = self.path / WORK / "shards" / name
-        group = Group(name, folder, num_samples, shard_size, self._config_sha256, meta)
-        if self._groups.setdefault(name, group) != group:
-            raise InputError(f"outcomes {name}: named twice, with other settings; choose another name")
-        group = self._groups[name]
+        group = self._group(name, num_samples, shard_size, meta)
         merged: dict[str, NDArray[Any]] = {}
         # Those that are there come first, so that a damaged one is noticed before hours of work.
         for first, last in sorted(group.ranges(), key=lambda samples: not group.file(*samples).exists()):
@@ -554,6 +545,33 @@ class Bundle:
         header = {"stage": name, "config_sha256": self._config_sha256}
         return load_of_run(self.path / f"{check_name('stage', name)}.h5", "stage", header)
 
+    def missing_shards(
+        self, name: str, num_samples: int, shard_size: int, *, meta: Mapping[str, Any] | None = None
+    ) -> list[tuple[int, int]]:
+        """Shards that are not there yet, in order: their first and last samples.
+
+        Parameters
+        ----------
+        name, num_samples, shard_size, meta
+            As of `shards`.
+        """
+        group = self._group(name, num_samples, shard_size, meta)
+        return [samples for samples in group.ranges() if not group.file(*samples).exists()]
+
+    def keep_shard(self, name: str, first: int, last: int, outcomes: Arrays) -> None:
+        """Keep a shard of outcomes that `missing_shards` named, computed elsewhere.
+
+        Parameters
+        ----------
+        name : str
+            As of `shards`.
+        first, last : int
+            Its samples.
+        outcomes : mapping of str to ndarray
+            What ``compute`` of `shards` would have given.
+        """
+        self._groups[name].save(first, last, outcomes)
+
     def outcomes(self) -> RecordReader:
         """Open outcomes.h5, to read it in slices.
 
@@ -576,6 +594,18 @@ class Bundle:
         return verify(self.path)
 
     # --------------------------------------------------------------------------------------- details
+
+    def _group(self, name: str, num_samples: int, shard_size: int, meta: Mapping[str, Any] | None) -> Group:
+        check_name("outcomes", name)
+        check_count("num_samples", num_samples)
+        check_count("shard_size", shard_size)
+        self._check_computing()
+        meta = from_json(name, to_json(name, dict(meta or {})))
+        folder = self.path / WORK / "shards" / name
+        group = Group(name, folder, num_samples, shard_size, self._config_sha256, meta)
+        if self._groups.setdefault(name, group) != group:
+            raise InputError(f"outcomes {name}: named twice, with other settings; choose another name")
+        return self._groups[name]
 
     def _check_computing(self) -> None:
         """Raise unless this process holds the folder."""

@@ -16,6 +16,7 @@ from malade_ref.cli.folders import run_folder
 from malade_ref.cli.report import headlines
 from malade_ref.cli.stopping import go_on
 from malade_ref.cli.theorem import TheoremWatcher
+from malade_ref.cli.workers import add_workers, workers_of
 from malade_ref.experiment import (
     Step,
     Suite,
@@ -26,6 +27,7 @@ from malade_ref.experiment import (
     run_suite,
     suite_state,
 )
+from malade_ref.experiment.ahead import Workers
 from malade_ref.training import Progress
 
 
@@ -65,28 +67,40 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="go on with an interrupted run: that of --out, or the newest unfinished one in runs/",
     )
+    add_workers(command)
     command.set_defaults(command=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    suites = built_in_suites()
     if arguments.list:
-        titles = {**built_in_experiments(), **{name: suite.title for name, suite in suites.items()}}
+        titles = {**built_in_experiments(), **{name: suite.title for name, suite in built_in_suites().items()}}
         for name, title in titles.items():
             say(f"{name:{max(map(len, titles))}}  {title}")
         return 0
     if arguments.experiment is None:
         raise InputError("expected an experiment, such as: malade run demo; malade run --list shows what there is")
+    with workers_of(arguments) as (workers, served):
+        return 0 if served else _run_one(arguments, workers)
+
+
+def _run_one(arguments: argparse.Namespace, workers: Workers | None) -> int:
+    suites = built_in_suites()
     changes, settings = split_changes(arguments.changes)
     if arguments.experiment in suites:
-        return _run_suite(arguments, suites[arguments.experiment], changes, settings)
+        return _run_suite(arguments, suites[arguments.experiment], changes, settings, workers)
     reading = read_experiment(arguments.experiment, changes)
     with run_folder(arguments, reading.experiment.name) as out, ready_backend(arguments.backend, settings) as ops:
         where = "two cores" if arguments.backend == "ref" else ops.describe_device()["name"]
         watcher = _Watcher(reading.experiment.title, where, estimates=arguments.backend == "ref")
         with out_of_memory(arguments, where, settings):
             bundle = run_experiment(
-                reading, out, data_dir=arguments.data_dir, resume=arguments.resume, ops=ops, watcher=watcher
+                reading,
+                out,
+                data_dir=arguments.data_dir,
+                resume=arguments.resume,
+                ops=ops,
+                watcher=watcher,
+                workers=workers,
             )
     watcher.close()
     say(f"results: {bundle.path / 'report.md'}")
@@ -95,7 +109,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run_suite(arguments: argparse.Namespace, suite: Suite, changes: Sequence[str], settings: Mapping[str, str]) -> int:
+def _run_suite(
+    arguments: argparse.Namespace,
+    suite: Suite,
+    changes: Sequence[str],
+    settings: Mapping[str, str],
+    workers: Workers | None,
+) -> int:
     began = time.monotonic()
     with (
         run_folder(arguments, suite.name, state_of=suite_state) as out,
@@ -117,6 +137,7 @@ def _run_suite(arguments: argparse.Namespace, suite: Suite, changes: Sequence[st
                 data_dir=arguments.data_dir,
                 resume=arguments.resume,
                 ops=ops,
+                workers=workers,
             )
     say(f"done in {duration(time.monotonic() - began)}")
     say(f"page: {page}")

@@ -39,8 +39,8 @@ class Step(NamedTuple):
     Attributes
     ----------
     kind : str
-        What is done: ``"train"``, ``"read"``, ``"quality"``, ``"search"``, ``"attack"``, ``"audit"``, ``"certify"``,
-        ``"paths"``, ``"pictures"``, ``"sheet"``, ``"perturbations"``, ``"walk"`` or ``"report"``.
+        What is done: ``"train"``, ``"read"``, ``"quality"``, ``"search"``, ``"ahead"``, ``"attack"``, ``"audit"``,
+        ``"certify"``, ``"paths"``, ``"pictures"``, ``"sheet"``, ``"perturbations"``, ``"walk"`` or ``"report"``.
     subject : tuple
         With what: the name of a model or defence, or defence, attack and eps.
     title : str
@@ -55,7 +55,7 @@ class Step(NamedTuple):
     seconds: float
 
 
-def plan_of(experiment: Experiment, data: Dataset) -> list[Step]:
+def plan_of(experiment: Experiment, data: Dataset, *, ahead: bool = False) -> list[Step]:
     """All steps of a run, in order.
 
     Parameters
@@ -64,13 +64,21 @@ def plan_of(experiment: Experiment, data: Dataset) -> list[Step]:
         The experiment.
     data : Dataset
         Its data.
+    ahead : bool
+        Whether workers compute all outcomes in one step, before those that take them one after another.
 
     Returns
     -------
     list of Step
         At least one.
     """
-    return list(_steps(experiment, data, _Work(experiment, math.prod(data.shape[1:]))))
+    steps = list(_steps(experiment, data, _Work(experiment, math.prod(data.shape[1:]))))
+    if not ahead:
+        return steps
+    first = next(number for number, step in enumerate(steps) if step.kind == "attack")
+    seconds = sum(step.seconds for step in steps if step.kind == "attack")
+    cells = [step._replace(seconds=0.0) if step.kind == "attack" else step for step in steps]
+    return [*cells[:first], Step("ahead", (), "attack and judge, all at once", seconds), *cells[first:]]
 
 
 def _steps(experiment: Experiment, data: Dataset, work: _Work) -> Iterator[Step]:

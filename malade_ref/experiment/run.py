@@ -20,10 +20,12 @@ from malade_ref import ops as reference_ops
 from malade_ref.arrays import Array
 from malade_ref.audit import eot_check, gradient_check
 from malade_ref.bundle import Bundle
+from malade_ref.bundle.layout import MODELS
 from malade_ref.checkpoint import load_state, save_state
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
 from malade_ref.defence import MODES
+from malade_ref.experiment.ahead import Cell, Workers, compute_ahead
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Victim
 from malade_ref.experiment.models import (
     NETWORKS,
@@ -47,10 +49,11 @@ from malade_ref.experiment.search import Chains, Images, search_by_halving, sear
 from malade_ref.experiment.sharing import Sharing
 from malade_ref.experiment.stages import Arrays, chain_paths, run_attack
 from malade_ref.experiment.store import Store, store_folder
+from malade_ref.experiment.workers import Job
 from malade_ref.figures import require
 from malade_ref.network import Network
 from malade_ref.report import write_report
-from malade_ref.storage import Record
+from malade_ref.storage import Record, to_json
 from malade_ref.training import Progress
 
 
@@ -103,6 +106,7 @@ def run_experiment(
     ops: ModuleType | None = None,
     watcher: Watcher | None = None,
     shared: Path | None = None,
+    workers: Workers | None = None,
 ) -> Bundle:
     """Run an experiment, or go on with it.
 
@@ -122,6 +126,8 @@ def run_experiment(
         Told how it goes.
     shared : Path, optional
         Folder of what runs of a suite have in common, see `malade_ref.experiment.sharing`.
+    workers : callable, optional
+        Gives a context manager with an executor whose workers attack and judge; by default this process does.
 
     Raises
     ------
@@ -150,7 +156,7 @@ def run_experiment(
     begin = Bundle.resume if resume else Bundle.create
     with begin(out, reading.text, config, device=device) as bundle:
         if not bundle.finished:
-            _Run(bundle, experiment, data, ops, watcher, given, shared).run()
+            _Run(bundle, experiment, data, ops, watcher, given, shared, data_dir, workers).run()
     return Bundle.open(out)
 
 
@@ -179,7 +185,10 @@ class _Run(Outcomes):
         watcher: Watcher,
         given: Mapping[str, Network],
         shared: Path | None,
+        data_dir: str | Path | None,
+        workers: Workers | None,
     ) -> None:
+        self.data_dir, self.workers = data_dir, workers
         self.networks: dict[str, Network] = {}
         super().__init__(experiment, data, ops, self.networks)
         self.bundle, self.watcher, self.given = bundle, watcher, given
@@ -194,13 +203,14 @@ class _Run(Outcomes):
 
     def run(self) -> None:
         """Do every step that is not done."""
-        steps = plan_of(self.experiment, self.data)
+        steps = plan_of(self.experiment, self.data, ahead=self.workers is not None)
         self.watcher.plan(steps, self.bundle.path)
         do: dict[str, Callable[..., None]] = {
             "train": self.train,
             "read": self.read,
             "quality": self.test_model,
             "search": self.search,
+            "ahead": self.attack_ahead,
             "attack": self.attack,
             "audit": self.audit,
             "certify": self.certify,
@@ -354,25 +364,53 @@ class _Run(Outcomes):
     # Attacks ---------------------------------------------------------------------------------------------------------
 
     def attack(self, progress: Progress, name: str, attack: Attack | None, eps: float) -> None:
-        evaluation = self.experiment.evaluation
-        num_images = (attack.num_images if attack else None) or evaluation.num_images
+        cell = self.cell(name, attack, eps)
         model = self.defence(name)
-        meta = _description(name, self.experiment.defences, attack, eps)
-        cell = f"{name}/{meta['attack']}/{eps:g}"
 
         def compute(first: int, last: int) -> Arrays:
-            progress(first / num_images, f"image {first} of {num_images}")
-            outcome = self.outcome(model, name, attack, eps, first, last)
-            self.plates.keep(cell, outcome, first)
-            if first == 0 and self.experiment.pictures is not None:
-                self.keep_pictures(cell, model, self.ops.asarray(outcome["x_adv"]), self.order[:last])
-            return {key: value for key, value in outcome.items() if key != "x_adv" or evaluation.save_images}
+            progress(first / cell.num_images, f"image {first} of {cell.num_images}")
+            return self.put_aside(cell, first, last, self.outcome(model, name, attack, eps, first, last))
 
-        self.bundle.shards(cell, num_images, evaluation.shard_size, compute, meta=meta, only=())
+        shard_size = self.experiment.evaluation.shard_size
+        self.bundle.shards(cell.key, cell.num_images, shard_size, compute, meta=cell.meta, only=())
+
+    def cell(self, name: str, attack: Attack | None, eps: float) -> Cell:
+        """What is known of a cell of the outcomes before it is computed."""
+        num_images = (attack.num_images if attack else None) or self.experiment.evaluation.num_images
+        meta = _description(name, self.experiment.defences, attack, eps)
+        return Cell(name, attack, eps, f"{name}/{meta['attack']}/{eps:g}", num_images, meta)
+
+    def put_aside(self, cell: Cell, first: int, last: int, outcome: Arrays) -> Arrays:
+        """Put aside what pictures need of a shard of outcomes, and give what is kept of it."""
+        self.plates.keep(cell.key, outcome, first)
+        if first == 0 and self.experiment.pictures is not None:
+            self.keep_pictures(
+                cell.key, self.defence(cell.defence), self.ops.asarray(outcome["x_adv"]), self.order[:last]
+            )
+        keep_images = self.experiment.evaluation.save_images
+        return {key: value for key, value in outcome.items() if key != "x_adv" or keep_images}
+
+    def attack_ahead(self, progress: Progress) -> None:
+        """Have workers compute all shards that are not there; the steps of the cells then find them."""
+        assert self.workers is not None
+        compute_ahead(self, self.bundle, self.job, self.workers, progress)
+
+    def job(self) -> Job:
+        """What workers have to know."""
+        config, folder = to_json("configuration", self.bundle.config), str((self.bundle.path / MODELS).resolve())
+        fingerprints = tuple((name, network.fingerprint()) for name, network in self.networks.items())
+        data_dir = None if self.data_dir is None else str(Path(self.data_dir).resolve())
+        return Job(config, to_json("settings", self.settings), data_dir, folder, fingerprints)
 
     def images_against(self, victim: Victim, attack: Attack, eps: float, first: int, last: int) -> Arrays:
         """Images that are tried on several defences are made once."""
         make = super().images_against
+        return self.made_once(victim, attack, eps, first, last, lambda: make(victim, attack, eps, first, last))
+
+    def made_once(
+        self, victim: Victim, attack: Attack, eps: float, first: int, last: int, make: Callable[[], Arrays]
+    ) -> Arrays:
+        """Images that an attack makes, as they were kept, or made and kept now."""
 
         def facts() -> dict[str, Any]:
             return {
@@ -386,14 +424,18 @@ class _Run(Outcomes):
             }
 
         if self.sharing.folder is not None:
-            return dict(self.sharing.record(facts, lambda: Record(make(victim, attack, eps, first, last))).arrays)
-        if len(self.tried_on(victim, attack)) == 1:
-            return make(victim, attack, eps, first, last)
+            return dict(self.sharing.record(facts, lambda: Record(make())).arrays)
+        if not self.kept(victim, attack):
+            return make()
         kind = "attacked" if victim.bare else "attacked-defence"
         path = self.bundle.partial(f"{kind}/{victim.name}/{attack.name}/{eps:g}/{first:09d}-{last:09d}")
         if not path.exists():
-            save_state(path, make(victim, attack, eps, first, last), {})
+            save_state(path, make(), {})
         return dict(load_state(path).arrays)
+
+    def kept(self, victim: Victim, attack: Attack) -> bool:
+        """Whether images are for more than one: another defence, or another run of a suite."""
+        return self.sharing.folder is not None or len(self.tried_on(victim, attack)) > 1
 
     def identity(self, victim: Victim) -> dict[str, Any]:
         """What decides how a model answers: its networks, and the settings of its chain."""

@@ -27,6 +27,7 @@ from malade_ref import theorem
 from malade_ref.bundle import Bundle
 from malade_ref.bundle.manifest import is_record
 from malade_ref.checks import InputError
+from malade_ref.experiment.ahead import Workers
 from malade_ref.experiment.reading import read_experiment
 from malade_ref.experiment.run import Watcher, run_experiment
 from malade_ref.experiment.tables import read_table
@@ -129,6 +130,7 @@ def run_suite(
     data_dir: str | Path | None = None,
     resume: bool = False,
     ops: ModuleType | None = None,
+    workers: Workers | None = None,
 ) -> Path:
     """Run the experiments of a suite one after another, and write the page.
 
@@ -144,7 +146,7 @@ def run_suite(
         Given an experiment's title and number, from 1, gives who is told how it goes.
     theorem_watcher : callable
         Given a scale, gives who is told how the parts of `malade theorem` go.
-    data_dir, ops
+    data_dir, ops, workers
         As of `run_experiment`.
     resume : bool
         Whether the folder may hold a part of this suite.
@@ -194,6 +196,7 @@ def run_suite(
             ops=ops,
             watcher=watcher(reading.experiment.title, number),
             shared=out / SHARED_FOLDER,
+            workers=workers,
         )
     page = rewrite_page(out)
     shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
