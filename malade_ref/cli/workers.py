@@ -68,12 +68,12 @@ def workers_of(arguments: argparse.Namespace) -> Iterator[tuple[Workers | None, 
     jobs = arguments.jobs or num_threads()
     if (given or (jobs > 1 and arguments.jobs is not None)) and arguments.backend != "ref":
         raise InputError("--jobs, --scheduler, --executor: workers compute with --backend ref only; remove one of them")
-    if arguments.executor is not None:
-        with mpi_ranks() as executor:
+    if given:
+        # Looked for at once, not after an hour of training.
+        at_hand = mpi_ranks() if arguments.executor is not None else dask_cluster(arguments.scheduler, jobs)
+        with at_hand as executor:
             workers: Workers | None = None if executor is None else lambda: nullcontext(executor)
             yield workers, executor is None
-    elif arguments.scheduler is not None:
-        yield partial(dask_cluster, arguments.scheduler, jobs), False
     elif arguments.jobs is not None and jobs > 1:
         yield partial(processes, jobs), False
     else:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ from malade_ref.checks import InputError
 from malade_ref.experiment import Step, read_experiment, run_experiment, workers
 from malade_ref.experiment.workers import NetworkMissingError, Spread, Task
 from malade_ref.storage import to_json
-from tests.cli.conftest import TINY, Malade, start
+from tests.cli.conftest import TINY, Malade, environment, start
 
 
 class Here(Executor):
@@ -159,7 +162,7 @@ def test_processes(tiny_run: Path, tmp_path: Path) -> None:
     os.kill(children[0], signal.SIGKILL)
     again = _children(process.pid, 2, other_than=children)
     process.kill()
-    process.wait()
+    process.communicate()
     for pid in (*children, *again):
         for _ in range(100):
             if not Path(f"/proc/{pid}").exists():
@@ -167,8 +170,15 @@ def test_processes(tiny_run: Path, tmp_path: Path) -> None:
             time.sleep(0.1)
         else:
             pytest.fail("a worker outlives its run")
-    assert start(tmp_path, *TINY, "--jobs", "2", "--out", "run", "--resume").wait() == 0
+    finish(tmp_path, *TINY, "--jobs", "2", "--out", "run", "--resume")
     assert same_outcomes(tmp_path / "run", tiny_run)
+
+
+def finish(folder: Path, *words: object) -> None:
+    """Run a command to its end."""
+    process = start(folder, *words)
+    out, err = process.communicate()
+    assert process.returncode == 0, (out, err)
 
 
 def _children(pid: int, count: int, other_than: tuple[int, ...] | list[int] = ()) -> list[int]:
@@ -192,7 +202,20 @@ def _children(pid: int, count: int, other_than: tuple[int, ...] | list[int] = ()
 @pytest.mark.slow
 def test_dask(tiny_run: Path, tmp_path: Path, malade: Malade) -> None:
     pytest.importorskip("distributed")
-    assert start(tmp_path, *TINY, "--scheduler", "local", "--jobs", "2", "--out", "run").wait() == 0
+    finish(tmp_path, *TINY, "--scheduler", "local", "--jobs", "2", "--out", "run")
     assert same_outcomes(tmp_path / "run", tiny_run)
     told = malade.fails(*TINY, "--scheduler", "tcp://127.0.0.1:1", "--out", "nowhere")
     assert "nobody answers" in told
+
+
+@pytest.mark.slow
+def test_mpi(tiny_run: Path, tmp_path: Path, malade: Malade) -> None:
+    pytest.importorskip("mpi4py")
+    mpiexec = shutil.which("mpiexec")
+    if mpiexec is None:
+        pytest.skip("there is no mpiexec")
+    options = ["--allow-run-as-root", "--oversubscribe"]
+    command = [mpiexec, *options, "-n", "3", sys.executable, "-m", "malade_ref", *TINY, "--executor", "mpi"]
+    subprocess.run([*command, "--out", "run"], cwd=tmp_path, env=environment(tmp_path), check=True, capture_output=True)
+    assert same_outcomes(tmp_path / "run", tiny_run)
+    assert "there is one rank only" in malade.fails(*TINY, "--executor", "mpi", "--out", "nowhere")
