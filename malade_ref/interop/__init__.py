@@ -7,6 +7,7 @@ trained and saved here. The other way, `as_torch_module`, `as_foolbox_model`, `a
 What has no counterpart here, or does not fit, raises `InputError`.
 """
 
+from . import conformance
 from .tensors import OnTensors
 from .toolboxes import as_art_classifier, as_art_preprocessor, as_foolbox_model
 from .torch import from_torch, to_torch
@@ -20,6 +21,7 @@ __all__ = [
     "as_art_preprocessor",
     "as_foolbox_model",
     "as_torch_module",
+    "conformance",
     "from_torch",
     "to_torch",
     "wrap",

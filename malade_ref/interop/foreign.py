@@ -108,6 +108,8 @@ class TorchModel(_OneAtATime, ForeignModel):
     dtype : {"float32", "float64"}, optional
         Of the images it is given; by default that of its parameters. A module in half precision is given float32
         images, and converts them itself.
+    layout : {"nchw", "nhwc", "flat"}
+        As of `HostModel`.
     probabilities : bool
         Whether it returns probabilities.
 
@@ -120,9 +122,11 @@ class TorchModel(_OneAtATime, ForeignModel):
     on_host = False
     class_gradient = None
 
-    def __init__(self, module: Any, *, dtype: str | None = None, probabilities: bool = False) -> None:
+    def __init__(
+        self, module: Any, *, dtype: str | None = None, layout: str = "nchw", probabilities: bool = False
+    ) -> None:
         super().__init__()
-        self.module, self.probabilities = module, probabilities
+        self.module, self.layout, self.probabilities = module, layout, probabilities
         self.title = type(module).__name__
         own = [str(tensor.dtype).removeprefix("torch.") for tensor in self._tensors() if tensor.is_floating_point()]
         self.coarse = bool(own) and own[0] not in ("float32", "float64")
@@ -139,7 +143,7 @@ class TorchModel(_OneAtATime, ForeignModel):
         with torch.inference_mode(False), torch.set_grad_enabled(back):
             leaf = self._tensor(x).requires_grad_(back)
             # A copy, as modules may change in place what they are given.
-            scores = self._scores(leaf.to(getattr(torch, self._own), copy=True))
+            scores = self._scores(self._laid_out(leaf.to(getattr(torch, self._own), copy=True)))
         if not back:
             return self._back_to(x, scores), None
         if not scores.requires_grad:
@@ -166,7 +170,7 @@ class TorchModel(_OneAtATime, ForeignModel):
         except (RuntimeError, TypeError, NotImplementedError) as error:
             reason = printable(error, 200)
             raise InputError(f"model: a copy in {dtype} cannot be made of {self.title} ({reason})") from error
-        return TorchModel(module, dtype=dtype, probabilities=self.probabilities)
+        return TorchModel(module, dtype=dtype, layout=self.layout, probabilities=self.probabilities)
 
     def parameters(self) -> dict[str, Array] | None:
         torch = _torch()
@@ -178,6 +182,11 @@ class TorchModel(_OneAtATime, ForeignModel):
         words = np.frombuffer(repr(self.module).encode(), np.uint8)
         wide = {name: tensor.float() if tensor.dtype == torch.bfloat16 else tensor for name, tensor in state.items()}
         return {**{name: tensor.numpy() for name, tensor in wide.items()}, " module": words}
+
+    def _laid_out(self, x: Any) -> Any:
+        if self.layout == "nhwc" and x.ndim == 4:
+            return x.permute(0, 2, 3, 1).contiguous()
+        return x.flatten(1) if self.layout == "flat" else x
 
     def _scores(self, x: Any) -> Any:
         torch = _torch()

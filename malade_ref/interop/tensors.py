@@ -11,12 +11,14 @@ same noise; averaged over draws where logits are. The way back computes the forw
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..arrays import Array
 from ..checks import InputError, check_model
 from ..defence import MALADE
-from ..sampling import last_position_with_vjp
+from ..draws import mean
+from ..sampling import last_position, last_position_with_vjp
 from .torch import _torch
 
 
@@ -85,6 +87,10 @@ class OnTensors:
             Logits.
         """
         return self._differentiable(self.model.logits, _logits_vjp, x, settings)
+
+    def logits_near(self, x: Any, **settings: Any) -> Any:
+        """As `logits`, for images that may lie outside [0, 1]: where an attack with momentum looks on its way."""
+        return self._differentiable(partial(logits_near, self.model), _logits_vjp, x, settings)
 
     def predict(self, x: Any, **settings: Any) -> Any:
         """Most probable classes.
@@ -181,6 +187,43 @@ def _check_plain(name: str, value: Any) -> None:
         raise InputError(f"{name}: torch.func and forward derivatives do not get through; take torch.autograd.grad")
 
 
+def logits_near(
+    model: Any,
+    x: Array,
+    *,
+    num_draws: int = 1,
+    first_draw: int = 0,
+    sample_index: Array | None = None,
+    stream: Any = None,
+) -> Array:
+    """A model's logits, of images that may lie outside [0, 1].
+
+    Parameters
+    ----------
+    model : Network or MALADE
+        Of any backend.
+    x : array of shape (n, c, h, w)
+        Images.
+    num_draws, first_draw, sample_index, stream
+        As of `MALADE.logits`.
+
+    Returns
+    -------
+    array of shape (n, k)
+        Logits.
+    """
+    if not model.stochastic:
+        return model.apply(x)
+
+    def of_draw(draw: int) -> tuple[Array]:
+        key, index = model._noise(model.ops.clip_pixels(x), sample_index, stream, draw)
+        chain = {"key": key, "sample_index": index}
+        return (model.classifier.apply(last_position(x, model.denoiser, model.chain, **chain)),)
+
+    (logits,) = mean(of_draw(draw) for draw in range(first_draw, first_draw + num_draws))
+    return logits
+
+
 def _purify_vjp(
     model: MALADE, x: Array, dy: Array, *, sample_index: Array | None = None, stream: Any = None, draw: int = 0
 ) -> Array:
@@ -218,7 +261,7 @@ def _logits_vjp(
             return through_classifier(x[part], dy[part])
         total = ops.zeros(x[part].shape, model.dtype)
         for draw in range(first_draw, first_draw + num_draws):
-            key, index = model._noise(x, sample_index, stream, draw)
+            key, index = model._noise(ops.clip_pixels(x), sample_index, stream, draw)
             chain = {"key": key, "sample_index": index[part]}
             purified, vjp = last_position_with_vjp(x[part], model.denoiser, model.chain, **chain)
             total = total + vjp(through_classifier(purified, dy[part] / num_draws))

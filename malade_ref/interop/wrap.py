@@ -32,6 +32,7 @@ from ..classes import KEY, check_class_names
 from ..layers import Parameters, Sequential
 from ..network import LossGradient, Network, fingerprint, loss_ops
 from .foreign import LAYOUTS, ForeignModel, HostModel, OnnxFile, TorchModel, Vjp, is_torch_module
+from .toolbox_models import functions_of, of_decision
 
 # Images that a model is tried with.
 NUM_PROBES = 3
@@ -40,6 +41,8 @@ MOST_GIVEN = 8
 # Of the largest logit: how far answers to the same images may differ, and those to an image alone and in a batch, where
 # sums are rounded in another order; and the same for models in half precision.
 SAME, TOGETHER, COARSE = 1e-5, 1e-3, 0.05
+
+ONE_SCORE = "one score an image is no score for each class: for two classes, give two"
 
 # Rows of probabilities add up to 1 this closely.
 SUM_TO_ONE, COARSE_SUM = 1e-3, 0.02
@@ -66,10 +69,12 @@ def wrap(
 
     Parameters
     ----------
-    model : torch.nn.Module, callable, object with predict_proba, or path
-        A module of PyTorch in evaluation mode; a function or an object that is called with images, such as a model of
-        Keras, or has ``predict_proba``, as those of scikit-learn; or an ONNX file, for which onnxruntime is needed.
-        All but modules take NumPy arrays. It must say the same about an image at every call and in any batch.
+    model : torch.nn.Module, callable, object with predict_proba or decision_function, or path
+        A module of PyTorch in evaluation mode, such as a model of Keras with that backend; a function or an object that
+        is called with images, or has ``predict_proba`` or ``decision_function``, as those of scikit-learn; an estimator
+        of ART or a model of Foolbox, whose gradients are taken and whose bounds need no mean or std; or an ONNX file,
+        for which onnxruntime is needed. All but modules take NumPy arrays. It must say the same about an image at every
+        call and in any batch.
     input_shape : sequence of int
         Shape (c, h, w) of one image, or (d,) of one vector.
     num_classes : int, optional
@@ -89,8 +94,8 @@ def wrap(
         Whether the model gives probabilities; by default only if it is asked by ``predict_proba``. A model that does
         and was not said to is refused.
     layout : {"nchw", "nhwc", "flat"}
-        Axes of the images that the model is given: (n, c, h, w); (n, h, w, c), as TensorFlow has them; or vectors of
-        c h w numbers. For modules the first.
+        Axes of the images that the model is given: (n, c, h, w); (n, h, w, c), as TensorFlow and Keras have them; or
+        vectors of c h w numbers.
     dtype : {"float32", "float64"}, optional
         Of the images, here and for the model; by default that of a module's parameters or of an ONNX file's input, and
         otherwise float32. A module in half precision is given float32 images.
@@ -310,11 +315,7 @@ class Wrapped(Network):
         shape = tuple(found.shape)
         expected = self.output_shape or (shape[-1:] if len(shape) == 2 else ("k",))
         if shape != (len(x), *expected):
-            one = (
-                "; one score an image is no score for each class: for two classes, give two"
-                if shape[1:] in ((), (1,))
-                else ""
-            )
+            one = f"; {ONE_SCORE}" if shape[1:] in ((), (1,)) else ""
             raise InputError(f"model: expected logits of shape {_shown(len(x), *expected)}, got {_shown(*shape)}{one}")
         return self.ops.asarray(found, dtype=self.dtype), vjp
 
@@ -362,9 +363,10 @@ class Wrapped(Network):
                         f"{what}: {title} has too little memory for {count} at once; give wrap a smaller "
                         f"batch_size than {self.slice_size}"
                     ) from error
+                numpy = "; it gets NumPy arrays" if self.foreign.on_host else ""
                 raise InputError(
                     f"{what}: {title} fails on {count} of shape {self.input_shape} ({reason}); check "
-                    "input_shape, layout and dtype"
+                    f"input_shape, layout and dtype{numpy}"
                 ) from error
 
     def _parts(self, num_images: int) -> list[slice]:
@@ -401,7 +403,8 @@ class Wrapped(Network):
         found = first.shape[1]
         if num_classes not in (None, found) or found < 2:
             expected = "at least 2" if num_classes is None else num_classes
-            raise InputError(f"num_classes: expected {expected}, but the model gives {found} scores an image")
+            one = f"1 score an image; {ONE_SCORE}" if found == 1 else f"{found} scores an image"
+            raise InputError(f"num_classes: expected {expected}, but the model gives {one}")
         self.output_shape = (found,)
         logits = self.ops.to_host(self.apply(x))
         if not np.isfinite(logits).all():
@@ -471,9 +474,9 @@ def _foreign(
     if isinstance(model, type):
         raise InputError(f"model: expected a model, got the class {model.__name__}; make one of it")
     if is_torch_module(model):
-        if given or layout != "nchw":
-            raise InputError(f"{(given or ['layout'])[0]}: is not for modules of PyTorch; leave it out")
-        return TorchModel(model, dtype=dtype, probabilities=bool(probabilities)), None
+        if given:
+            raise InputError(f"{given[0]}: is not for modules of PyTorch; leave it out")
+        return TorchModel(model, dtype=dtype, layout=layout, probabilities=bool(probabilities)), None
     settings: dict[str, Any] = {"layout": layout, "probabilities": bool(probabilities), **gradients}
     if isinstance(model, str | Path):
         if Path(model).suffix.lower() != ".onnx":
@@ -484,17 +487,24 @@ def _foreign(
         return HostModel(file, title=f"ONNX file {printable(file.path.name, 60)}", dtype=file.dtype, **settings), (
             file.num_images
         )
-    if hasattr(model, "predict_proba"):
+    theirs = functions_of(model)
+    if theirs is not None:
+        function, vjp = theirs
+        if not given:
+            settings["vjp"] = vjp
+    elif hasattr(model, "predict_proba"):
         if probabilities is False:
             raise InputError("probabilities: predict_proba gives such; leave probabilities=False out")
         function = model.predict_proba
         settings["probabilities"] = True
+    elif hasattr(model, "decision_function"):
+        function = of_decision(model)
     elif callable(model):
         function = model
     else:
         raise InputError(
-            f"model: expected a torch.nn.Module, a function, an object with predict_proba or a file .onnx, got "
-            f"{type(model).__name__}"
+            "model: expected a torch.nn.Module, a function, an object with predict_proba or decision_function, a model "
+            f"of ART or Foolbox, or a file .onnx, got {type(model).__name__}"
         )
     name = getattr(model, "__qualname__", None)
     title = f"function {name.rpartition('.')[2]}" if isinstance(name, str) else type(model).__name__

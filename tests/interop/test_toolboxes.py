@@ -56,6 +56,29 @@ def right(model: Any, x_adv: Any, y: Any) -> float:
     return float((model.predict_draws(np.asarray(x_adv), num_draws=20) == y).mean())
 
 
+class Between(torch.nn.Module):  # type: ignore[misc]
+    """From pixels between bounds to those in [0, 1]."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Any) -> Any:
+        return (x - self.low) / (self.high - self.low)
+
+
+class Whole(torch.nn.Module):  # type: ignore[misc]
+    """One piece: ART calls each layer of a sequence by itself."""
+
+    def __init__(self, layers: Any) -> None:
+        super().__init__()
+        self.layers = layers.eval()
+        self.eval()
+
+    def forward(self, x: Any) -> Any:
+        return self.layers(x)
+
+
 @pytest.fixture(scope="module")
 def ours() -> float:
     """What our own PGD leaves, with the same steps."""
@@ -105,18 +128,8 @@ def test_the_preprocessor_has_the_exact_gradient() -> None:
     x, y = data(8)
     model = defended()
 
-    class Whole(torch.nn.Module):  # type: ignore[misc]
-        """ART calls each layer of a sequence by itself."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = to_torch(model.classifier)
-
-        def forward(self, x: Any) -> Any:
-            return self.layers(x)
-
     theirs = classification.PyTorchClassifier(
-        model=Whole().eval(),
+        model=Whole(to_torch(model.classifier)),
         loss=torch.nn.CrossEntropyLoss(reduction="sum"),
         input_shape=SHAPE,
         nb_classes=4,
@@ -145,6 +158,72 @@ def test_a_model_of_art_is_attacked_by_ours() -> None:
     for loss_name in ("ce", "margin"):
         one, other = (model.loss_and_gradient(x, y, loss=loss_name).gradient for model in (wrapped, network))
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def is_the_same_classifier(wrapped: Any, network: Any, x: Any, y: Any) -> None:
+    """Answers, gradients of two losses, and what an attack finds."""
+    np.testing.assert_allclose(wrapped.logits(x), network.logits(x), atol=1e-5)
+    for loss in ("ce", "margin"):
+        one, other = (model.loss_and_gradient(x, y, loss=loss).gradient for model in (wrapped, network))
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    settings: dict[str, Any] = {"eps": EPS, "step_size": STEP, "num_steps": 3, "random_start": False}
+    one, other = (attacks.pgd(model, x, y, **settings).success for model in (wrapped, network))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("bounds", [(0, 1), (-1, 3)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_an_estimator_of_art_is_wrapped_as_it_is(bounds: Any, reduction: str) -> None:
+    estimators = pytest.importorskip("art.estimators.classification", reason="ART is not installed")
+    network = networks()[0]
+    x, y = data(20)
+    whole = torch.nn.Sequential(Between(*bounds), torch.nn.Sequential(to_torch(network))).eval()
+    settings: dict[str, Any] = {"input_shape": SHAPE, "nb_classes": 4, "clip_values": bounds, "device_type": "cpu"}
+    loss = torch.nn.CrossEntropyLoss(reduction=reduction)
+    theirs = estimators.PyTorchClassifier(model=Whole(whole), loss=loss, **settings)
+    is_the_same_classifier(wrap(theirs, input_shape=SHAPE), network, x, y)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("bounds", [(0, 1), (-1, 3)])
+def test_a_model_of_foolbox_is_wrapped_as_it_is(bounds: Any) -> None:
+    foolbox = pytest.importorskip("foolbox", reason="Foolbox is not installed")
+    network = networks()[0]
+    x, y = data(20)
+    whole = torch.nn.Sequential(Between(*bounds), to_torch(network)).eval()
+    theirs = foolbox.PyTorchModel(whole, bounds=bounds, device="cpu")
+    is_the_same_classifier(wrap(theirs, input_shape=SHAPE), network, x, y)
+    again = foolbox.PyTorchModel(to_torch(network).eval(), bounds=(0, 1), device="cpu").transform_bounds((0, 5))
+    is_the_same_classifier(wrap(again, input_shape=SHAPE), network, x, y)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_attacks_with_momentum_run_on_ours() -> None:
+    """They look at images outside [0, 1] on their way."""
+    foolbox = pytest.importorskip("foolbox", reason="Foolbox is not installed")
+    x, y = data(4)
+    attack = foolbox.attacks.EADAttack(binary_search_steps=2, steps=20, initial_const=10.0, initial_stepsize=0.1)
+    _, x_adv, success = attack(as_foolbox_model(defended()), torch.from_numpy(x), torch.from_numpy(y), epsilons=None)
+    assert success.any()
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+
+
+@pytest.mark.usefixtures("quiet")
+def test_autoattack() -> None:
+    """AutoAttack moves images between batches; its own verdict is that of the module, asked for any of them alone."""
+    module = pytest.importorskip("pyautoattack", reason="AutoAttack is not installed")
+    x, y = data(8)
+    model = as_torch_module(defended(), noise="shared", num_draws=2)
+    y = model(torch.from_numpy(x)).argmax(dim=1)
+    attack = module.AutoAttack(model, norm="Linf", eps=EPS, version="custom", attacks=["apgd-ce"])
+    attack.apgd.n_iter = 5
+    x_adv, _ = attack.run_standard_evaluation(torch.from_numpy(x), y, batch_size=3)
+    alone = torch.cat([model(image[None]).argmax(dim=1) for image in x_adv])
+    assert torch.equal(model(x_adv).argmax(dim=1), alone)
+    assert (alone != y).any()
+    assert abs(x_adv.numpy() - x).max() <= EPS + 1e-6
 
 
 @pytest.mark.parametrize("name", ["foolbox", "art"])

@@ -89,6 +89,35 @@ def test_noise_that_stays_and_noise_that_is_fresh() -> None:
     assert not torch.equal(as_torch_module(model, seed=3)(x), fixed(x))
 
 
+@pytest.mark.parametrize("kind", ["defended", "wrapped", "network"])
+def test_what_attacks_with_momentum_look_at(kind: str) -> None:
+    """Images outside [0, 1] have logits and gradients, by the same formulas."""
+    model, x = smooth("float64", wrapped=kind == "wrapped"), images()
+    model = model.classifier if kind == "network" else model
+    module = as_torch_module(model, num_draws=2, seed=3)
+    out = (3 * x - 0.8).requires_grad_()
+    assert out.min() < 0 < 1 < out.max()
+    assert torch.autograd.gradcheck(module, (out,), eps=1e-6, atol=1e-7, rtol=1e-5)
+    edge = x.clone()
+    edge[0, 0, 0, 0] = 1.0
+    beyond = edge.clone()
+    beyond[0, 0, 0, 0] += 1e-12
+    torch.testing.assert_close(module(beyond), module(edge), rtol=0, atol=1e-9)
+
+
+def test_noise_that_is_shared_depends_on_the_image_alone() -> None:
+    model, x = smooth("float64"), images(4)
+    x[3] = x[0]
+    module = as_torch_module(model, noise="shared", num_draws=2, seed=2)
+    together = module(x)
+    torch.testing.assert_close(together[0], together[3], rtol=0, atol=1e-12)
+    torch.testing.assert_close(module(x.flip(0)), together.flip(0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(module(x[1:2]), together[1:2], rtol=0, atol=1e-12)
+    by_place = as_torch_module(model, num_draws=2, seed=2)(x)
+    assert (by_place[0] - by_place[3]).abs().max() > 1e-4
+    assert torch.autograd.gradcheck(module, (x[:2].requires_grad_(),), eps=1e-6, atol=1e-7, rtol=1e-5)
+
+
 def test_the_way_back_takes_the_noise_of_its_own_call() -> None:
     model, x = smooth("float64"), images().requires_grad_()
     module = as_torch_module(model, noise="fresh")
@@ -129,7 +158,7 @@ def test_a_module_of_ours_can_be_wrapped_again() -> None:
     ("settings", "message"),
     [
         ({"num_draws": 0}, r"^num_draws: expected an integer >= 1"),
-        ({"noise": "new"}, r"^noise: expected one of fixed, fresh; got 'new'$"),
+        ({"noise": "new"}, r"^noise: expected one of fixed, shared, fresh; got 'new'$"),
         ({"seed": -1}, r"^seed: expected"),
     ],
 )
@@ -141,8 +170,9 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 def test_what_cannot_be_done_is_said() -> None:
     module, x = as_torch_module(smooth("float32")), images(dtype="float32")
-    with pytest.raises(InputError, match="outside"):
-        module(x + 1)
+    for scaled in (255 * x, x - 2, torch.where(x == x.max(), torch.nan, x)):
+        with pytest.raises(InputError, match=r"outside|not a number"):
+            module(scaled)
     with pytest.raises(InputError, match="gradients of gradients"):
         torch.autograd.grad(module(x.requires_grad_()).sum(), x, create_graph=True)
     with pytest.raises(InputError, match=r"^model: expected a model of this package, got Linear"):

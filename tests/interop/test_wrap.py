@@ -286,6 +286,55 @@ def test_models_without_gradients() -> None:
             assert "\n" not in str(caught.value)
 
 
+class Machine:
+    """Like a support vector machine of scikit-learn: features in, scores out; of two classes one."""
+
+    def __init__(self, classes: slice) -> None:
+        self.classes = classes
+
+    def decision_function(self, rows: Any) -> Any:
+        assert rows.ndim == 2
+        z = linear().logits(rows.reshape(-1, *SHAPE))[:, self.classes]
+        return z if z.shape[1] > 2 else z[:, 1] - z[:, 0]
+
+    def predict(self, rows: Any) -> Any:
+        z = self.decision_function(rows)
+        return z.argmax(axis=1) if z.ndim == 2 else (z > 0) * 1
+
+
+@pytest.mark.parametrize("classes", [slice(None), slice(2)])
+def test_models_that_decide_without_probabilities(classes: slice) -> None:
+    machine, x = Machine(classes), images()
+    model = wrap(machine, input_shape=SHAPE, layout="flat")
+    assert model.num_classes == (linear().num_classes if classes.stop is None else 2)
+    np.testing.assert_array_equal(model.predict(x), machine.predict(x.reshape(len(x), -1)))
+    assert attacks.square(model, x, model.predict(x), eps=0.5, num_steps=20).success.any()
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "flat"])
+def test_modules_have_layouts_too(layout: str) -> None:
+    """A model of Keras that computes with PyTorch is a module, and takes channels last."""
+
+    class Laid(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Small()
+
+        def forward(self, x: Any) -> Any:
+            assert tuple(x.shape[1:]) == ((4, 4, 2) if layout == "nhwc" else (32,))
+            return self.inner(x.permute(0, 3, 1, 2) if layout == "nhwc" else x.reshape(-1, *SHAPE))
+
+    x, y = images(), np.arange(len(images())) % 3
+    scale: dict[str, Any] = {"input_shape": SHAPE, "mean": MEAN, "std": STD}
+    laid, plain = wrap(Laid().eval(), layout=layout, **scale), wrap(Small(), **scale)
+    for dtype in ("float32", "float64"):
+        one, other = (
+            model.astype(dtype).loss_and_gradient(x.astype(dtype), y, loss="margin") for model in (laid, plain)
+        )
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)
+        np.testing.assert_allclose(one.gradient, other.gradient, atol=1e-5)
+
+
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "flat"])
 def test_layouts_and_scales(layout: str) -> None:
     """The function sees its own axes and scaling, and gives its gradients in these."""
@@ -654,7 +703,17 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "half": (Small, {"dtype": "float16"}, r"^dtype: expected one of float32, float64; got 'float16'$"),
     "a gradient": (Small, {"gradient": np.sin}, r"^gradient: is not for modules of PyTorch; leave it out$"),
-    "a layout": (Small, {"layout": "nhwc"}, r"^layout: is not for modules of PyTorch; leave it out$"),
+    "a layout": (Small, {"layout": "nhwc"}, r"^model: Small fails on 1 image of shape .*; check input_shape, layout"),
+    "one score of a module": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 1), nn.Sigmoid()).eval(),
+        {},
+        r"^num_classes: expected at least 2, but the model gives 1 score an image; .* for two classes, give two$",
+    ),
+    "tensors": (
+        lambda: Small().forward,
+        {},
+        r"^model: function forward fails on 1 image of shape \(2, 4, 4\) .*; it gets NumPy arrays$",
+    ),
     "no layout": (Small, {"layout": "chw"}, r"^layout: expected one of nchw, nhwc, flat; got 'chw'$"),
     "a class": (lambda: Small, {}, r"^model: expected a model, got the class Small; make one of it$"),
     "ours": (linear, {}, r"^model: Network is a classifier of this package; take it as it is$"),
