@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import malade_ref
 from malade_gpu import ops
-from malade_ref import MALADE, DenoiserScore, __version__, attacks, save
+from malade_ref import MALADE, DenoiserScore, __version__, attacks, evaluate, save
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -80,6 +80,7 @@ __all__ = [
     "cnn",
     "conv_sdae",
     "dncnn",
+    "evaluate",
     "load",
     "madry",
     "madry_wide_resnet",

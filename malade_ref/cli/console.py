@@ -33,6 +33,17 @@ def number(text: str) -> float:
     return float(fraction(text))
 
 
+def numbers(text: str) -> list[float]:
+    """Read numbers between commas, as of `number`.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``0.5,0.75``.
+    """
+    return [number(part) for part in text.split(",")]
+
+
 def say(line: str = "", *, error: bool = False) -> None:
     """Print a line.
 

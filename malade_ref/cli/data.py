@@ -32,16 +32,39 @@ def add_commands(commands: Any) -> None:
         help="bring in other data",
         description="Import a folder of IDX files, a folder or .tar.gz of CIFAR's batches (binary version), a folder "
         "or .zip of Tiny ImageNet, an .npz or .h5 with images (uint8) and labels, or a folder or .zip "
-        "of train/<class>/*.png|jpg. Images in folders within a class are of that class; what is hidden or left by "
-        "other programs (names that begin with . @ or __, Thumbs.db and so on), and what is no .png or .jpg, is left "
-        "out, counted and named.",
+        "of train/<class>/*.png|jpg, or of <class>/*.png|jpg: then validation "
+        "and test are a sixth each, chosen at random. Images in folders within a class are of that class; what is "
+        "hidden or left by other programs (names that begin with . @ or __, Thumbs.db and so on), and what is no .png "
+        "or .jpg, is left out, counted and named.",
         allow_abbrev=False,
     )
     bring.add_argument("path", metavar="PATH", help="file or folder")
     bring.add_argument("--name", dest="dataset", required=True, metavar="NAME", help="its name from now on")
+    add_conversion(bring)
     bring.set_defaults(command=_import)
     for action in (listing, get, bring):
         action.add_argument("--data-dir", metavar="DIR", help="the folder of data; MALADE_DATA does the same")
+
+
+def add_conversion(command: argparse.ArgumentParser) -> None:
+    """Add ``--resize`` and ``--convert``.
+
+    Parameters
+    ----------
+    command : argparse.ArgumentParser
+        Where to.
+    """
+    command.add_argument(
+        "--resize",
+        metavar="N|HxW",
+        help="of image files: scale each until it just covers this size (bicubic), and cut it to its middle",
+    )
+    command.add_argument(
+        "--convert",
+        choices=("rgb", "grey", "gray"),
+        help="of image files: rgb gives grey images three equal channels, grey takes the luma; what is transparent is "
+        "put on white",
+    )
 
 
 def _none(arguments: argparse.Namespace) -> int:
@@ -85,7 +108,14 @@ def _import(arguments: argparse.Namespace) -> int:
     say(f"importing {arguments.path} as {arguments.dataset}")
     meter = Meter(arguments.dataset)
     try:
-        record = import_dataset(arguments.path, arguments.dataset, arguments.data_dir, meter)
+        record = import_dataset(
+            arguments.path,
+            arguments.dataset,
+            arguments.data_dir,
+            meter,
+            resize=arguments.resize,
+            convert=arguments.convert,
+        )
     finally:
         meter.close()
     arguments.out = str(record)

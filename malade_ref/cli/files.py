@@ -1,9 +1,9 @@
 """Images and labels from files, and results into files.
 
 Read are ``.npy`` (images), ``.npz`` and ``.h5`` (arrays ``x`` or ``images``, ``y`` or ``labels``, perhaps ``split``),
-a folder or zip of ``SPLIT/<class>/*.png|jpg`` or of ``<class>/*.png|jpg``, a folder of IDX files, a data set's record,
-and ``NAME:SPLIT`` or ``NAME:SPLIT:N`` for the first N images of a data set by name. Where there are splits, one is
-read: that of ``PATH:SPLIT``, or a default that is said.
+a folder or zip of ``SPLIT/<class>/*.png|jpg`` or of ``<class>/*.png|jpg``, one image file, a folder of IDX
+files, a data set's record, and ``NAME:SPLIT`` or ``NAME:SPLIT:N`` for the first N images of a data set by name. Where
+there are splits, one is read: that of ``PATH:SPLIT``, or a default that is said.
 
 Images come in the order of their source: arrays as they lie, files sorted by class folder and then by file name,
 character by character. They are read some at a time, so that memory does not grow with their number. Bytes become
@@ -12,13 +12,14 @@ float32 in [0, 1]. Files may be hostile: nothing is unpickled, and no claimed si
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import math
 import os
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,20 +32,21 @@ from malade_ref.classes import check_class_names, listed, numbers_by_name
 from malade_ref.datasets import check_images, check_labels, load_dataset
 from malade_ref.datasets.from_arrays import Rows as OpenRows
 from malade_ref.datasets.from_arrays import open_h5, open_npy, open_npz
-from malade_ref.datasets.from_images import splits_in_order
+from malade_ref.datasets.from_images import AS_THEY_ARE, Conversion, ImageFiles, single_image, splits_in_order
 from malade_ref.datasets.idx import IdxFile, find_idx_files, read_idx_labels
 from malade_ref.datasets.incoming import damage, open_zip
 from malade_ref.datasets.library import check_dataset_name
 from malade_ref.datasets.splits import RECORD, SPLITS, Dataset, Split, open_dataset
 from malade_ref.published import network_file
-from malade_ref.storage import file_sha256, from_json, is_record, open_record, to_json, write_record
+from malade_ref.storage import atomic_write, file_sha256, from_json, is_record, open_record, to_json, write_record
 from malade_ref.storage.files import aside, cannot_read
 
 NAMES = {"x": ("x", "images"), "y": ("y", "labels")}
 HELP = (
     ".npy (images), .npz or .h5 (x or images, y or labels, perhaps split), a folder or .zip of "
-    "train/<class>/*.png|jpg, a folder of IDX files, or NAME:SPLIT[:N], such as mnist:test:100; images (n, c, h, w), "
-    "in [0, 1] or bytes; PATH:SPLIT chooses a split (by default train for train, test for the others)"
+    "train/<class>/*.png|jpg, one .png or .jpg, a folder of IDX files, or NAME:SPLIT[:N], such as mnist:test:100; "
+    "images (n, c, h, w), in [0, 1] or bytes; PATH:SPLIT chooses a split (by default train for train, test for the "
+    "others)"
 )
 ALL = "all"
 _SPLIT_WORDS = {**{split: split for split in SPLITS}, "val": "validation", ALL: ALL}
@@ -235,6 +237,8 @@ def read_images(
     class_names: Sequence[str] | None = None,
     own_labels: bool = False,
     model: str = "the model",
+    unlabelled: bool = False,
+    convert: Conversion = AS_THEY_ARE,
 ) -> Images:
     """Open images, and check all of them.
 
@@ -260,6 +264,10 @@ def read_images(
         Whether to leave labels as the data has them, for want of a model that they must fit.
     model : str
         What the model is called, for what is said about classes.
+    unlabelled : bool
+        Whether image files may lie in no folders of classes.
+    convert : Conversion
+        What is done to image files; other sources are refused with it.
 
     Returns
     -------
@@ -269,9 +277,11 @@ def read_images(
     with ExitStack() as stack:
         notes: list[str] = []
         choice = _Choice(source, split, training, notes)
-        choice.shape = shape
+        choice.shape, choice.unlabelled, choice.convert = shape, unlabelled, convert
         try:
             found = _open(source, choice, data_dir, stack)
+            if convert != AS_THEY_ARE and not choice.of_files:
+                raise InputError(f"{source}: --resize and --convert are for image files (.png, .jpg); leave them out")
             choice.check(found.x)
             if labels is not None:
                 found = _with_labels(found, labels, data_dir, stack)
@@ -303,14 +313,29 @@ class _Choice:
         self.asked: str | None = None
         self.path = self.taken = source
         self.shape: tuple[int, ...] | None = None
+        self.unlabelled, self.convert, self.of_files = False, AS_THEY_ARE, False
 
     def check(self, x: Rows) -> None:
         """Raise unless images have the shape and a dtype that are expected; done before anything else is read."""
         if len(x.shape) not in (3, 4):
             raise InputError(f"{self.taken}: x: expected 4 axes (n, c, h, w), got {x.shape}")
         if self.shape is not None:
+            self.check_file_shape(tuple(x.shape[1:]))
             empty = np.empty((0, *x.shape[1:]), dtype=x.dtype)
             check_images(_as_pixels(empty), name=f"{self.taken}: x", shape=self.shape)
+
+    def check_file_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise if image files have another shape, which they could be brought to."""
+        if self.of_files and self.shape is not None and len(self.shape) == 3 and shape != self.shape:
+            c, h, w = self.shape
+            words = [f"--resize {h}" if h == w else f"--resize {h}x{w}"] if shape[1:] != (h, w) else []
+            words += [f"--convert {'grey' if c == 1 else 'rgb'}"] if shape[0] != c and c in (1, 3) else []
+            raise InputError(
+                f"{self.taken}: x: expected images of shape {self.shape} (channels, height, width), got {shape}; "
+                f"{' '.join(words) or 'other channels'} brings them to it"
+                if words
+                else f"{self.taken}: x: expected images of shape {self.shape} (channels, height, width), got {shape}"
+            )
 
     def among(self, splits: Sequence[str], what: str = "splits") -> str:
         """One of the splits that there are, in order; the default is said."""
@@ -420,6 +445,8 @@ def _open(source: str, choice: _Choice, data_dir: str | None, stack: ExitStack, 
     if path.is_dir() or suffix == ".zip":
         files = find_idx_files(path) if path.is_dir() else {}
         return _of_idx(files, choice) if files else _of_files(path, choice, stack)
+    if suffix in (".png", ".jpg", ".jpeg"):
+        return _of_file(path, choice)
     if suffix == ".npy":
         choice.none()
         return _Found(_again(lambda stack: open_npy(path, stack, fortran=True)))
@@ -508,7 +535,8 @@ def _of_idx(files: Mapping[str, Path], choice: _Choice) -> _Found:
 def _of_files(path: Path, choice: _Choice, stack: ExitStack) -> _Found:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; check the path")
-    splits, left_out = splits_in_order(path, stack)
+    choice.of_files = True
+    splits, left_out = splits_in_order(path, stack, choice.convert, labelled=not choice.unlabelled)
     if left_out:
         choice.notes.append(f"{path}: {left_out}")
     if ALL in splits:
@@ -518,21 +546,41 @@ def _of_files(path: Path, choice: _Choice, stack: ExitStack) -> _Found:
     else:
         split = choice.among(tuple(splits))
     files = splits[split]()
+    if not any(files.classes):
+        return _Found(*_rows_of(files, choice), names=tuple(map(_storable, files.names)))
     classes = sorted(set(files.classes))
     if all(name.isascii() and name.isdecimal() for name in classes):
         classes.sort(key=int)
     class_names = check_class_names(str(path), classes, 1 << 16)
     label = {name: number for number, name in enumerate(classes)}
     y = np.array([label[name] for name in files.classes], dtype=np.int64)
-    rows = max(1, _PIECE // math.prod(files.shape))
+    return _Found(*_rows_of(files, choice), y, class_names, tuple(map(_storable, files.names)))
+
+
+def _of_file(path: Path, choice: _Choice) -> _Found:
+    """One image, without a label."""
+    choice.of_files = True
+    choice.none()
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; check the path")
+    files = single_image(path, choice.convert)
+    return _Found(*_rows_of(files, choice), names=tuple(map(_storable, files.names)))
+
+
+def _rows_of(files: ImageFiles, choice: _Choice) -> tuple[Rows]:
+    """Pixels of image files; grey ones get three equal channels for a model that takes three."""
+    channels, *size = files.shape
+    copies = 3 if channels == 1 and choice.shape is not None and choice.shape[0] == 3 else 1
+    if copies > 1:
+        choice.notes.append(f"{choice.path}: grey images get three equal channels, as the model takes colours")
+    shape = (copies * channels, *size)
+    count, rows = len(files.names), max(1, _PIECE // math.prod(shape))
 
     def pieces() -> Iterator[NDArray[Any]]:
-        for first in range(0, len(y), rows):
-            yield files.decode(slice(first, first + rows))
+        for first in range(0, count, rows):
+            yield np.repeat(files.decode(slice(first, first + rows)), copies, axis=1)
 
-    return _Found(
-        Rows((len(y), *files.shape), np.dtype(np.uint8), pieces), y, class_names, tuple(map(_storable, files.names))
-    )
+    return (Rows((count, *shape), np.dtype(np.uint8), pieces),)
 
 
 def _storable(name: str) -> str:
@@ -688,7 +736,7 @@ def _split_of(path: Path, found: _Found, words: NDArray[Any], choice: _Choice) -
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def check_new(path: str, *, resume: bool = False) -> Path:
+def check_new(path: str, *, resume: bool = False, table: bool = False) -> Path:
     """Raise unless a result can be written there.
 
     Parameters
@@ -697,14 +745,17 @@ def check_new(path: str, *, resume: bool = False) -> Path:
         Where a result is to go.
     resume : bool
         Whether it may be there already.
+    table : bool
+        Whether it can be a table, ``.csv``.
 
     Raises
     ------
     InputError
         If there is a file already, or no such folder, or the suffix is unknown.
     """
-    if Path(path).suffix not in (".npy", ".npz", ".h5"):
-        raise InputError(f"--out {path}: expected a name that ends in .npy, .npz or .h5")
+    if Path(path).suffix not in (".npy", ".npz", ".h5", *([".csv"] if table else [])):
+        known = ".npy, .npz, .h5 or .csv" if table else ".npy, .npz or .h5"
+        raise InputError(f"--out {path}: expected a name that ends in {known}")
     return check_free(path, resume=resume)
 
 
@@ -731,7 +782,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Rows], words: M
     Parameters
     ----------
     path : Path
-        ``.npz`` or ``.h5``; an ``.npy`` gets the first array only.
+        ``.npz`` or ``.h5``; an ``.npy`` gets the first array only, a ``.csv`` is that of `table_of_predictions`.
     arrays : mapping of str to ndarray or Rows
         By name.
     words : mapping, optional
@@ -739,6 +790,10 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Rows], words: M
         as arrays of strings, all else as JSON in the archive's comment, at most 64 KiB.
     """
     words = dict(words or {})
+    if path.suffix == ".csv":
+        text = table_of_predictions({name: _all_of(array) for name, array in arrays.items()}, words)
+        atomic_write(path, text)
+        return
     all_rows = {name: array if isinstance(array, Rows) else _in_one_piece(array) for name, array in arrays.items()}
     if path.suffix == ".h5":
         with write_record(path, words, kind="arrays") as record:
@@ -758,6 +813,48 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Rows], words: M
                 _write_npz(stream, all_rows, words)
         finally:
             stream.detach()
+
+
+def _all_of(array: NDArray[Any] | Rows) -> NDArray[Any]:
+    return np.concatenate(list(array.pieces())) if isinstance(array, Rows) else array
+
+
+def table_of_predictions(arrays: Mapping[str, NDArray[Any]], words: Mapping[str, Any]) -> str:
+    """Write predictions as a table, a line each.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        ``predictions``, ``logits``, ``index`` and perhaps ``y``.
+    words : mapping
+        ``names`` of files and ``class_names``, if there are any.
+
+    Returns
+    -------
+    str
+        CSV: the image's number, its file if it has one, its class if that is known, the predicted class, and the
+        probability that the mean logits give it. Classes have their names where the model or the data keeps some.
+    """
+    logits = arrays["logits"].astype(np.float64)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probability = odds.max(axis=1) / odds.sum(axis=1)
+    known = words.get(CLASS_NAMES) or ()
+
+    def called(label: Any) -> Any:
+        return known[label] if 0 <= label < len(known) else int(label)
+
+    columns: dict[str, Iterable[Any]] = {"index": arrays["index"].tolist()}
+    if words.get(IMAGE_NAMES):
+        columns["file"] = words[IMAGE_NAMES]
+    if "y" in arrays:
+        columns["class"] = map(called, arrays["y"].tolist())
+    columns["prediction"] = map(called, arrays["predictions"].tolist())
+    columns["probability"] = [f"{one:.6g}" for one in probability]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return stream.getvalue()
 
 
 def _in_one_piece(array: NDArray[Any]) -> Rows:

@@ -120,7 +120,7 @@ class Kept:
             if kept is not None:  # before a model is tried, and much is said
                 check_question(self.folder, kept, self.settings, "was begun")
             return False
-        made = kept if kept is not None and self.out.suffix == ".npy" else read_settings(self.out)
+        made = kept if kept is not None and self.out.suffix in (".npy", ".csv") else read_settings(self.out)
         check_question(self.out, made, self.settings, "was made")
         self.remove()
         return True

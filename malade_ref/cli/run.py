@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from malade_ref.checks import InputError, OutOfMemoryError
+from malade_ref.checks import InputError, OutOfMemoryError, check_number
 from malade_ref.cli.backends import add_backend, ready_backend, split_changes
-from malade_ref.cli.console import Meter, duration, say
+from malade_ref.cli.console import Meter, duration, number, say
 from malade_ref.cli.folders import run_folder
 from malade_ref.cli.report import headlines
 from malade_ref.cli.stopping import go_on
 from malade_ref.cli.theorem import TheoremWatcher
 from malade_ref.cli.workers import add_workers, workers_of
+from malade_ref.datasets import load_dataset
 from malade_ref.experiment import (
     Step,
     Suite,
@@ -27,6 +28,7 @@ from malade_ref.experiment import (
     run_suite,
     suite_state,
 )
+from malade_ref.experiment.adapting import Wish
 from malade_ref.experiment.ahead import Workers
 from malade_ref.training import Progress
 
@@ -51,6 +53,12 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--list", action="store_true", help="list the built-in experiments")
     add_backend(command)
     command.add_argument("--data-dir", metavar="DIR", help="where to look for data first; MALADE_DATA does the same")
+    command.add_argument(
+        "--data", metavar="NAME", help="on other data than the experiment's: networks are made for them"
+    )
+    command.add_argument(
+        "--eps", type=number, help="another size of the perturbation, such as 8/255: sizes and steps are scaled to it"
+    )
     command.add_argument("--out", metavar="DIR", help="folder of the bundle; runs/NAME-1, runs/NAME-2, ... by default")
     command.add_argument(
         "--set",
@@ -87,8 +95,19 @@ def _run_one(arguments: argparse.Namespace, workers: Workers | None) -> int:
     suites = built_in_suites()
     changes, settings = split_changes(arguments.changes)
     if arguments.experiment in suites:
+        for name in ("data", "eps"):
+            if getattr(arguments, name) is not None:
+                raise InputError(
+                    f"--{name}: {arguments.experiment} is a suite of the paper's; choose an experiment, as honest"
+                )
         return _run_suite(arguments, suites[arguments.experiment], changes, settings, workers)
-    reading = read_experiment(arguments.experiment, changes)
+    wish = None
+    if arguments.data is not None or arguments.eps is not None:
+        data = None if arguments.data is None else load_dataset(arguments.data, data_dir=arguments.data_dir)
+        wish = Wish(data, None if arguments.eps is None else check_number("--eps", arguments.eps, above=0))
+    reading = read_experiment(arguments.experiment, changes, wish)
+    for note in reading.notes:
+        say(note)
     with run_folder(arguments, reading.experiment.name) as out, ready_backend(arguments.backend, settings) as ops:
         where = "two cores" if arguments.backend == "ref" else ops.describe_device()["name"]
         watcher = _Watcher(reading.experiment.title, where, estimates=arguments.backend == "ref")
@@ -163,6 +182,21 @@ def out_of_memory(arguments: argparse.Namespace, where: str, settings: Mapping[s
         reason = str(error) if isinstance(error, OutOfMemoryError) else f"{where}: out of memory: {error}"
         mend = "free memory there" + (" or set a larger device_memory" if "memory" in settings else "")
         raise InputError(f"{reason}; what was done is kept; {mend}, then go on with: {go_on(arguments)}") from None
+
+
+def console_watcher(title: str, where: str, *, estimates: bool) -> _Watcher:
+    """Who tells on the console how a run goes, for `run_experiment`; close it when the run has ended.
+
+    Parameters
+    ----------
+    title : str
+        Of the run.
+    where : str
+        What computes.
+    estimates : bool
+        Whether its durations are known.
+    """
+    return _Watcher(title, where, estimates=estimates)
 
 
 class _StepMeter(Meter):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -23,18 +23,30 @@ from malade_ref.checkpoint import load, save
 from malade_ref.checks import InputError, check_count, check_number, check_work
 from malade_ref.classes import class_names_of, with_class_names
 from malade_ref.cli.backends import add_backend, backend_ops
-from malade_ref.cli.console import Meter, duration, number, say
+from malade_ref.cli.console import Meter, duration, number, numbers, say
+from malade_ref.cli.data import add_conversion
 from malade_ref.cli.files import HELP, Images, check_free, check_new, fingerprint_of_model, read_images
 from malade_ref.cli.kept import Kept, check_question, in_blocks, interruptible, partial_of
+from malade_ref.datasets.from_images import parse_conversion
+from malade_ref.datasets.incoming import MAX_CLASSES
 from malade_ref.defence import MALADE
-from malade_ref.experiment.config import Method, Model, available_attacks, check_method
+from malade_ref.experiment.config import (
+    OBJECTIVES,
+    Augment,
+    Method,
+    Model,
+    available_attacks,
+    check_method,
+    check_training,
+)
 from malade_ref.experiment.models import objective_of
 from malade_ref.experiment.reading import parse_change
 from malade_ref.experiment.stages import run_attack
-from malade_ref.network import BUILDERS, PRESETS, Network, channel_statistics, make, parameters_of
+from malade_ref.network import BUILDERS, PRESETS, Network, channel_statistics, fitting, make, parameters_of
 from malade_ref.sampling import ChainSettings, run_chain
 from malade_ref.statistics import wilson
 from malade_ref.training import OPTIMIZERS, SCHEDULES, fit, training_settings
+from malade_ref.training_options import Options
 
 # Images that are worked on, and kept, together. Attacks take long: on a CPU their blocks are small, in two slices.
 BLOCK = 100
@@ -75,7 +87,7 @@ def add_commands(commands: Any) -> None:
 
     purify = commands.add_parser("purify", help="send images through a Langevin chain", allow_abbrev=False)
     add_input(purify)
-    _add_chain(purify, required=True)
+    add_chain(purify, required=True)
     purify.add_argument(
         "--out",
         required=True,
@@ -89,7 +101,10 @@ def add_commands(commands: Any) -> None:
     add_input(predict)
     predict.add_argument("--num-draws", type=int, default=1, help="draws of the chain whose mean logits decide")
     predict.add_argument(
-        "--out", metavar="FILE", help=f".npy: predictions; .npz or .h5: predictions, logits, y, {KEPT_ARRAYS}"
+        "--out",
+        metavar="FILE",
+        help=f".csv: file, class, prediction and probability; .npy: predictions; .npz or .h5: predictions, logits, y, "
+        f"{KEPT_ARRAYS}",
     )
     _add_blocks(predict, str(BLOCK))
     _add_model(predict)
@@ -105,9 +120,14 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--network",
         choices=[name for builders in BUILDERS.values() for name in builders],
-        help="which network; the paper's of its kind by default",
+        help="which network; by default the paper's of its kind for grey images of 28 x 28, for others cifar-resnet, "
+        "unet (dncnn, if the sides are no multiples of 4)",
     )
-    train.add_argument("--preset", choices=PRESETS, default="paper", help="size of the network")
+    train.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="size of the network; paper by default, and small for one chosen by the images",
+    )
     train.add_argument("--depth", type=int, help="layers of the network in place of the preset's, if it has a depth")
     train.add_argument("--width", type=int, help="its width in place of the preset's, likewise")
     train.add_argument("--init", metavar="MODEL", help="network to start from")
@@ -129,9 +149,46 @@ def _add_train(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="setting of that attack, such as eps=0.3; may be given several times",
     )
+    _add_training(train)
     train.add_argument("--checkpoint-every", type=float, default=20.0, metavar="SECONDS", help="how often to save")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted training of the same settings")
     train.set_defaults(command=_train)
+
+
+def _add_training(train: argparse.ArgumentParser) -> None:
+    """What the paper's trainings do not have; see ``malade_ref/training_options.py``."""
+    more = train.add_argument_group("what else a training may do")
+    more.add_argument(
+        "--augment-pad", type=int, default=0, metavar="N", help="random crops of images padded by N pixels"
+    )
+    more.add_argument("--augment-flip", action="store_true", help="mirror half of the images, left to right")
+    more.add_argument("--weight-decay", type=number, default=0.0, help="L2 penalty with sgd, decoupled with adam")
+    more.add_argument("--momentum", type=number, default=Options.momentum, help="of sgd; 0.9 by default")
+    more.add_argument("--clip-norm", type=number, metavar="C", help="longest gradient, over all parameters")
+    more.add_argument(
+        "--averaging", type=number, metavar="D", help="decay of the weights' average, which is the result"
+    )
+    more.add_argument(
+        "--milestones",
+        type=numbers,
+        metavar="F,F,...",
+        help="piecewise: shares of the steps after which the rate falls",
+    )
+    more.add_argument(
+        "--factor", type=number, default=Options.factor, help="piecewise: by what it falls; 0.1 by default"
+    )
+    more.add_argument(
+        "--label-smoothing", type=number, default=0.0, metavar="S", help="classifier: share of the labels"
+    )
+    more.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        help="classifier: what is made of --adversarial ascent; clp needs --noise alone",
+    )
+    more.add_argument("--beta", type=number, default=6.0, help="trades: weight of the divergence; 6 by default")
+    more.add_argument("--pairing-weight", type=number, default=0.5, help="alp, clp: weight; 0.5 by default")
+    more.add_argument("--noise", type=number, help="clp: standard deviation, in pixel units")
+    more.add_argument("--ramp", type=int, default=0, metavar="N", help="epochs over which eps and step size grow")
 
 
 def add_input(command: argparse.ArgumentParser) -> None:
@@ -145,6 +202,7 @@ def add_input(command: argparse.ArgumentParser) -> None:
     command.add_argument("input", metavar="INPUT", help=HELP)
     command.add_argument("--labels", metavar="FILE", help="labels, if INPUT holds none")
     command.add_argument("--data-dir", metavar="DIR", help="where to look for data sets first")
+    add_conversion(command)
     add_backend(command)
 
 
@@ -152,7 +210,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", required=True, metavar="MODEL", help="the classifier, from malade train or a bundle"
     )
-    _add_chain(command, required=False)
+    add_chain(command, required=False)
 
 
 def _add_blocks(command: argparse.ArgumentParser, default: str) -> None:
@@ -167,7 +225,16 @@ def _add_blocks(command: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def _add_chain(command: argparse.ArgumentParser, *, required: bool) -> None:
+def add_chain(command: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add the settings of a chain.
+
+    Parameters
+    ----------
+    command : argparse.ArgumentParser
+        Where to.
+    required : bool
+        Whether there must be one.
+    """
     chain = command.add_argument_group("the chain" + ("" if required else " in front of the classifier, if any"))
     chain.add_argument("--denoiser", metavar="MODEL", required=required)
     chain.add_argument("--chain-steps", type=int, metavar="N", required=required, help="steps of the chain")
@@ -208,6 +275,8 @@ def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
         "data_dir": arguments.data_dir,
         "class_names": class_names_of(classifier, str(classifier_file)) if labelled and classifier_file else None,
         "own_labels": not (labelled and classifier_file),
+        "convert": parse_conversion(arguments.resize, arguments.convert),
+        "unlabelled": not labelled or arguments.labels is not None,
         "model": str(classifier_file),
     }
     images = opened(arguments.input, labels=arguments.labels, split="train", training=True, **options)
@@ -222,7 +291,11 @@ def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
         y_validation = needed_labels(looked_at.y, arguments.validation, needed=labelled, count=len(looked_at))
         validation = ops.asarray(looked_at.x), ops.asarray(y_validation)
     objective, data = objective_of(model, networks), (ops.asarray(x), ops.asarray(y))
+    further = model.options()
+    if further.robust_check is not None and validation is None:
+        raise InputError("--objective fast: watches the accuracy under attack; name images for it with --validation")
     settings: dict[str, Any] = {
+        "options": further,
         "epochs": model.epochs,
         "batch_size": model.batch_size,
         "learning_rate": model.learning_rate,
@@ -270,18 +343,34 @@ def _trained(arguments: argparse.Namespace, out: Path, partial: Path) -> int:
 def _new_network(arguments: argparse.Namespace, ops: ModuleType) -> Network:
     """The network that a training starts from; one that takes any images is made for those that are given."""
     kind, name = arguments.kind, arguments.network
-    settings: dict[str, Any] = {"preset": arguments.preset, "depth": arguments.depth, "width": arguments.width}
     shape: tuple[int, ...] = (1, 28, 28)
     num_classes = 0
     parameters = parameters_of(kind, name)
-    if "input_shape" in parameters:
+    if name is None or "input_shape" in parameters or "num_classes" in parameters:
         options = {"labels": arguments.labels, "data_dir": arguments.data_dir, "split": "train", "training": True}
-        images = read_images(arguments.input, shape=None, own_labels=True, **options)
+        convert = parse_conversion(arguments.resize, arguments.convert)
+        options["unlabelled"] = kind == "denoiser" or arguments.labels is not None
+        any_shape = name is None or "input_shape" in parameters
+        taken = None if any_shape else shape
+        images = read_images(arguments.input, shape=taken, own_labels=True, convert=convert, **options)
         shape = images.shape
+        if name is None and fitting(kind, shape) is not None:
+            name = fitting(kind, shape)
+            arguments.preset = arguments.preset or "small"
+            parameters = parameters_of(kind, name)
+            size = " x ".join(map(str, shape))
+            say(f"--network {name} --preset {arguments.preset}, for images of {size} (channels, height, width)")
         if "num_classes" in parameters:
             y = needed_labels(images.y, arguments.input, needed=True, count=len(images))
             num_classes = max(len(images.class_names or ()), int(y.max()) + 1)
+            if num_classes > MAX_CLASSES:
+                raise InputError(f"{arguments.input}: y: expected labels in 0..{MAX_CLASSES - 1}, got {int(y.max())}")
         images.close()
+    settings: dict[str, Any] = {
+        "preset": arguments.preset or "paper",
+        "depth": arguments.depth,
+        "width": arguments.width,
+    }
     if "normalize" in parameters:
         settings["normalize"] = channel_statistics(Path(arguments.input.partition(":")[0]).stem, shape[0])
     return make(kind, name, shape, num_classes, **settings, seed=arguments.seed, ops=ops)
@@ -301,10 +390,28 @@ def _model_table(arguments: argparse.Namespace) -> Model:
     if arguments.network is not None and arguments.network not in BUILDERS[arguments.kind]:
         known = ", ".join(BUILDERS[arguments.kind])
         raise InputError(f"--network: {arguments.network} is no {arguments.kind}; choose one of {known}")
-    return Model(
+    augment = None
+    if arguments.augment_pad or arguments.augment_flip:
+        augment = Augment(
+            pad=check_count("--augment-pad", arguments.augment_pad, minimum=0), flip=arguments.augment_flip
+        )
+    model = Model(
+        augment=augment,
+        momentum=check_number("--momentum", arguments.momentum, minimum=0, below=1),
+        weight_decay=check_number("--weight-decay", arguments.weight_decay, minimum=0),
+        clip_norm=_optional("--clip-norm", arguments.clip_norm, above=0),
+        averaging=_optional("--averaging", arguments.averaging, minimum=0, below=1),
+        milestones=Options.milestones if arguments.milestones is None else tuple(arguments.milestones),
+        factor=check_number("--factor", arguments.factor, above=0),
+        label_smoothing=check_number("--label-smoothing", arguments.label_smoothing, minimum=0, below=1),
+        objective=arguments.objective,
+        beta=check_number("--beta", arguments.beta, minimum=0),
+        pairing_weight=check_number("--pairing-weight", arguments.pairing_weight, minimum=0),
+        noise=_optional("--noise", arguments.noise, minimum=0),
+        ramp=check_count("--ramp", arguments.ramp, minimum=0),
         kind=arguments.kind,
         network=arguments.network,
-        preset=arguments.preset,
+        preset=arguments.preset or "paper",
         depth=arguments.depth,
         width=arguments.width,
         epochs=check_work("--epochs", arguments.epochs),
@@ -318,6 +425,14 @@ def _model_table(arguments: argparse.Namespace) -> Model:
         classifier=arguments.classifier,
         ce_weight=check_number("--ce-weight", arguments.ce_weight, minimum=0),
     )
+    if model.ramp and (model.adversarial is None or model.ramp >= model.epochs):
+        raise InputError("--ramp: expected less than --epochs, with --adversarial; change it or leave it out")
+    check_training(model, "malade train")
+    return model
+
+
+def _optional(name: str, value: float | None, **limits: float) -> float | None:
+    return None if value is None else check_number(name, value, **limits)
 
 
 def needed_labels(y: NDArray[np.int64] | None, source: str, *, needed: bool, count: int) -> NDArray[np.int64]:
@@ -367,7 +482,8 @@ def _attack(arguments: argparse.Namespace) -> int:
         model = _model(arguments)
         size = _batch_size(arguments, BLOCK_OF_ATTACK[arguments.backend])
         _share_out(model, size)
-        images = opened(arguments.input, **options_of(model, arguments))
+        unlabelled = arguments.labels is not None
+        images = opened(arguments.input, unlabelled=unlabelled, **options_of(model, arguments))
         y = needed_labels(images.y, arguments.input, needed=True, count=len(images))
         settings = _settings(arguments, images, "model", "denoiser")
         settings |= {"method": method.method, "settings": method.resolved(), "seed": arguments.seed}
@@ -415,6 +531,8 @@ def _purify(arguments: argparse.Namespace) -> int:
             data_dir=arguments.data_dir,
             split="test",
             own_labels=True,
+            unlabelled=True,
+            convert=parse_conversion(arguments.resize, arguments.convert),
         )
         kept = Kept(out, {**_settings(arguments, images, "denoiser"), "batch_size": size}, len(images), size)
         if _finished(kept):
@@ -438,14 +556,17 @@ def _purify(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    out = _checked_out(arguments) if arguments.out is not None else None
+    out = _checked_out(arguments, table=True) if arguments.out is not None else None
     if out is None and arguments.resume:
         raise InputError("--resume: nothing is kept without --out; add it or leave --resume out")
     with interruptible(arguments, partial_of(out or Path("nowhere"))):
         model = _model(arguments)
         num_draws = check_work("--num-draws", arguments.num_draws)
         size = _batch_size(arguments, BLOCK)
-        images = opened(arguments.input, **options_of(model, arguments))
+        options = options_of(model, arguments)
+        images = opened(arguments.input, unlabelled=True, **options)
+        if images.y is None:
+            images.class_names = options["class_names"]
         kept = None
         if out is not None:
             settings = {**_settings(arguments, images, "model", "denoiser"), "num_draws": num_draws}
@@ -471,8 +592,21 @@ def _predict(arguments: argparse.Namespace) -> int:
         interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
         say(f"accuracy {100 * rate.value:.2f}% {interval} on {len(y):,} images of {images.source}")
     elif out is None:
-        say(" ".join(map(str, predictions.tolist())))
+        _say_predictions(images, found)
     return 0
+
+
+def _say_predictions(images: Images, found: Mapping[str, NDArray[Any]]) -> None:
+    """Tell what images without labels were taken for: of files a line each."""
+    known = images.class_names or ()
+    words = [known[label] if 0 <= label < len(known) else str(label) for label in found["predictions"].tolist()]
+    if images.names is None:
+        say(" ".join(words))
+        return
+    logits = found["logits"].astype(np.float64)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    for name, word, probability in zip(images.names, words, odds.max(axis=1) / odds.sum(axis=1), strict=True):
+        say(f"{name}: {word} ({100 * probability:.1f}%)")
 
 
 def check_answers(option: str, answers: NDArray[Any], *, first: int = 0) -> None:
@@ -511,9 +645,9 @@ def opened(source: str, **options: Any) -> Images:
     return images
 
 
-def _checked_out(arguments: argparse.Namespace) -> Path:
+def _checked_out(arguments: argparse.Namespace, *, table: bool = False) -> Path:
     """Where the result goes; nothing that lies there is in the way, unless it is gone on with."""
-    out = check_new(arguments.out, resume=arguments.resume)
+    out = check_new(arguments.out, resume=arguments.resume, table=table)
     partial = partial_of(out)
     if partial.exists() and not arguments.resume:
         raise InputError(f"{partial}: an interrupted computation; pass --resume to go on with it, or delete it")
@@ -675,4 +809,5 @@ def options_of(model: Any, arguments: argparse.Namespace) -> dict[str, Any]:
         "split": "test",
         "class_names": class_names_of(classifier, arguments.model),
         "model": arguments.model,
+        "convert": parse_conversion(arguments.resize, arguments.convert),
     }

@@ -51,6 +51,8 @@ _MAX_DEPTH = 32  # of folders within folders
 # Names that other programs give to what they leave in people's folders, besides those that begin with . @ or __
 _OTHERS = {"#recycle", "$recycle.bin", "desktop.ini", "lost+found", "system volume information", "thumbs.db"}
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+# Modes of Pillow that a conversion takes, besides those that need none.
+_CONVERTED = ("1", "L", "P", "RGB", "LA", "PA", "RGBA")
 _KINDS = {
     b"GIF8": "a GIF",
     b"BM": "a BMP",
@@ -61,7 +63,64 @@ _KINDS = {
 }
 
 
-def incoming_images(path: Path, stack: ExitStack) -> Incoming:
+class Conversion(NamedTuple):
+    """How image files are brought to one form; without it they must have one already.
+
+    Attributes
+    ----------
+    resize : tuple of two int, optional
+        Height and width. An image is scaled (bicubic, with antialiasing) until it just covers them, and what juts out
+        on both sides is cut off.
+    mode : {"", "rgb", "grey"}
+        Colours. "rgb" gives grey images three equal channels; "grey" takes the luma of ITU-R BT.601. With either,
+        transparent pixels are put on white.
+    """
+
+    resize: tuple[int, int] | None = None
+    mode: str = ""
+
+    def __str__(self) -> str:
+        """Return what is done, for a note."""
+        said = []
+        if self.resize is not None:
+            said.append(f"scaled to cover {self.resize[0]} x {self.resize[1]} (bicubic) and cut to their middle")
+        if self.mode:
+            said.append(f"converted to {self.mode}, what is transparent put on white")
+        return ", ".join(said)
+
+
+AS_THEY_ARE = Conversion()
+
+
+def parse_conversion(resize: str | None, mode: str | None) -> Conversion:
+    """The conversion that a command line asks for.
+
+    Parameters
+    ----------
+    resize : str, optional
+        ``N`` for squares, or ``HxW``.
+    mode : str, optional
+        "rgb", "grey" or "gray".
+
+    Raises
+    ------
+    InputError
+        If the size is none.
+    """
+    mode = {"gray": "grey", None: ""}.get(mode, mode)
+    if resize is None:
+        return Conversion(None, mode or "")
+    parts = resize.lower().split("x")
+    good = len(parts) <= 2 and all(part.isascii() and part.isdecimal() and len(part) < 6 for part in parts)
+    sizes = [int(part) for part in parts] if good else []
+    if not sizes or not all(0 < size <= MAX_SIDE for size in sizes):
+        raise InputError(
+            f"--resize: expected N or HxW, at most {MAX_SIDE} pixels a side, got {printable(resize, 60)!r}"
+        )
+    return Conversion((sizes[0], sizes[-1]), mode or "")
+
+
+def incoming_images(path: Path, stack: ExitStack, convert: Conversion = AS_THEY_ARE) -> Incoming:
     """Data in a folder or a zip of ``train/<class>/*.png|jpg``, perhaps also ``validation`` and ``test``.
 
     Files come sorted by class; they are put in a fixed random order, so that the first so many of a split are
@@ -73,21 +132,32 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
         The folder or zip.
     stack : ExitStack
         Closes it when the blocks are used up.
+    convert : Conversion
+        What is done to the images.
 
     Returns
     -------
     Incoming
-        The data; a missing validation or test split is chosen at random.
+        The data; a missing validation or test split is chosen at random, both if there are only folders of classes.
     """
     _pillow(path)
     left_out = _LeftOut()
     files = _files_in_folder(path, left_out) if path.is_dir() else _files_in_zip(path, stack, left_out)
+    without = not files
+    if without:
+        left_out = _LeftOut()
+        files = _files_without_splits(path, stack, left_out)
     if not files:
         seen = f"; {left_out}" if left_out.counts else ""
         raise InputError(f"{path}: holds no train/<class>/*.png or *.jpg{seen}; arrange the images like this")
     if len(files) > MAX_IMAGES:
         raise InputError(f"{path}: holds {len(files)} images, at most {MAX_IMAGES} can be read; import a part of them")
     names = sorted({file.class_name for file in files})
+    if without and len(names) < 2:
+        raise InputError(
+            f"{path}: holds no train/<class>/*.png or *.jpg, and without folders of splits one class only, "
+            f"{printable(names[0], 60)!r}; arrange the images as <class>/*.png"
+        )
     if len(names) > MAX_CLASSES or not all(name.isprintable() and len(name) <= 100 for name in names):
         raise InputError(f"{path}: expected at most {MAX_CLASSES} classes with short printable names; rename them")
     if all(name.isascii() and name.isdecimal() for name in names):
@@ -99,17 +169,23 @@ def incoming_images(path: Path, stack: ExitStack) -> Incoming:
     files.sort(key=lambda file: (file.split, file.class_name, file.name))
     files = [files[i] for i in permutation(len(files), key=derive_key(0, "datasets/order"))]
 
-    shape, lossy, turned = common_shape(path, files)
+    shape, lossy, turned = common_shape(path, files, convert)
     label = {name: i for i, name in enumerate(names)}
     labels = np.array([label[file.class_name] for file in files], dtype=np.int64)
     splits = complete_splits(np.array([file.split for file in files], dtype=np.int64), shuffle=True)
     notes = [f"{lossy} of {len(files)} images were JPEG files, whose pixels are not exact."] if lossy else []
     notes += [f"{turned} of {len(files)} images were turned as their EXIF data say."] if turned else []
     notes += [f"{left_out}."] if left_out.counts else []
-    return Incoming(shape, labels, splits, class_names, image_blocks(path, files, shape), " ".join(notes))
+    notes += [f"Images were {convert}."] if str(convert) else []
+    notes += (
+        ["There were no folders of splits: validation and test are a sixth each, chosen at random."] if without else []
+    )
+    return Incoming(shape, labels, splits, class_names, image_blocks(path, files, shape, convert), " ".join(notes))
 
 
-def image_blocks(path: Path, files: Sequence[ImageFile], shape: tuple[int, int, int]) -> Iterator[Pixels]:
+def image_blocks(
+    path: Path, files: Sequence[ImageFile], shape: tuple[int, int, int], convert: Conversion = AS_THEY_ARE
+) -> Iterator[Pixels]:
     """Pixels of images, some at a time.
 
     Parameters
@@ -120,6 +196,8 @@ def image_blocks(path: Path, files: Sequence[ImageFile], shape: tuple[int, int, 
         The images.
     shape : tuple of three int
         The (c, h, w) of all of them; if c is 3, grey images get three equal channels.
+    convert : Conversion
+        What is done to them.
 
     Yields
     ------
@@ -128,7 +206,7 @@ def image_blocks(path: Path, files: Sequence[ImageFile], shape: tuple[int, int, 
     """
     rows_at_once = max(1, BLOCK_BYTES // math.prod(shape))
     for first in range(0, len(files), rows_at_once):
-        yield np.stack([_decode(path, file, shape) for file in files[first : first + rows_at_once]])
+        yield np.stack([_decode(path, file, shape, convert) for file in files[first : first + rows_at_once]])
 
 
 def files_below(path: Path, stack: ExitStack) -> dict[tuple[str, ...], Callable[[], bytes]]:
@@ -176,7 +254,9 @@ class ImageFiles(NamedTuple):
     decode: Callable[[slice], Pixels]
 
 
-def splits_in_order(path: Path, stack: ExitStack) -> tuple[dict[str, Callable[[], ImageFiles]], str]:
+def splits_in_order(
+    path: Path, stack: ExitStack, convert: Conversion = AS_THEY_ARE, *, labelled: bool = True
+) -> tuple[dict[str, Callable[[], ImageFiles]], str]:
     """Image files as they lie there: by split, sorted by class folder and file name, character by character.
 
     Parameters
@@ -185,6 +265,10 @@ def splits_in_order(path: Path, stack: ExitStack) -> tuple[dict[str, Callable[[]
         A folder or zip of ``SPLIT/<class>/*.png|jpg``, or of ``<class>/*.png|jpg`` without splits.
     stack : ExitStack
         Closes it.
+    convert : Conversion
+        What is done to the images.
+    labelled : bool
+        Whether images must lie in folders of classes; else those of a folder without such folders have the class "".
 
     Returns
     -------
@@ -205,17 +289,20 @@ def splits_in_order(path: Path, stack: ExitStack) -> tuple[dict[str, Callable[[]
     if without:
         left_out = _LeftOut()
         files = _files_without_splits(path, stack, left_out)
+        if not files and not labelled:
+            left_out = _LeftOut()
+            files = _files_without_classes(path, stack, left_out)
     if not files:
         seen = f"; {left_out}" if left_out.counts else ""
         raise InputError(f"{path}: holds no train/<class>/*.png or *.jpg{seen}; arrange the images like this")
 
     def of_split(chosen: list[ImageFile]) -> ImageFiles:
-        shape, _, _ = common_shape(path, chosen)
+        shape, _, _ = common_shape(path, chosen, convert)
         return ImageFiles(
             tuple(file.path for file in chosen),
             tuple(file.class_name for file in chosen),
             shape,
-            lambda part: np.stack([_decode(path, file, shape) for file in chosen[part]]),
+            lambda part: np.stack([_decode(path, file, shape, convert) for file in chosen[part]]),
         )
 
     by_split: dict[str, list[ImageFile]] = {}
@@ -224,6 +311,22 @@ def splits_in_order(path: Path, stack: ExitStack) -> tuple[dict[str, Callable[[]
     return {split: partial(of_split, chosen) for split, chosen in by_split.items()}, str(
         left_out
     ) if left_out.counts else ""
+
+
+def single_image(path: Path, convert: Conversion = AS_THEY_ARE) -> ImageFiles:
+    """One file as a split of its own, of the class "".
+
+    Parameters
+    ----------
+    path : Path
+        A PNG or JPEG.
+    convert : Conversion
+        What is done to it.
+    """
+    file = ImageFile(0, "", path.name, path.name, partial(_read_file, path))
+    shape, _, _ = common_shape(path.parent, [file], convert)
+    names, classes = (file.path,), ("",)
+    return ImageFiles(names, classes, shape, lambda part: _decode(path.parent, file, shape, convert)[None][part])
 
 
 class ImageFile(NamedTuple):
@@ -358,6 +461,29 @@ def _files_without_splits(path: Path, stack: ExitStack, left_out: _LeftOut) -> l
     return found
 
 
+def _files_without_classes(path: Path, stack: ExitStack, left_out: _LeftOut) -> list[ImageFile]:
+    """Images at the top of a folder or archive that has none in folders of classes."""
+    members: list[tuple[tuple[str, ...], str, Callable[[], bytes]]] = []
+    with damage(path):
+        if path.is_dir():
+            members = [(parts, why, partial(_read_file, path.joinpath(*parts))) for parts, why in _walk(path)]
+        else:
+            archive = open_zip(path, stack)
+            members = [
+                (parts, "", partial(_read_member, path, archive, info))
+                for parts, info in _members(path, archive, left_out)
+            ]
+    found = []
+    for parts, why, read in members:
+        name = "/".join(parts)
+        reason = why or (_FOREIGN if any(map(_is_foreign, parts)) else "")
+        if reason or not parts[-1].lower().endswith(_SUFFIXES):
+            left_out.add(reason or _NO_IMAGE, name)
+        else:
+            found.append(ImageFile(0, "", name, name, read))
+    return found
+
+
 def _check_no_splits(path: Path, images: list[tuple[str, ...]]) -> None:
     """Raise if folders of splits would be taken for classes, or for folders within classes."""
     for parts in images:
@@ -462,7 +588,9 @@ def _pillow(path: Path) -> Any:
     return Image
 
 
-def common_shape(path: Path, files: Sequence[ImageFile]) -> tuple[tuple[int, int, int], int, int]:
+def common_shape(
+    path: Path, files: Sequence[ImageFile], convert: Conversion = AS_THEY_ARE
+) -> tuple[tuple[int, int, int], int, int]:
     """Look at the headers of images, whose sizes must agree.
 
     Parameters
@@ -471,6 +599,8 @@ def common_shape(path: Path, files: Sequence[ImageFile]) -> tuple[tuple[int, int
         The folder or archive, for complaints.
     files : sequence of ImageFile
         The images, at least one.
+    convert : Conversion
+        What is done to them.
 
     Returns
     -------
@@ -483,9 +613,10 @@ def common_shape(path: Path, files: Sequence[ImageFile]) -> tuple[tuple[int, int
     colour = False
     lossy = turned = 0
     for file in files:
-        with _opened(path, file) as image:
+        with _opened(path, file, convert) as image:
             turn = _turn(image)
             size = image.size[::-1] if turn in _QUARTERS else image.size
+            size = size if convert.resize is None else convert.resize[::-1]
             sizes.setdefault(size, file)
             colour = colour or image.mode == "RGB" or (image.mode == "P" and not _is_grey(image))
             lossy += image.format != "PNG"
@@ -495,9 +626,11 @@ def common_shape(path: Path, files: Sequence[ImageFile]) -> tuple[tuple[int, int
             raise InputError(
                 f"{path}: {printable(first.name, 80)!r} has {size[0]} x {size[1]} pixels and "
                 f"{printable(second.name, 80)!r} {other[0]} x {other[1]}; bring all images to one size"
+                ", or pass --resize N"
             )
     ((width, height),) = sizes
-    return ((3 if colour else 1), height, width), lossy, turned
+    channels = {"rgb": 3, "grey": 1}.get(convert.mode, 3 if colour else 1)
+    return (channels, height, width), lossy, turned
 
 
 def _turn(image: Any) -> Any:
@@ -526,11 +659,15 @@ def _is_grey(image: Any) -> bool:
     return palette[0::3] == palette[1::3] == palette[2::3]
 
 
-def _decode(path: Path, file: ImageFile, shape: tuple[int, int, int]) -> Pixels:
+def _decode(path: Path, file: ImageFile, shape: tuple[int, int, int], convert: Conversion = AS_THEY_ARE) -> Pixels:
     """Pixels of an image, of the given (c, h, w)."""
-    with _opened(path, file) as image:
+    with _opened(path, file, convert) as image:
         turn = _turn(image)
         upright = image if turn is None else image.transpose(turn)
+        if convert.mode:
+            upright = _on_white(upright)
+        if convert.resize is not None:
+            upright = _covering(upright, *convert.resize)
         if upright.size != (shape[2], shape[1]):
             raise InputError(
                 f"{path}: {printable(file.path, 200)}: has {upright.size[1]} x {upright.size[0]} pixels, others have "
@@ -538,6 +675,38 @@ def _decode(path: Path, file: ImageFile, shape: tuple[int, int, int]) -> Pixels:
             )
         pixels = np.asarray(upright.convert("L" if shape[0] == 1 else "RGB"), dtype=np.uint8)
         return pixels.reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1)
+
+
+def _on_white(image: Any) -> Any:
+    """An image without transparency, in grey or RGB."""
+    transparent = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+    if not transparent:
+        return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode in ("1", "L") else "RGB")
+    whole = image.convert("RGBA")
+    white = _pillow(Path()).new("RGBA", whole.size, "white")
+    white.alpha_composite(whole)
+    return white.convert("L" if image.mode == "LA" else "RGB")
+
+
+def _covering(image: Any, height: int, width: int) -> Any:
+    """The middle of an image that was scaled until it just covers a size."""
+    own_width, own_height = image.size
+    if (own_height, own_width) == (height, width):
+        return image
+    # The part of the image with the proportions wanted, as Pillow scales any box of it.
+    scale = min(own_width / width, own_height / height)
+    left, top = (own_width - scale * width) / 2, (own_height - scale * height) / 2
+    box = (left, top, left + scale * width, top + scale * height)
+    plain = (
+        image
+        if image.mode in ("L", "RGB")
+        else image.convert("L" if image.mode == "1" or _is_grey_mode(image) else "RGB")
+    )
+    return plain.resize((width, height), _pillow(Path()).Resampling.BICUBIC, box=box)
+
+
+def _is_grey_mode(image: Any) -> bool:
+    return image.mode == "P" and _is_grey(image)
 
 
 def _check_format(label: str, content: bytes) -> None:
@@ -555,7 +724,7 @@ def _check_format(label: str, content: bytes) -> None:
 
 
 @contextmanager
-def _opened(path: Path, file: ImageFile) -> Iterator[Any]:
+def _opened(path: Path, file: ImageFile, convert: Conversion = AS_THEY_ARE) -> Iterator[Any]:
     """An image whose size and mode have been checked; decoders' complaints become one line."""
     label = f"{path}: {printable(file.path, 200)}"
     content = file.read()
@@ -567,9 +736,11 @@ def _opened(path: Path, file: ImageFile) -> Iterator[Any]:
             with _pillow(path).open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
                 if max(image.size) > MAX_SIDE:
                     raise InputError(f"{label}: has more than {MAX_SIDE} pixels a side; scale it down")
-                if image.mode not in ("1", "L", "P", "RGB") or "transparency" in image.info:
+                plain = image.mode in ("1", "L", "P", "RGB") and "transparency" not in image.info
+                if not plain and not (convert.mode and image.mode in _CONVERTED):
                     what = "transparent" if "transparency" in image.info else f"of the mode {image.mode}"
-                    raise InputError(f"{label}: is {what}; save it as grey or RGB, 8 bits")
+                    mend = ", or pass --convert rgb" if not convert.mode and image.mode in _CONVERTED else ""
+                    raise InputError(f"{label}: is {what}; save it as grey or RGB, 8 bits{mend}")
                 yield image
     except InputError:
         raise

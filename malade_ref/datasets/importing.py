@@ -21,7 +21,7 @@ import numpy as np
 from malade_ref.checks import InputError
 from malade_ref.datasets.cifar import CifarFiles, recognise_cifar
 from malade_ref.datasets.from_arrays import incoming_h5, incoming_npz
-from malade_ref.datasets.from_images import incoming_images
+from malade_ref.datasets.from_images import AS_THEY_ARE, Conversion, incoming_images
 from malade_ref.datasets.idx import IdxFile, find_idx_files, read_idx_labels
 from malade_ref.datasets.incoming import BLOCK_BYTES, MAX_IMAGES, Incoming, complete_splits, damage
 from malade_ref.datasets.sources import load_sources
@@ -31,7 +31,7 @@ from malade_ref.datasets.tiny_imagenet import TinyImageNetFiles, recognise_tiny_
 from malade_ref.storage import is_record, open_record
 
 
-def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
+def read_incoming(path: str | Path, stack: ExitStack, convert: Conversion = AS_THEY_ARE) -> Incoming:
     """Recognise data from outside and open it.
 
     Parameters
@@ -41,6 +41,8 @@ def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
         an ``.npz`` or an ``.h5``.
     stack : ExitStack
         Closes what the data is read from, when the blocks are used up.
+    convert : Conversion
+        What is done to image files; other data are refused with it.
     """
     if not str(path):
         raise InputError("PATH: expected a file or folder, got an empty name; name one")
@@ -51,27 +53,36 @@ def read_incoming(path: str | Path, stack: ExitStack) -> Incoming:
     if not there:
         raise InputError(f"{path}: no such file or folder; check the path")
     if suffix in (".h5", ".hdf5") and path.is_file() and is_record(path):
+        _check_files(path, convert)
         return _incoming_record(path)
-    incoming = _recognised(path, suffix, stack)
+    incoming = _recognised(path, suffix, stack, convert)
     return incoming._replace(blocks=_not_binary(path, incoming.blocks))
 
 
-def _recognised(path: Path, suffix: str, stack: ExitStack) -> Incoming:
+def _check_files(path: Path, convert: Conversion) -> None:
+    """Raise if a conversion is asked for of what are no image files."""
+    if convert != AS_THEY_ARE:
+        raise InputError(f"{path}: --resize and --convert are for image files (.png, .jpg); leave them out")
+
+
+def _recognised(path: Path, suffix: str, stack: ExitStack, convert: Conversion) -> Incoming:
     """Data that another program wrote."""
     if path.is_dir() and (idx := find_idx_files(path)):
+        _check_files(path, convert)
         return incoming_idx(idx, stack)
     if cifar := recognise_cifar(path):
+        _check_files(path, convert)
         return _with_standing(cifar.incoming(), cifar.form.name, cifar)
     if tiny := recognise_tiny_imagenet(path):
+        _check_files(path, convert)
         return _with_standing(tiny.incoming(stack), TINY_IMAGENET, tiny)
-    if path.is_dir():
-        return incoming_images(path, stack)
+    if path.is_dir() or suffix == ".zip":
+        return incoming_images(path, stack, convert)
+    _check_files(path, convert)
     if suffix == ".npz":
         return incoming_npz(path, stack)
     if suffix in (".h5", ".hdf5"):
         return incoming_h5(path, stack)
-    if suffix == ".zip":
-        return incoming_images(path, stack)
     raise InputError(
         f"{path}: expected a folder of IDX files, a folder or .zip of train/<class>/*.png|jpg, a folder or .tar.gz of "
         "CIFAR's batches, an .npz or an .h5"

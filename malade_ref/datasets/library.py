@@ -26,6 +26,7 @@ from malade_ref.checks import InputError
 from malade_ref.datasets import synthetic
 from malade_ref.datasets.cifar import FORMATS, find_cifar
 from malade_ref.datasets.download import download_gzip, payload_sha256
+from malade_ref.datasets.from_images import parse_conversion
 from malade_ref.datasets.idx import MNIST_FILES, find_idx_files
 from malade_ref.datasets.importing import incoming_idx, read_incoming
 from malade_ref.datasets.incoming import Incoming, Progress, write_dataset
@@ -248,7 +249,13 @@ def get_dataset(
 
 
 def import_dataset(
-    path: str | Path, name: str, data_dir: str | Path | None = None, progress: Progress | None = None
+    path: str | Path,
+    name: str,
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    *,
+    resize: str | None = None,
+    convert: str | None = None,
 ) -> Path:
     """Bring data from outside into a record that `load_dataset` finds.
 
@@ -258,13 +265,17 @@ def import_dataset(
         A folder of IDX files of MNIST's names; a folder or ``.tar.gz`` of CIFAR's batches (binary version); a folder or
         ``.zip`` of Tiny ImageNet; an ``.npz`` or ``.h5`` with ``images`` (uint8), ``labels`` and perhaps
         ``split`` (the words train, validation, test); a folder or ``.zip`` of ``train/<class>/*.png|jpg`` and perhaps
-        ``validation`` and ``test``; or a record of malade's own.
+        ``validation`` and ``test``, or of ``<class>/*.png|jpg``; or a record of malade's own.
     name : str
         Its name from now on: lower-case letters, digits and ``-``.
     data_dir : path, optional
         Where the record goes; by default the first folder of the search order that exists.
     progress : callable, optional
         Called now and then with the fraction done, in [0, 1], and a message.
+    resize : str, optional
+        Of image files: ``N`` or ``HxW``, to which each is scaled and cut; the data's note says so.
+    convert : {"rgb", "grey"}, optional
+        Of image files: the colours to bring them to; see `malade_ref.datasets.from_images.Conversion`.
 
     Raises
     ------
@@ -272,6 +283,7 @@ def import_dataset(
         If the data is damaged or not understood, the name is taken, or the record cannot be written.
     """
     check_dataset_name(name)
+    conversion = parse_conversion(resize, convert)
     if name == synthetic.NAME:
         raise InputError(f"--name: {name} is built in; choose another name")
     folder = _destination(data_dir)
@@ -280,7 +292,7 @@ def import_dataset(
         raise InputError(f"{target}: exists already; choose another name or delete it")
     sweep_stale(folder, ".h5")
     with ExitStack() as stack:
-        incoming = read_incoming(path, stack)
+        incoming = read_incoming(path, stack, conversion)
         _check_writable(folder)
         write_dataset(target, name, incoming, progress)
     return target

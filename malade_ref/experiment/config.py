@@ -490,6 +490,8 @@ class Evaluation:
     early_stop : bool
         Whether an image that has fallen leaves an attack in a ball, where its verdict cannot change: on a bare
         classifier, if the images are tried on nobody else. See `malade_ref.attacks.standing`.
+    quality_images : int, optional
+        Test images that models are tested on, the first of the same order; all by default.
     """
 
     num_images: int = setting(minimum=1)
@@ -497,6 +499,7 @@ class Evaluation:
     shard_size: int = setting(100, minimum=1)
     save_images: bool = False
     early_stop: bool = False
+    quality_images: int | None = setting(None, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -831,7 +834,7 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
         raise InputError(
             f"{where}.ramp: expected 0, or less than epochs, with adversarial training; change or remove it"
         )
-    _check_training(model, where)
+    check_training(model, where)
     if model.kind == "classifier":
         for key in ("sigma2", "classifier"):
             if getattr(model, key) is not None:
@@ -859,8 +862,16 @@ _OF_OBJECTIVE = {"beta": ("trades",), "pairing_weight": ("alp", "clp"), "noise":
 _OF_TRADES = ("eps", "step_size", "num_steps", "norm")
 
 
-def _check_training(model: Model, where: str) -> None:
-    """What the further settings of a training must fulfil."""
+def check_training(model: Model, where: str) -> None:
+    """Raise unless the further settings of a training go together.
+
+    Parameters
+    ----------
+    model : Model
+        Its table.
+    where : str
+        File and key, for complaints.
+    """
     plain, learns = Model(kind=model.kind), model.learns
     if model.kind != "classifier":
         for key in ("objective", "robust_check", "label_smoothing", *_OF_OBJECTIVE):

@@ -12,14 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from numpy.typing import NDArray
+
 from malade_ref import checkpoint
 from malade_ref.bundle import Bundle
 from malade_ref.bundle.manifest import read_left_out
-from malade_ref.checks import InputError
-from malade_ref.classes import with_class_names
+from malade_ref.checks import InputError, OutOfMemoryError
+from malade_ref.classes import KEY, check_class_names, listed, with_class_names
 from malade_ref.datasets import Dataset, Split
 from malade_ref.experiment.config import Experiment, Method, Model
 from malade_ref.experiment.store import Kept, Store, key_of
+from malade_ref.interop.wrap import Wrapped
 from malade_ref.network import Network, channel_statistics, make, parameters_of
 from malade_ref.robust_training import TRADES, AdversarialLogitPairing, CleanLogitPairing, Smoothed
 from malade_ref.storage import to_json
@@ -297,7 +300,9 @@ def train_or_take(
     return told(found)
 
 
-def read_files(experiment: Experiment, data: Dataset, ops: ModuleType) -> dict[str, Network]:
+def read_files(
+    experiment: Experiment, data: Dataset, ops: ModuleType, given: Mapping[str, Network] | None = None
+) -> dict[str, Network]:
     """Read the networks that models take from files, and check that they fit their tables and the data.
 
     Parameters
@@ -308,6 +313,8 @@ def read_files(experiment: Experiment, data: Dataset, ops: ModuleType) -> dict[s
         Its data.
     ops : module
         The backend.
+    given : mapping of str to Network, optional
+        Models that are there already, in place of those of their files.
 
     Raises
     ------
@@ -315,11 +322,11 @@ def read_files(experiment: Experiment, data: Dataset, ops: ModuleType) -> dict[s
         Naming the model, if a file cannot be read, or its network has other shapes or classes, is of another kind, or
         was trained at another noise.
     """
-    found = {}
+    found, given = {}, given or {}
     for name, model in experiment.models.items():
         if model.file is not None:
             try:
-                found[name] = checkpoint.load(model.file, ops=ops)
+                found[name] = given[name] if name in given else checkpoint.load(model.file, ops=ops)
                 _check_fits(model, found[name], data)
             except InputError as error:
                 raise InputError(f"models.{name}.file: {error}") from error
@@ -391,6 +398,11 @@ def check_networks(bundle: Bundle) -> list[str]:
     problems = []
     recorded, left_out = bundle.record(NETWORKS).meta, read_left_out(bundle.path) or {}
     for name, facts in recorded.items():
+        if facts.get("foreign"):  # which is not kept in a bundle
+            logged = bundle.log.networks.get(name, {}).get("fingerprint", facts["fingerprint"])
+            if logged != facts["fingerprint"]:
+                problems.append(f"environment.json: networks.{name}: another model than that of the run")
+            continue
         # A record may be kept without the network; what the log says of it is compared all the same.
         there = f"models/{name}.h5" not in left_out or (bundle.path / f"models/{name}.h5").exists()
         found = bundle.network(name).fingerprint() if there else facts["fingerprint"]
@@ -405,8 +417,10 @@ def check_networks(bundle: Bundle) -> list[str]:
 NETWORKS = "networks"
 
 
-def model_quality(model: Model, network: Network, classifiers: Mapping[str, Network], test: Split) -> dict[str, Any]:
-    """How good a trained network is on all test images.
+def model_quality(
+    model: Model, network: Network, classifiers: Mapping[str, Network], test: tuple[NDArray[Any], NDArray[Any]]
+) -> dict[str, Any]:
+    """How good a trained network is on test images.
 
     Parameters
     ----------
@@ -416,8 +430,8 @@ def model_quality(model: Model, network: Network, classifiers: Mapping[str, Netw
         The network.
     classifiers : mapping of str to Network
         For a denoiser: those that are to understand its reconstructions.
-    test : Split
-        Images.
+    test : tuple of two arrays, (n, c, h, w) and (n,)
+        Images and labels.
 
     Returns
     -------
@@ -425,7 +439,7 @@ def model_quality(model: Model, network: Network, classifiers: Mapping[str, Netw
         ``accuracy`` of a classifier; ``error`` of a denoiser at noisy images (mean of the sum of squares) and, by
         classifier, the mean ``cross_entropy`` at its reconstructions.
     """
-    x, y = network.ops.asarray(test.images()), network.ops.asarray(test.labels())
+    x, y = (network.ops.asarray(array) for array in test)
     quality: dict[str, Any] = {"kind": model.kind, "num_images": len(x)}
     if model.kind == "classifier":
         return {**quality, "accuracy": evaluate(network, Classification(), x, y)["accuracy"]}
@@ -465,6 +479,14 @@ def _check_fits(model: Model, network: Network, data: Dataset) -> None:
         raise InputError(
             f"{where}: knows {network.num_classes} classes, {data.name} has {data.num_classes}; choose another file"
         )
+    names = network.metadata.get(KEY)
+    if kind == "classifier" and isinstance(names, list | tuple):
+        own = check_class_names(where, names, network.num_classes)
+        if own[: data.num_classes] != data.class_names:
+            raise InputError(
+                f"{where}: its classes are {listed(own)}, those of {data.name} {listed(data.class_names)}; choose "
+                "another file, or bring the data's classes into its order"
+            )
     if network.dtype != "float32":
         raise InputError(f"{where}: computes in {network.dtype}, experiments in float32; choose another file")
     if model.published:
@@ -514,7 +536,46 @@ def identity_of(network: Network) -> dict[str, str]:
     network : Network
         The network.
     """
-    return {"params": network.fingerprint(), "architecture": _sha256(network.architecture())}
+    return {"params": network.fingerprint(), "architecture": _sha256(_architecture(network))}
+
+
+def is_foreign(network: Network) -> bool:
+    """Whether a model is of another library or somebody's function, which no file of ours can hold.
+
+    Parameters
+    ----------
+    network : Network
+        The model, possibly from `malade_ref.interop.wrap`.
+    """
+    return isinstance(network, Wrapped)
+
+
+def has_gradient(network: Network) -> bool:
+    """Whether a classifier has a gradient with respect to images: not every model of others does.
+
+    Parameters
+    ----------
+    network : Network
+        The classifier.
+    """
+    if not isinstance(network, Wrapped):
+        return True
+    x = network.ops.zeros((1, *network.input_shape), network.dtype)
+    try:
+        network.loss_and_gradient(x, network.predict(x))
+    except OutOfMemoryError:
+        raise
+    except InputError:
+        return False
+    return True
+
+
+def _architecture(network: Network) -> Mapping[str, Any]:
+    """What is known of a network besides its parameters."""
+    if not isinstance(network, Wrapped):
+        return network.architecture()
+    sizes = {"input_shape": list(network.input_shape), "output_shape": list(network.output_shape)}
+    return {"wrapped": network.foreign.title, "dtype": network.dtype, **sizes}
 
 
 def _sha256(value: Mapping[str, Any]) -> str:

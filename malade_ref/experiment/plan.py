@@ -7,7 +7,7 @@ how far a run is. What they are made of is the work on one image, in seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from malade_ref.attacks.cards import Target
@@ -55,7 +55,13 @@ class Step(NamedTuple):
     seconds: float
 
 
-def plan_of(experiment: Experiment, data: Dataset, *, ahead: bool = False) -> list[Step]:
+# Seconds an image: forward, forward and gradient with respect to the image, training.
+Passes = tuple[float, float, float]
+
+
+def plan_of(
+    experiment: Experiment, data: Dataset, seconds: Mapping[str, Passes] | None = None, *, ahead: bool = False
+) -> list[Step]:
     """All steps of a run, in order.
 
     Parameters
@@ -64,6 +70,9 @@ def plan_of(experiment: Experiment, data: Dataset, *, ahead: bool = False) -> li
         The experiment.
     data : Dataset
         Its data.
+    seconds : mapping of str to tuple of three float, optional
+        By model, what a pass of one image takes: forward; forward and gradient with respect to the image; a step of a
+        training. What was not measured is estimated.
     ahead : bool
         Whether workers compute all outcomes in one step, before those that take them one after another.
 
@@ -72,13 +81,13 @@ def plan_of(experiment: Experiment, data: Dataset, *, ahead: bool = False) -> li
     list of Step
         At least one.
     """
-    steps = list(_steps(experiment, data, _Work(experiment, math.prod(data.shape[1:]))))
+    steps = list(_steps(experiment, data, _Work(experiment, math.prod(data.shape[1:]), seconds or {})))
     if not ahead:
         return steps
     first = next(number for number, step in enumerate(steps) if step.kind == "attack")
-    seconds = sum(step.seconds for step in steps if step.kind == "attack")
+    altogether = sum(step.seconds for step in steps if step.kind == "attack")
     cells = [step._replace(seconds=0.0) if step.kind == "attack" else step for step in steps]
-    return [*cells[:first], Step("ahead", (), "attack and judge, all at once", seconds), *cells[first:]]
+    return [*cells[:first], Step("ahead", (), "attack and judge, all at once", altogether), *cells[first:]]
 
 
 def _steps(experiment: Experiment, data: Dataset, work: _Work) -> Iterator[Step]:
@@ -92,7 +101,8 @@ def _steps(experiment: Experiment, data: Dataset, work: _Work) -> Iterator[Step]
         yield Step("train", (name,), f"train {model.name or name}", images * work.training(model))
     for name, model in models.items():
         seconds = work.passes(model)[0] + sum(work.passes(models[other])[0] for other in experiment.protected_by(name))
-        yield Step("quality", (name,), f"test {model.name or name}", len(data.test) * seconds)
+        count = min(len(data.test), experiment.evaluation.quality_images or len(data.test))
+        yield Step("quality", (name,), f"test {model.name or name}", count * seconds)
     for name, defence in defences.items():
         if defence.search is not None:
             search = defence.search
@@ -137,12 +147,16 @@ def _steps(experiment: Experiment, data: Dataset, work: _Work) -> Iterator[Step]
 
 
 class _Work(NamedTuple):
-    """Seconds that the parts of an experiment take, whose images have so many pixels."""
+    """Seconds that the parts of an experiment take, whose images have so many pixels; some were measured."""
 
     experiment: Experiment
     pixels: int
+    measured: Mapping[str, Passes]
 
-    def passes(self, model: Model) -> tuple[float, float, float]:
+    def passes(self, model: Model) -> Passes:
+        known = [name for name, one in self.experiment.models.items() if one is model and name in self.measured]
+        if known:
+            return self.measured[known[0]]
         pixels, seconds = _SECONDS[model.architecture[0]]
         forward, gradient, training = (one * self.pixels / pixels for one in seconds[model.preset])
         return forward, gradient, training
@@ -159,7 +173,7 @@ class _Work(NamedTuple):
             seconds += self.passes(self.experiment.models[model.classifier])[1]
         return seconds
 
-    def parts(self, defence: Defence) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    def parts(self, defence: Defence) -> tuple[Passes, Passes]:
         denoiser = self.experiment.models[defence.denoiser] if defence.denoiser else None
         nothing = (0.0, 0.0, 0.0)
         classifier = self.experiment.models[defence.classifier]

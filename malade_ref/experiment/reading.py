@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from malade_ref.checks import InputError, fraction, printable
+from malade_ref.experiment.adapting import Wish, adapted
 from malade_ref.experiment.config import FURTHER, Experiment, Model, check_experiment
 from malade_ref.experiment.files import built_in_experiments, merged, read_files
 from malade_ref.experiment.pictures import KINDS
@@ -22,7 +23,15 @@ from malade_ref.experiment.tables import nearest, read_table
 from malade_ref.published import PREFIX
 from malade_ref.storage.files import MAX_PARTS, from_toml
 
-__all__ = ["Reading", "built_in_experiments", "experiment_of", "parse_change", "read_experiment", "settings_of"]
+__all__ = [
+    "Reading",
+    "built_in_experiments",
+    "experiment_of",
+    "parse_change",
+    "read_experiment",
+    "read_text",
+    "settings_of",
+]
 
 _KEY = re.compile(r"\"([^\"]+)\"|'([^']+)'|([^.\"'=\s]+)")
 
@@ -36,13 +45,16 @@ class Reading(NamedTuple):
         With all changes.
     text : str
         The file's text, without them; those that it extends follow as comments.
+    notes : tuple of str
+        What was changed so that other data fit, a line each.
     """
 
     experiment: Experiment
     text: str
+    notes: tuple[str, ...] = ()
 
 
-def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
+def read_experiment(source: str, changes: Sequence[str] = (), wish: Wish | None = None) -> Reading:
     """Read and check an experiment.
 
     Parameters
@@ -51,6 +63,8 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
         Name of a built-in experiment, or path of a TOML file.
     changes : sequence of str
         Each ``key=value``: the key dotted, the value in TOML's syntax, or a word. ``scale=NAME`` selects a scale.
+    wish : Wish, optional
+        Other data, or another size, which the experiment is brought to before the changes.
     """
     file, table, text = read_files(source)
     scales = table.pop("scales", {})
@@ -65,6 +79,9 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
             if value not in scales:
                 raise InputError(f"--set scale: {file} has no scale {value!r}; {nearest(str(value), list(scales))}")
             table = _scaled(table, value, scales[value], file)
+    notes: list[str] = []
+    if wish is not None:
+        table, notes = adapted(table, wish, file)
     for keys, value in pairs:
         if keys != ["scale"]:
             _check_subject(table, keys)
@@ -73,7 +90,20 @@ def read_experiment(source: str, changes: Sequence[str] = ()) -> Reading:
                 change = {key: change}
             table = merged(table, change, "--set ")
     experiment = _parse(table, f"{file} with --set" if changes else file)
-    return Reading(_with_published(_with_data(experiment, written), written), text)
+    return Reading(_with_published(_with_data(experiment, written), written), text, tuple(notes))
+
+
+def read_text(text: str, file: str) -> Reading:
+    """Read and check an experiment that is in no file, and extends none.
+
+    Parameters
+    ----------
+    text : str
+        TOML.
+    file : str
+        What to call it, for complaints.
+    """
+    return Reading(_parse(from_toml(file, text), file), text)
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -110,6 +140,8 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
                 del settings["defences"][name]["search"][key]
     if not experiment.evaluation.early_stop:
         del settings["evaluation"]["early_stop"]
+    if experiment.evaluation.quality_images is None:
+        del settings["evaluation"]["quality_images"]
     for key in ("tables", "figures", *KINDS):
         if not settings[key]:
             del settings[key]

@@ -109,8 +109,15 @@ def recompute(
             f"{data.name}: its test images are others than those of {bundle.path}; name a folder that holds those with "
             "--data-dir"
         )
+    foreign = [name for name in experiment.models if not (bundle.path / "models" / f"{name}.h5").exists()]
+    if foreign:
+        raise InputError(
+            f"{bundle.path}: holds no copy of {foreign[0]}, which is no network of malade's, so nothing can be "
+            "computed again; leave out --recompute"
+        )
     networks = {name: bundle.network(name, ops=ops) for name in experiment.models}
-    work = Outcomes(experiment, data, ops, networks, bundle.record("settings").meta)
+    chains = any(defence.denoiser is not None for defence in experiment.defences.values())
+    work = Outcomes(experiment, data, ops, networks, bundle.record("settings").meta if chains else {})
     other = _other_environment(bundle, ops)
     problems: list[str] = []
     compared, touched = 0, set()

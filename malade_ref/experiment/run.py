@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from malade_ref import ops as reference_ops
 from malade_ref.arrays import Array
@@ -32,7 +33,9 @@ from malade_ref.experiment.models import (
     History,
     arithmetic_of,
     facts_of_file,
+    has_gradient,
     identity_of,
+    is_foreign,
     model_quality,
     read_files,
     saved,
@@ -41,7 +44,7 @@ from malade_ref.experiment.models import (
     training_of,
 )
 from malade_ref.experiment.outcomes import Outcomes
-from malade_ref.experiment.plan import Step, plan_of
+from malade_ref.experiment.plan import Passes, Step, plan_of
 from malade_ref.experiment.plates import Plates
 from malade_ref.experiment.reading import Reading, settings_of
 from malade_ref.experiment.rehearsal import check_sizes, rehearse
@@ -106,6 +109,9 @@ def run_experiment(
     ops: ModuleType | None = None,
     watcher: Watcher | None = None,
     shared: Path | None = None,
+    data: Dataset | None = None,
+    networks: Mapping[str, Network] | None = None,
+    seconds: Mapping[str, Passes] | None = None,
     workers: Workers | None = None,
 ) -> Bundle:
     """Run an experiment, or go on with it.
@@ -126,6 +132,13 @@ def run_experiment(
         Told how it goes.
     shared : Path, optional
         Folder of what runs of a suite have in common, see `malade_ref.experiment.sharing`.
+    data : Dataset, optional
+        Images in place of those that are loaded by the experiment's name of them.
+    networks : mapping of str to Network, optional
+        Models in place of those that are read from files; those from `malade_ref.interop.wrap` among them, which the
+        bundle names and does not keep.
+    seconds : mapping of str to tuple, optional
+        As of `plan_of`.
     workers : callable, optional
         Gives a context manager with an executor whose workers attack and judge; by default this process does.
 
@@ -137,15 +150,16 @@ def run_experiment(
     experiment = reading.experiment
     ops = reference_ops if ops is None else ops
     watcher = watcher or _Nobody()
-    data = load_dataset(
-        experiment.data.name,
-        data_dir=data_dir,
-        seed=experiment.data.seed,
-        sizes=experiment.data.sizes(),
-        progress=_of_data(watcher),
-    )
+    if data is None:
+        data = load_dataset(
+            experiment.data.name,
+            data_dir=data_dir,
+            seed=experiment.data.seed,
+            sizes=experiment.data.sizes(),
+            progress=_of_data(watcher),
+        )
     check_sizes(experiment, data)
-    given = read_files(experiment, data, ops)
+    given = read_files(experiment, data, ops, networks)
     rehearse(experiment, ops)
     device = ops.describe_device()
     config = {**settings_of(experiment), "backend": ops.__name__.partition(".")[0], "data": _facts(experiment, data)}
@@ -156,7 +170,7 @@ def run_experiment(
     begin = Bundle.resume if resume else Bundle.create
     with begin(out, reading.text, config, device=device) as bundle:
         if not bundle.finished:
-            _Run(bundle, experiment, data, ops, watcher, given, shared, data_dir, workers).run()
+            _Run(bundle, experiment, data, ops, watcher, given, shared, data_dir, workers, seconds).run()
     return Bundle.open(out)
 
 
@@ -187,8 +201,9 @@ class _Run(Outcomes):
         shared: Path | None,
         data_dir: str | Path | None,
         workers: Workers | None,
+        seconds: Mapping[str, Passes] | None,
     ) -> None:
-        self.data_dir, self.workers = data_dir, workers
+        self.data_dir, self.workers, self.seconds = data_dir, workers, seconds
         self.networks: dict[str, Network] = {}
         super().__init__(experiment, data, ops, self.networks)
         self.bundle, self.watcher, self.given = bundle, watcher, given
@@ -199,11 +214,12 @@ class _Run(Outcomes):
         self.recipes: dict[str, str] = {}
         self.quality: dict[str, Any] = {}
         self.findings: dict[str, dict[str, Any]] = {"gradient": {}, "eot": {}}
+        self.audited = 0
         self.plates = Plates(self, bundle)
 
     def run(self) -> None:
         """Do every step that is not done."""
-        steps = plan_of(self.experiment, self.data, ahead=self.workers is not None)
+        steps = plan_of(self.experiment, self.data, self.seconds, ahead=self.workers is not None)
         self.watcher.plan(steps, self.bundle.path)
         do: dict[str, Callable[..., None]] = {
             "train": self.train,
@@ -238,9 +254,12 @@ class _Run(Outcomes):
             self.watcher.tell(f"{title}: {line}")
 
         def compute(checkpoint: Path) -> tuple[Network, History]:
+            # A change of somebody's code may leave no trace in what is known of a model.
+            rests_on = {model.init, model.classifier, model.teacher} - {None}
+            foreign = any(is_foreign(self.networks[other]) for other in rests_on if other is not None)
             network, history, origin = train_or_take(
                 training,
-                self.store,
+                None if foreign else self.store,
                 title=title,
                 data=self.data.name,
                 checkpoint=checkpoint,
@@ -256,6 +275,12 @@ class _Run(Outcomes):
 
     def read(self, progress: Progress, name: str) -> None:
         """Take a network from its file; the bundle keeps a copy, and goes on with that."""
+        if is_foreign(self.given[name]):  # of which there is no copy: another one cannot have come in between
+            self.networks[name] = self.given[name]
+            self.bundle.log.networks[name] = {"from": "file", "fingerprint": self.given[name].fingerprint()}
+            title = self.experiment.models[name].name or name
+            self.warn(f"{title} is no network of malade's, so this bundle holds its outcomes and no copy of it")
+            return
 
         def compute(checkpoint: Path) -> tuple[Network, History]:
             progress(0.0, "")
@@ -271,7 +296,7 @@ class _Run(Outcomes):
         def compute() -> Record:
             progress(0.0, "")
             classifiers = {other: self.networks[other] for other in self.experiment.protected_by(name)}
-            return Record({}, model_quality(model, self.networks[name], classifiers, self.data.test))
+            return Record({}, model_quality(model, self.networks[name], classifiers, self.quality_images()))
 
         def facts() -> dict[str, Any]:
             protected = {other: identity_of(self.networks[other]) for other in self.experiment.protected_by(name)}
@@ -287,10 +312,23 @@ class _Run(Outcomes):
             self.bundle.stage("quality", lambda: Record({}, self.quality), keep=True)
             self.bundle.stage(NETWORKS, self.record_networks, keep=True)
 
+    def quality_images(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Images that models are tested on, and their labels."""
+        test, count = self.data.test, self.experiment.evaluation.quality_images
+        if count is None or count >= len(test):
+            return test.images(), test.labels()
+        key = self.ops.derive_key(self.seed, "evaluation-order")
+        index = self.ops.to_host(self.ops.permutation(len(test), key=key)[:count])
+        return test.images(index), test.labels(index)
+
     def record_networks(self) -> Record:
         """What every network is, and the recipe by which it was trained here or before."""
         found = {
-            name: {"fingerprint": network.fingerprint(), "recipe": self.recipes.get(name)}
+            name: {
+                "fingerprint": network.fingerprint(),
+                "recipe": self.recipes.get(name),
+                **({"foreign": True} if is_foreign(network) else {}),
+            }
             for name, network in self.networks.items()
         }
         return Record({}, found)
@@ -463,10 +501,19 @@ class _Run(Outcomes):
         """Compare gradients with finite differences, and measure the noise of those that are random."""
         model, audit = self.defence(name), self.experiment.audit
 
+        classifier = self.networks[self.experiment.defences[name].classifier]
+        foreign = is_foreign(classifier)
+
         def compare() -> Record:
             progress(0.0, "finite differences")
             index = self.order[: audit.gradient_images]
-            return Record({}, gradient_check(model, *self.images(index), sample_index=index, seed=self.seed)._asdict())
+            try:
+                found = gradient_check(model, *self.images(index), sample_index=index, seed=self.seed)
+            except InputError as error:
+                if not foreign:  # not every model has a gradient, or answers in float64
+                    raise
+                return Record({}, {"why_not": str(error)})
+            return Record({}, found._asdict())
 
         def measure(mode: str, draws: list[int]) -> Record:
             progress(0.5, f"draws, {mode}")
@@ -474,13 +521,19 @@ class _Run(Outcomes):
             options = {"num_draws": draws, "mode": mode, "sample_index": index, "seed": self.seed}
             return Record({}, eot_check(model, *self.images(index), **options)._asdict())
 
-        self.findings["gradient"][name] = dict(self.bundle.stage(f"audit/{name}/gradient", compare).meta)
-        if model.stochastic:
+        self.audited += 1
+        found = dict(self.bundle.stage(f"audit/{name}/gradient", compare).meta)
+        if "why_not" in found:
+            title = self.experiment.defences[name].name
+            self.warn(f"the gradients of {title} were not compared with finite differences ({found['why_not']})")
+        else:
+            self.findings["gradient"][name] = found
+        if model.stochastic and not (foreign and not has_gradient(classifier)):
             self.findings["eot"][name] = {
                 mode: dict(self.bundle.stage(f"audit/{name}/eot-{mode}", partial(measure, mode, draws)).meta)
                 for mode, draws in self.draws_of_attacks(name).items()
             }
-        if len(self.findings["gradient"]) == len(self.experiment.defences):
+        if self.audited == len(self.experiment.defences):
             self.bundle.stage("audit", lambda: Record({}, self.findings), keep=True)
 
     def draws_of_attacks(self, name: str) -> dict[str, list[int]]:

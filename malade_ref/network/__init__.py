@@ -8,7 +8,7 @@ from .colour import STATISTICS, channel_statistics, cifar_resnet, madry_wide_res
 from .denoisers import conv_sdae, dncnn, unet
 from .losses import LOSSES, LossGradient, join, loss_ops
 from .network import Network, check_finite, fingerprint
-from .registry import BUILDERS, PRESETS, make, parameters_of
+from .registry import BUILDERS, PRESETS, fitting, make, parameters_of
 from .resnets import resnet, wide_resnet
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "conv_sdae",
     "dncnn",
     "fingerprint",
+    "fitting",
     "join",
     "loss_ops",
     "madry",

@@ -46,6 +46,29 @@ def parameters_of(kind: str, name: str | None = None) -> tuple[str, ...]:
     return tuple(inspect.signature(_builder(kind, name)).parameters)
 
 
+def fitting(kind: str, shape: Sequence[int]) -> str | None:
+    """Which network to take for images that the first of its kind, which is made for MNIST, does not take.
+
+    Parameters
+    ----------
+    kind : {"classifier", "denoiser"}
+        What it is to be.
+    shape : sequence of int
+        (c, h, w) of an image.
+
+    Returns
+    -------
+    str or None
+        Its name; None for grey images of 28 x 28, for which the first is made.
+    """
+    if tuple(shape) == (1, 28, 28):
+        return None
+    if kind == "classifier":
+        return "cifar-resnet"
+    # A small U-Net halves images twice.
+    return "unet" if all(side % 4 == 0 for side in shape[1:]) else "dncnn"
+
+
 def make(
     kind: str,
     name: str | None,

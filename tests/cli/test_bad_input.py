@@ -182,8 +182,8 @@ def test_import_of_damaged_files(malade: Malade, files: Path, tmp_path: Path) ->
 # Images and labels ---------------------------------------------------------------------------------------------------
 
 COMMANDS = {
-    "train": ("train", "classifier", "{input}", "--preset", "small", "--out", "out.h5"),
-    "train denoiser": ("train", "denoiser", "{input}", "--preset", "small", "--out", "out.h5"),
+    "train": ("train", "classifier", "{input}", "--network", "cnn", "--preset", "small", "--out", "out.h5"),
+    "train denoiser": ("train", "denoiser", "{input}", "--network", "sdae", "--preset", "small", "--out", "out.h5"),
     "attack": ("attack", "fgsm", "{input}", "--model", "{files}/cnn.h5", "--out", "out.npz"),
     "purify": (
         "purify",
@@ -232,11 +232,17 @@ def test_images(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npz"]
 
 
-@pytest.mark.parametrize("command", ["train", "attack", "predict", "certify"])
+@pytest.mark.parametrize("command", ["attack", "predict", "certify"])
 def test_labels_out_of_range(malade: Malade, files: Path, tmp_path: Path, command: str) -> None:
     np.savez(tmp_path / "in.npz", x=X, y=np.array([0, 10, 2]))
     words = [word.format(input="in.npz", files=files) for word in COMMANDS[command]]
     assert "in.npz: y: expected labels in 0..9, label 1 is 10" in malade.fails(*words)
+
+
+def test_more_classes_than_any_network_has(malade: Malade, files: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=X, y=np.array([0, 1 << 20, 2]))
+    words = [word.format(input="in.npz", files=files) for word in COMMANDS["train"]]
+    assert "in.npz: y: expected labels in 0..65535, got 1048576" in malade.fails(*words)
 
 
 @pytest.mark.parametrize("command", ["train", "attack", "certify"])

@@ -48,8 +48,8 @@ def test_training_by_command(files: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "more", "message"),
     [
-        ("classifier", (), "expected images of shape (1, 28, 28)"),
-        ("classifier", ("--depth", "8"), "depth: cnn has no such setting"),
+        ("classifier", ("--network", "cnn"), "expected images of shape (1, 28, 28)"),
+        ("denoiser", ("--network", "sdae"), "expected images of shape (1, 28, 28)"),
         ("classifier", ("--network", "cifar-resnet", "--depth", "9"), "depth: expected 6 n + 2"),
         ("classifier", ("--network", "cifar-resnet", "--width", "0"), "width: expected an integer >= 1"),
         ("classifier", ("--network", "unet"), "--network: unet is no classifier"),

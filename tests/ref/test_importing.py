@@ -390,7 +390,9 @@ def test_grey_pictures(tmp_path: Path) -> None:
         (lambda: {"train/a\n/1.png": picture(pixels(1)[0])}, "printable"),
         (lambda: {f"train/{'9' * 5000}/1.png": picture(pixels(1)[0])}, "short"),
         (lambda: {"x/train/a/1.png": picture(pixels(1)[0]), "y/train/a/1.png": picture(pixels(1)[0])}, "several"),
-        (lambda: {"train/1.png": picture(pixels(1)[0])}, "holds no train"),
+        (lambda: {"train/1.png": picture(pixels(1)[0])}, "in no class folder"),
+        (lambda: {"a/1.png": picture(pixels(1)[0])}, "one class only, 'a'"),
+        (lambda: {"1.png": picture(pixels(1)[0])}, "holds no train"),
     ],
 )
 def test_bad_pictures(tmp_path: Path, members: Callable[[], dict[str, bytes]], words: str) -> None:
