@@ -27,7 +27,7 @@ def mixture_records(rounds: int, threads: int, *, quick: bool) -> Iterator[dict[
     """A record for each size, as `bench.__main__` prints and keeps them; without a peer if there is no scikit-learn."""
     for m, d in SIZES:
         ours = make_mixture(m, d)
-        x, _ = ours.sample(POINTS // 10 if quick else POINTS, stream=0)
+        x, _ = ours.sample(POINTS // 10 if quick else POINTS, seed=0)
         runs = {"ref": lambda ours=ours, x=x: ours.score(x)}
         try:
             log_density = sklearn_log_density(ours, threads)

@@ -69,6 +69,20 @@ resnet_v2 = _with_these_ops(malade_ref.resnet_v2)
 unet = _with_these_ops(malade_ref.unet)
 load = _with_these_ops(malade_ref.load)
 
+
+def __getattr__(name: str) -> Any:
+    # Drivers that take their arrays from a model are those of the reference, whole modules as `attacks` is.
+    if name in _DRIVERS:
+        return getattr(malade_ref, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DRIVERS})
+
+
+_DRIVERS = ("audit", "certify", "evaluation", "objectives", "training")
+
 __all__ = [
     "MALADE",
     "DenoiserScore",

@@ -101,4 +101,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    from pkgutil import iter_modules
+
+    modules = {name for _, name, _ in iter_modules(__path__) if not name.startswith("_")}
+    return sorted({*globals(), *__all__, *modules})

@@ -47,6 +47,7 @@ from typing import Any, NamedTuple
 from .arrays import Array
 from .checks import InputError, check_choice, check_count, check_model, check_number
 from .network import Network
+from .showing import shortly
 from .statistics import Estimate, even_split_p_value, lower_quantile, wilson
 
 # Draws of one image that share a step of the noise's counter. A part of the addresses: another number, other noise.
@@ -61,6 +62,7 @@ SHARE_OF_FIRST = 0.9
 Progress = Callable[[float, str], None]
 
 
+@shortly
 class Certificates(NamedTuple):
     """What is certain about images, each with a probability of error of at most alpha.
 
@@ -91,6 +93,7 @@ class Certificates(NamedTuple):
         return self.predicted == self.label
 
 
+@shortly
 class Predictions(NamedTuple):
     """Answers of a smoothed classifier, each wrong about its own majority with a probability of at most alpha.
 

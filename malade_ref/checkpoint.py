@@ -1,8 +1,9 @@
-"""Networks and training states on the disk, as records of HDF5 (see :mod:`malade_ref.storage`).
+"""Networks and training states on the disk, as records of HDF5 (see :mod:`malade_ref.storage`) or as safetensors.
 
 A network's file holds its parameters as ``params/<name>``, and its architecture and metadata as JSON. Nothing
 in it is ever executed, and an architecture from a stranger's file passes through the same checks as one from
-a program.
+a program. A file whose name ends in ``.safetensors`` holds the same in that format, for other libraries: parameters
+under their own names, architecture and metadata as texts (:mod:`malade_ref.storage.safetensors`).
 
 In half precision a file takes half the room. The network that is read from it computes in float32, with the rounded
 parameters; its metadata say which network was rounded, see `unrounded`.
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, printable
 from malade_ref.network import Network
 from malade_ref.published import network_file
-from malade_ref.storage import Record, load_record, one_line, save_record
+from malade_ref.storage import Record, from_json, load_record, one_line, save_record, to_json
+from malade_ref.storage.safetensors import FORMAT, is_safetensors, load_safetensors, save_safetensors
 
+_KIND = "network"
 _PREFIX = "params/"
 _ROUNDED = "rounded"
 
@@ -35,7 +38,7 @@ def save(network: Network, path: str | Path, *, half: bool = False) -> None:
     network : Network
         Its parameters may live on any device.
     path : path
-        The file, by custom ``*.h5``; its folder must exist.
+        The file: ``*.safetensors``, or HDF5, by custom ``*.h5``; its folder must exist.
     half : bool
         Whether to round the parameters to float16.
 
@@ -54,7 +57,11 @@ def save(network: Network, path: str | Path, *, half: bool = False) -> None:
         before, after = unrounded(network), rounded.fingerprint()
         metadata = {**metadata, _ROUNDED: {"from": before, "to": after}} if before != after else metadata
     meta = {"architecture": network.architecture(), "metadata": metadata}
-    save_record(path, arrays, meta, kind="network")
+    if not is_safetensors(path):
+        save_record(path, arrays, meta, kind=_KIND)
+        return
+    texts = {key: to_json(f"{path}: {key}", value, indent=None) for key, value in meta.items()}
+    save_safetensors(path, {name.removeprefix(_PREFIX): array for name, array in arrays.items()}, texts, kind=_KIND)
 
 
 def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
@@ -72,7 +79,7 @@ def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
     Network
         Its parameters have the values that were saved; those in half precision become float32.
     """
-    arrays, meta = load_record(network_file(path), kind="network")
+    arrays, meta = _from_safetensors(path) if is_safetensors(path) else load_record(network_file(path), kind=_KIND)
     params = {
         name.removeprefix(_PREFIX): array.astype(np.float32) if array.dtype == np.float16 else array
         for name, array in arrays.items()
@@ -90,6 +97,21 @@ def load(path: str | Path, *, ops: ModuleType | None = None) -> Network:
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         # What a layer cannot make sense of, it may complain about in any of these ways.
         raise InputError(f"{path}: describes no network ({one_line(error)}); choose another file") from error
+
+
+def _from_safetensors(path: str | Path) -> Record:
+    """What a record of the same network holds."""
+    arrays, texts = load_safetensors(path)
+    if texts.get(FORMAT) != f"malade-{_KIND}":
+        raise InputError(
+            f"{path}: has no architecture, as malade export writes it, so it is no network yet; load it into your own "
+            "model of PyTorch, of which malade_ref.interop.from_torch or wrap makes one"
+        )
+    meta = {key: from_json(f"{path}: {key}", texts.get(key, "{}")) for key in ("architecture", "metadata")}
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise InputError(f"{path}: {printable(name, 80)}: expected floats, got {array.dtype}; choose another file")
+    return Record({_PREFIX + name: array for name, array in arrays.items()}, meta)
 
 
 def unrounded(network: Network) -> str:

@@ -34,6 +34,7 @@ from .draws import Group, groups, mean
 from .network import LossGradient, Network, join, loss_ops
 from .pickling import NamesBackend
 from .sampling import ChainSettings, Stream, last_position, last_position_with_vjp, run_chain
+from .showing import Positions, defence_html, defence_line
 
 MODES = ("exact", "bpda", "bpda-denoiser")
 EXPECTATIONS = ("loss", "logits")
@@ -107,7 +108,10 @@ class MALADE(NamesBackend):
 
     def __repr__(self) -> str:
         """Return the settings on one line."""
-        return f"MALADE({self.chain}, seed={self.stream.seed})"
+        return defence_line(self)
+
+    def _repr_html_(self) -> str:
+        return defence_html(self)
 
     def purify(
         self, x: Array, *, sample_index: Array | None = None, stream: Stream | None = None, draw: int = 0
@@ -141,14 +145,14 @@ class MALADE(NamesBackend):
         Returns
         -------
         list of arrays of shape (n, c, h, w)
-            num_steps + 1 positions, x first.
+            num_steps + 1 positions, x first; in a notebook they show themselves.
 
         Notes
         -----
         The others are those of `purify`.
         """
         key, index = self._noise(x, sample_index, stream, draw)
-        return run_chain(x, self.denoiser, self.chain, key=key, sample_index=index)
+        return Positions(run_chain(x, self.denoiser, self.chain, key=key, sample_index=index))
 
     def logits(
         self,

@@ -340,7 +340,7 @@ class GaussianMixture(NamesBackend):
     # Points.
 
     def sample(
-        self, n: int, *, stream: int | tuple[int, str], draw: int = 0, sample_index: Array | None = None
+        self, n: int, *, seed: int | tuple[int, str], draw: int = 0, sample_index: Array | None = None
     ) -> tuple[Array, Array]:
         """Draw independent points and their classes.
 
@@ -348,8 +348,8 @@ class GaussianMixture(NamesBackend):
         ----------
         n : int
             How many.
-        stream : Stream or int
-            Whose random numbers: a seed and a name, or a seed.
+        seed : int or Stream
+            Of the random numbers; with a name of its own, a `Stream`.
         draw : int
             Which repetition.
         sample_index : array of shape (n,), integer, optional
@@ -365,7 +365,7 @@ class GaussianMixture(NamesBackend):
         check_count("n", n, minimum=0)
         ops = self.ops
         index = ops.arange(n) if sample_index is None else ops.check_sample_index("sample_index", sample_index, n)
-        seed, name = (stream, "mixture") if isinstance(stream, int) else stream
+        seed, name = (seed, "mixture") if isinstance(seed, int) else seed
         which = {"key": ops.derive_key(seed, f"{name}: component", draw), "sample_index": index, "dtype": "float64"}
         level = ops.to_host(ops.uniform((), **which))
         component = np.searchsorted(np.cumsum(self.weights)[:-1], level, side="right")
@@ -563,6 +563,10 @@ class DenoiserScore(NamesBackend):
         self.denoiser = denoiser
         self.sigma = check_number("sigma", sigma, above=0)
         self.ops = denoiser.ops
+
+    def __repr__(self) -> str:
+        """Return the denoiser and sigma on one line."""
+        return f"DenoiserScore({self.denoiser!r}, sigma={self.sigma:.6g})"
 
     def score(self, x: Array) -> Array:
         """Gradient of the log density.

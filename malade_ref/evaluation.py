@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from .arrays import Array
 from .attacks.cards import KINDS, Profile, card_of
 from .checks import InputError, check_shape
+from .showing import shortly
 from .statistics import (
     CONFIDENCE,
     clopper_pearson,
@@ -46,6 +47,7 @@ NUM_VOTES = (1, 10, 128)
 NUM_SUBMISSIONS = (1, 10, 100)
 
 
+@shortly
 class Cell(NamedTuple):
     """Outcomes of one defence under one attack at one eps.
 
@@ -151,6 +153,7 @@ class Cell(NamedTuple):
         return self.correct.mean(axis=1)
 
 
+@shortly
 class Outcomes(NamedTuple):
     """Right and wrong answers, sample by sample.
 

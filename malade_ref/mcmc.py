@@ -9,7 +9,7 @@ alpha and delta^2 = 2 alpha; on N(0, 1) its stationary variance is (delta^2 / 2 
 
 A density is an object with ``score`` (MALA: also ``log_density``) and ``ops``. `init` and `step` are the algorithm,
 `walk` repeats the step. Many walkers move side by side, each with its own noise, which is addressed by
-(stream, draw, step, walker): a walker goes the same way in any company, but for rounding.
+(seed, draw, step, walker): a walker goes the same way in any company, but for rounding.
 
 References
 ----------
@@ -27,6 +27,7 @@ from .arrays import Array
 from .checks import InputError, check_count, check_number
 from .density import GaussianMixture
 from .sampling import Info, State, Stream
+from .showing import shortly
 
 
 class Density(Protocol):
@@ -88,6 +89,7 @@ class Keys(NamedTuple):
     accept: tuple[int, int]
 
 
+@shortly
 class Walk(NamedTuple):
     """What came of many steps.
 
@@ -130,15 +132,15 @@ def mala(alpha: float) -> Langevin:
     return ula(alpha)._replace(metropolis=True)
 
 
-def keys_of(ops: ModuleType, stream: Stream, draw: int = 0) -> Keys:
+def keys_of(ops: ModuleType, seed: int | Stream, draw: int = 0) -> Keys:
     """Keys of a chain's random numbers.
 
     Parameters
     ----------
     ops : module
         The backend.
-    stream : Stream
-        Whose numbers.
+    seed : int or Stream
+        Of the numbers; with a name of its own, a `Stream`.
     draw : int
         Which repetition.
 
@@ -147,7 +149,7 @@ def keys_of(ops: ModuleType, stream: Stream, draw: int = 0) -> Keys:
     Keys
         For `step`.
     """
-    seed, name = stream
+    seed, name = (seed, "chain") if isinstance(seed, int) else seed
     return Keys(ops.derive_key(seed, name, draw), ops.derive_key(seed, f"{name}: accept", draw))
 
 
@@ -223,7 +225,7 @@ def walk(
     settings: Langevin,
     *,
     num_steps: int,
-    stream: Stream,
+    seed: int | Stream,
     draw: int = 0,
     sample_index: Array | None = None,
     first_step: int = 0,
@@ -241,8 +243,8 @@ def walk(
         Of the chain, see `ula` and `mala`.
     num_steps : int
         Number of steps, >= 0.
-    stream : Stream
-        Whose random numbers.
+    seed : int or Stream
+        Of the random numbers, as for `keys_of`.
     draw : int
         Which repetition.
     sample_index : array of shape (n,), integer, optional
@@ -259,7 +261,7 @@ def walk(
         raise InputError(f"keep_every: expected a divisor of num_steps = {num_steps}, got {piece}")
     index = ops.arange(len(x)) if sample_index is None else sample_index
     ops.check_sample_index("sample_index", index, len(x))
-    keys = keys_of(ops, stream, draw)
+    keys = keys_of(ops, seed, draw)
     run = _pieces_on_mixture if isinstance(density, GaussianMixture) else _pieces
     num_accepted, kept = 0 * ops.arange(len(x)), []
     for position, moves in run(x, density, settings, keys, index, range(first_step, first_step + num_steps), piece):

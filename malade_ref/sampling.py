@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from .arrays import Array
 from .network import Network
+from .showing import shortly
 
 Key = tuple[int, int] | Array
 
@@ -61,6 +62,7 @@ class ChainSettings(NamedTuple):
     clip: bool = True
 
 
+@shortly
 class State(NamedTuple):
     """The state of a batch of chains: of images here, of points in `malade_ref.mcmc`.
 
@@ -80,6 +82,7 @@ class State(NamedTuple):
     log_density: Array | None = None
 
 
+@shortly
 class Info(NamedTuple):
     """What a step drew and computed.
 

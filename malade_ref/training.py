@@ -53,9 +53,10 @@ from .objectives import (
 from .objectives import (
     SupervisedDenoising as SupervisedDenoising,
 )
+from .showing import History as History
+from .showing import shortly
 from .training_options import Options as Options
 
-History = dict[str, list[float]]
 Progress = Callable[[float, str], None]
 Images = tuple[Array, Array]
 
@@ -64,6 +65,7 @@ OPTIMIZERS = ("adam", "sgd")
 PLAIN = Options()
 
 
+@shortly
 class Fitted(NamedTuple):
     """A trained network.
 
@@ -236,7 +238,7 @@ def fit(
     stopped = {} if state.stopped is None else {"stopped": state.stopped}
     metadata = {**network.metadata, "training": {**settings, "steps": state.step, **stopped}}
     params = options.result(state.params, state.average, state.step) if state.stopped is None else state.best
-    return Fitted(network.replace_params(params, metadata), state.history)
+    return Fitted(network.replace_params(params, metadata), History(state.history))
 
 
 def training_settings(
@@ -320,7 +322,7 @@ class _State(NamedTuple):
     first: Parameters
     second: Parameters
     sums: dict[str, float]
-    history: History
+    history: dict[str, list[float]]
     average: Parameters
     best: Parameters
     stopped: dict[str, Any] | None = None

@@ -28,7 +28,7 @@ TOP_LEVEL = {
 LAYERS = (
     ("checks", "arrays", "classes", "pickling"),
     ("ops", "storage", "statistics"),
-    ("diagnostics", "published"),
+    ("diagnostics", "published", "showing"),
     ("layers",),
     ("network", "density"),
     ("sampling", "mcmc", "minimiser", "datasets", "checkpoint", "bundle"),

@@ -39,42 +39,13 @@ from ..draws import mean
 from ..layers import Shape
 from ..network import LossGradient, loss_ops
 from ..sampling import Stream
+from .result import AttackResult as AttackResult
 
 SEARCH, JUDGE, START, PROPOSAL = "attack-search", "attack-judge", "attack-start", "attack-proposal"
 
 # Logits depend a little on the size of the batch, since their sums are rounded in another order. So much at most, as a
 # share of the largest logit.
 ROUNDING = {"float32": 64 * 2.0**-23, "float64": 64 * 2.0**-52}
-
-
-class AttackResult(NamedTuple):
-    """What an attack found, one entry a sample.
-
-    Attributes
-    ----------
-    x_adv : array of shape (n, c, h, w), the images' dtype
-        Adversarial images, in the ball and in [0, 1].
-    success : array of shape (n,), bool
-        Whether the model is wrong about x_adv; for a stochastic model, by the mean logits of the judging draws. What
-        rounding could undo is no success: it holds for the image alone and in any batch.
-    loss : array of shape (n,)
-        Cross entropy at x_adv, in nats; for a stochastic model, the mean over the judging draws.
-    distance : array of shape (n,), float64
-        Distance of x_adv from the clean image in the attack's norm, in pixel units. Where an attack that looks for the
-        nearest wrong image found one only beyond the ``eps`` it was given, x_adv is the clean image, without success,
-        and this is the distance of the find: above ``eps``. Where it found none at all it is 0.
-    num_queries : array of shape (n,), int64
-        Evaluations of the whole model spent, each draw counted, those for gradients included.
-    num_gradients : array of shape (n,), int64
-        Gradients of the whole model spent, each draw counted.
-    """
-
-    x_adv: Array
-    success: Array
-    loss: Array
-    distance: Array
-    num_queries: Array
-    num_gradients: Array
 
 
 class Model(Protocol):

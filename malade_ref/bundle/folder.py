@@ -41,6 +41,7 @@ from malade_ref import checkpoint
 from malade_ref.bundle.environment import Log, read_log, source_sha256
 from malade_ref.bundle.layout import (
     CONFIG,
+    CROISSANT,
     ENVIRONMENT,
     EXPERIMENT,
     FIGURES,
@@ -488,12 +489,12 @@ class Bundle:
         Parameters
         ----------
         files : mapping of str to str or bytes
-            Contents of ``report.md``, ``results.json`` and ``figures/*``, by name.
+            Contents of ``report.md``, ``results.json``, ``croissant.json`` and ``figures/*``, by name.
         """
         if not self.finished:
             raise InputError(f"{self.path}: is not finished; malade run --resume finishes it")
         for name in files:
-            if check_name("file", name) not in (REPORT, RESULTS) and not name.startswith(f"{FIGURES}/"):
+            if check_name("file", name) not in (REPORT, RESULTS, CROISSANT) and not name.startswith(f"{FIGURES}/"):
                 raise InputError(f"{name}: is not derived from the outcomes; only report and figures can be redrawn")
         manifest = read_manifest(self.path)
         # A kill on the way leaves files that do not match the manifest; drawing again mends it.

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from malade_ref.bundle.layout import CONFIG, ENVIRONMENT, MANIFEST, MODELS, OUTCOMES, state_of
+from malade_ref.bundle.layout import CONFIG, CROISSANT, ENVIRONMENT, MANIFEST, MODELS, OUTCOMES, state_of
 from malade_ref.bundle.manifest import LeftOut, read_left_out, read_manifest, verify, write_manifest
 from malade_ref.checks import InputError
 from malade_ref.storage import cannot_write, file_sha256, make_folder, open_record, write_record
@@ -70,6 +70,11 @@ def keep_record(path: str | Path, out: str | Path) -> dict[str, LeftOut]:
                 files[name] = _copy(source, part / name)
                 if files[name] != manifest[name]:
                     raise InputError(f"{source}: was changed meanwhile; give a bundle that nothing works on")
+        if CROISSANT in files and files.get(OUTCOMES) != manifest.get(OUTCOMES):
+            # It names the outcomes by their SHA-256.
+            text = (part / CROISSANT).read_bytes().replace(manifest[OUTCOMES].encode(), files[OUTCOMES].encode())
+            (part / CROISSANT).write_bytes(text)
+            files[CROISSANT] = file_sha256(part / CROISSANT)
         _copy(path / ENVIRONMENT, part / ENVIRONMENT)
         write_manifest(part, files, left_out)
     return left_out

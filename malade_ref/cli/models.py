@@ -1,10 +1,11 @@
-"""``malade models``: which trained networks there are, what they are, copies of them, and away with them."""
+"""``malade models`` and ``export``: which trained networks there are, what they are, copies, and away with them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from malade_ref.experiment.models import TRAINING_VERSION
 from malade_ref.experiment.store import OFF, VARIABLE, Entry, Store, store_folder
 from malade_ref.network import Network
 from malade_ref.published import PREFIX, network_file, published_networks
+from malade_ref.storage.safetensors import is_safetensors
 
 DAYS = 90.0
+FORMATS = ("h5", "safetensors")
 SHOWN = 12  # digits of a fingerprint
 
 
@@ -46,15 +49,23 @@ def add_commands(commands: Any) -> None:
     show = actions.add_parser("show", help="how a network was trained, and how good it was", allow_abbrev=False)
     show.add_argument("model", metavar="NAME", help="its name, or the first digits of its fingerprint")
     show.set_defaults(command=_show)
-    export = actions.add_parser("export", help="write a network to a file of its own", allow_abbrev=False)
-    export.add_argument(
-        "model", metavar="NAME|FILE.h5", help=f"its name, the first digits of its fingerprint, {PREFIX}NAME, or a file"
+    # The same under the name that it had first; without help it is not listed.
+    kept = actions.add_parser("export", allow_abbrev=False)
+    export = commands.add_parser(
+        "export", help="write a network to a file of its own: HDF5 or safetensors", allow_abbrev=False
     )
-    export.add_argument("out", metavar="OUT.h5", help="the file, which must not exist")
-    export.add_argument(
-        "--half", action="store_true", help="round its parameters to half precision: half the size; computes in float32"
-    )
-    export.set_defaults(command=_export)
+    for parser in (export, kept):
+        parser.add_argument(
+            "model", metavar="NAME|FILE", help=f"its name, the first digits of its fingerprint, {PREFIX}NAME, or a file"
+        )
+        parser.add_argument("out", metavar="OUT", help="the file, .h5 or .safetensors, which must not exist")
+        parser.add_argument("--format", choices=FORMATS, help="of the file; by default what its name ends in")
+        parser.add_argument(
+            "--half",
+            action="store_true",
+            help="round its parameters to half precision: half the size; computes in float32",
+        )
+        parser.set_defaults(command=_export)
     remove = actions.add_parser("remove", help="remove networks", allow_abbrev=False)
     remove.add_argument("model", metavar="NAME", nargs="*", help="names, or the first digits of fingerprints")
     which = remove.add_mutually_exclusive_group()
@@ -67,7 +78,7 @@ def add_commands(commands: Any) -> None:
         "--yes", action="store_true", help="with --all or --unused: do it, do not only say what would go"
     )
     remove.set_defaults(command=_remove)
-    for action in (listing, show, export, remove):
+    for action in (listing, show, export, kept, remove):
         action.add_argument("--store", metavar="DIR", default="", help=f"the folder; {VARIABLE} does the same")
 
 
@@ -135,12 +146,14 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    network = _found(arguments)
     out = Path(arguments.out)
-    if out.suffix != ".h5":
-        raise InputError(f"{out}: expected a name that ends in .h5")
-    if out.exists():
+    word = out.suffix.removeprefix(".").lower()
+    if word not in FORMATS or word != (arguments.format or word):
+        endings = f".{arguments.format}" if arguments.format else " or ".join(f".{name}" for name in FORMATS)
+        raise InputError(f"{out}: expected a name that ends in {endings}")
+    if os.path.lexists(out):
         raise InputError(f"{out}: exists already; choose another name")
+    network = _found(arguments)
     save(network, out, half=arguments.half)
     written = load(out)
     precision = "half precision" if arguments.half else written.dtype
@@ -154,7 +167,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _found(arguments: argparse.Namespace) -> Network:
     """A network by its file or its name."""
     name = arguments.model
-    if name.startswith(PREFIX) or name.endswith(".h5"):
+    if name.startswith(PREFIX) or name.endswith(".h5") or is_safetensors(name):
         return load(name)
     store = _store(arguments)
     entry = _only(name, _named(store, name))

@@ -137,7 +137,9 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--schedule", choices=SCHEDULES, default="one-cycle")
     train.add_argument("--optimizer", choices=OPTIMIZERS, default="adam")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--sigma2", type=number, default=0.15, help="denoiser: variance of the noise")
+    noise = train.add_mutually_exclusive_group()
+    noise.add_argument("--sigma", type=number, help="denoiser: standard deviation of the noise")
+    noise.add_argument("--sigma2", type=number, help="the same by its square, the variance; 0.15 by default")
     train.add_argument("--classifier", metavar="MODEL", help="denoiser: the classifier it is to protect (sDAE)")
     train.add_argument("--ce-weight", type=float, default=1.0, help="sDAE: weight of the classifier's cross entropy")
     train.add_argument("--adversarial", metavar="METHOD", help="classifier: attack to train on, such as pgd")
@@ -421,7 +423,7 @@ def _model_table(arguments: argparse.Namespace) -> Model:
         optimizer=arguments.optimizer,
         init=arguments.init,
         adversarial=adversarial,
-        sigma2=check_number("--sigma2", arguments.sigma2, above=0),
+        sigma2=_variance(arguments),
         classifier=arguments.classifier,
         ce_weight=check_number("--ce-weight", arguments.ce_weight, minimum=0),
     )
@@ -433,6 +435,14 @@ def _model_table(arguments: argparse.Namespace) -> Model:
 
 def _optional(name: str, value: float | None, **limits: float) -> float | None:
     return None if value is None else check_number(name, value, **limits)
+
+
+def _variance(arguments: argparse.Namespace) -> float:
+    """The variance of the training noise."""
+    if arguments.sigma is not None:
+        # As in experiments: 0.1 gives 0.01.
+        return float(f"{check_number('--sigma', arguments.sigma, above=0, maximum=1e6) ** 2:.15g}")
+    return check_number("--sigma2", 0.15 if arguments.sigma2 is None else arguments.sigma2, above=0)
 
 
 def needed_labels(y: NDArray[np.int64] | None, source: str, *, needed: bool, count: int) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from malade_ref.checks import InputError, check_count, check_integer, check_ndim
 from malade_ref.datasets.synthetic import synthetic_digits, synthetic_labels
 from malade_ref.datasets.validation import check_labels
+from malade_ref.showing import dataset_line, shortly
 from malade_ref.storage import RecordReader, open_record
 
 Pixels = NDArray[np.uint8]
@@ -56,6 +57,7 @@ class Source(Protocol):
         """
 
 
+@shortly
 @dataclass(frozen=True, eq=False)
 class ArraySource:
     """Images that are in memory.
@@ -183,6 +185,7 @@ def _numbers(rows: slice | Labels) -> Labels:
     return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
 
 
+@shortly
 @dataclass(frozen=True)
 class Split:
     """Consecutive images of a source, read in slices.
@@ -323,6 +326,10 @@ class Dataset:
     class_names: tuple[str, ...]
     note: str
     location: str = ""
+
+    def __repr__(self) -> str:
+        """Return the name and the sizes on one line."""
+        return dataset_line(self)
 
     def cut(self, sizes: Mapping[str, int] | None) -> Dataset:
         """The same data set with the first images of some splits only.

@@ -191,7 +191,7 @@ class Model:
     teacher : str, optional
         For a classifier: learn the answers of this one in place of the labels, as a surrogate of it.
     sigma2 : float, optional
-        For a denoiser: variance of the training noise, pixels in [0, 1].
+        For a denoiser: variance of the training noise, pixels in [0, 1]. Files may give its root instead, ``sigma``.
     classifier : str, optional
         For an sDAE: the frozen classifier that it is to protect.
     ce_weight : float
@@ -847,7 +847,7 @@ def _check_model(experiment: Experiment, model: Model, where: str) -> None:
             check_method(model.adversarial, f"{where}.adversarial", training=True)
         return
     if model.sigma2 is None:
-        raise InputError(f"{where}.sigma2: missing; expected the variance of the noise that the denoiser is to remove")
+        raise InputError(f"{where}.sigma: missing; expected the standard deviation of the noise that it is to remove")
     if model.adversarial is not None:
         raise InputError(f"{where}.adversarial: only classifiers can be trained on attacks; remove it")
     if model.teacher is not None:

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from malade_ref.checks import InputError
+from malade_ref.checks import InputError, check_number, fraction
 from malade_ref.experiment.tables import nearest
 from malade_ref.published import PREFIX
 from malade_ref.storage.files import cannot_read, from_toml, open_regular
@@ -123,6 +123,7 @@ def _read(file: _File, above: list[_File], texts: dict[str, _File]) -> dict[str,
     if len(texts) > MAX_FILES:
         raise InputError(f"{file.name}: {EXTENDS}: more than {MAX_FILES} files; put some of them together")
     own = from_toml(file.name, file.text)
+    take_sigma(own, f"{file.name}: ")
     _resolve_paths(own, file.folder)
     table: dict[str, Any] = {}
     for name in _extended(own.pop(EXTENDS, []), file.name):
@@ -240,6 +241,28 @@ def _models(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
         models = part.get("models", {}) if isinstance(part, dict) else {}
         if isinstance(models, dict):
             yield from (model for model in models.values() if isinstance(model, dict))
+
+
+def take_sigma(table: dict[str, Any], where: str) -> None:
+    """Write the noise of denoisers and of certificates as one setting: ``sigma`` becomes its square, ``sigma2``.
+
+    Parameters
+    ----------
+    table : dict
+        Of an experiment, as a file or a change of it says it; modified.
+    where : str
+        Where it comes from, for complaints.
+    """
+    scales = table.get("scales", {})
+    parts = [table, *(scales.values() if isinstance(scales, dict) else [])]
+    certify = [part.get("certify") for part in parts if isinstance(part, dict)]
+    for settings in [*_models(table), *(one for one in certify if isinstance(one, dict))]:
+        if "sigma" not in settings:
+            continue
+        if "sigma2" in settings:
+            raise InputError(f"{where}sigma: sigma2, its square, is there, too; remove one of them")
+        sigma = check_number(f"{where}sigma", fraction(settings.pop("sigma")), above=0, maximum=1e6)
+        settings["sigma2"] = float(f"{sigma**2:.15g}")  # 0.1 gives 0.01, as who writes the square has it
 
 
 def _as_comment(file: _File) -> str:

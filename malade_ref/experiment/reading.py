@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from malade_ref.checks import InputError, fraction, printable
 from malade_ref.experiment.adapting import Wish, adapted
 from malade_ref.experiment.config import FURTHER, Experiment, Model, check_experiment
-from malade_ref.experiment.files import built_in_experiments, merged, read_files
+from malade_ref.experiment.files import built_in_experiments, merged, read_files, take_sigma
 from malade_ref.experiment.pictures import KINDS
 from malade_ref.experiment.tables import nearest, read_table
 from malade_ref.published import PREFIX
@@ -88,6 +88,7 @@ def read_experiment(source: str, changes: Sequence[str] = (), wish: Wish | None 
             change: Any = value
             for key in reversed(keys):
                 change = {key: change}
+            take_sigma(change, f"--set {'.'.join(keys[:-1])}.")
             table = merged(table, change, "--set ")
     experiment = _parse(table, f"{file} with --set" if changes else file)
     return Reading(_with_published(_with_data(experiment, written), written), text, tuple(notes))

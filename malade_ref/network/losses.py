@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..arrays import Array
 from ..checks import check_choice
+from ..showing import shortly
 
 # What an attack may ask the gradient of.
 LOSSES = ("ce", "margin", "dlr")
@@ -38,6 +39,7 @@ def loss_ops(ops: ModuleType, loss: str) -> tuple[Callable[..., Array], Callable
     return (ops.margin_loss, ops.margin_loss_vjp) if loss == "margin" else (ops.dlr_loss, ops.dlr_loss_vjp)
 
 
+@shortly
 class LossGradient(NamedTuple):
     """What one gradient evaluation of an attack gives.
 

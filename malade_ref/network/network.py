@@ -21,6 +21,7 @@ from ..arrays import Array
 from ..checks import InputError, check_choice, check_shape
 from ..layers import Layer, Parameters, Sequential, Shape, layer_from
 from ..pickling import NamesBackend
+from ..showing import network_html, network_line
 from .losses import LossGradient, join, loss_ops
 
 # A slice of a batch has at most this many images, and at most this many numbers in its largest activation (6 MB in
@@ -110,8 +111,10 @@ class Network(NamesBackend):
 
     def __repr__(self) -> str:
         """Return the layers on one line."""
-        kinds = ", ".join(layer.kind for layer in self.layers)
-        return f"Network({self.input_shape} -> {self.output_shape}: {kinds}; {self.num_parameters} parameters)"
+        return network_line(self)
+
+    def _repr_html_(self) -> str:
+        return network_html(self)
 
     @property
     def num_parameters(self) -> int:

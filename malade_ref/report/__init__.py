@@ -4,6 +4,7 @@
 
     outcomes.h5, *.h5, histories/*.h5  ->  results.json  ->  report.md
                                                          ->  figures/*.png
+                                                         ->  croissant.json
 
 `write_report` writes these files, `check_report` derives them again and says where they differ.
 A bundle that lacks what they need raises `InputError`, and so do figures without matplotlib.
@@ -17,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from malade_ref.bundle import Bundle
-from malade_ref.bundle.layout import FIGURES, MODELS, REPORT, RESULTS, is_old_record
+from malade_ref.bundle.layout import CROISSANT, FIGURES, MODELS, REPORT, RESULTS, is_old_record
 from malade_ref.bundle.manifest import is_record, read_left_out, read_manifest
 from malade_ref.bundle.schema import MAX_NUMBER
 from malade_ref.checks import InputError, printable
+from malade_ref.report.croissant import croissant
 from malade_ref.report.drawing import draw_figures
 from malade_ref.report.markdown import named
 from malade_ref.report.reading import ReportInput, open_bundle, read_bundle
-from malade_ref.report.results import results_of
+from malade_ref.report.results import SCHEMA, results_of
 from malade_ref.report.text import report_text
 from malade_ref.storage import from_json, load_json, one_line, to_json
 from malade_ref.storage.files import open_regular
@@ -70,8 +72,10 @@ def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[s
         inputs = read_bundle(bundle)
         results = results_of(inputs)
         drawn = draw_figures(inputs._replace(config=named(inputs.config, printable)), results) if figures else {}
+        text = to_json(RESULTS, results) + "\n"
         files: dict[str, str | bytes] = {
-            RESULTS: to_json(RESULTS, results) + "\n",
+            RESULTS: text,
+            CROISSANT: croissant(bundle.path, text, inputs.config, inputs.environment),
             REPORT: report_text(
                 results, inputs.config, inputs.environment, [*drawn, *(kept_figures(bundle, drawn) if figures else ())]
             ),
@@ -126,6 +130,8 @@ def check_report(bundle: Bundle | str | Path) -> list[str]:
         with fitting(bundle):
             inputs = read_bundle(bundle)
             derived = from_json(RESULTS, to_json(RESULTS, results_of(inputs)))
+            if SCHEMA not in stored:  # of an earlier version
+                derived.pop(SCHEMA)
             figures = sorted(f"{FIGURES}/{path.name}" for path in (bundle.path / FIGURES).glob("*.png"))
             expected = report_text(derived, inputs.config, inputs.environment, figures)
     except InputError as error:
@@ -145,6 +151,13 @@ def check_report(bundle: Bundle | str | Path) -> list[str]:
         pairs = zip([*text.splitlines(), None], [*expected.splitlines(), None], strict=False)
         number, (old, new) = next((i, pair) for i, pair in enumerate(pairs, 1) if pair[0] != pair[1])
         found.append(f"{REPORT}: line {number} is {_shown(old)}, derived is {_shown(new)}")
+    if not found and (bundle.path / CROISSANT).exists():  # earlier versions wrote none
+        described = croissant(bundle.path, to_json(RESULTS, stored) + "\n", inputs.config, inputs.environment)
+        try:
+            there = load_json(bundle.path / CROISSANT)
+        except InputError as error:
+            return [str(error)]
+        found = [f"{CROISSANT}: {line}" for line in mismatches(there, from_json(CROISSANT, described))]
     return found
 
 

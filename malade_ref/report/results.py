@@ -1,4 +1,8 @@
-"""results.json: every figure of a report that was measured."""
+"""results.json: every figure of a report that was measured.
+
+Its keys are described by a JSON schema, ``results.schema.json`` in this folder, by whose name (``$id``) the file calls
+itself under ``schema``. A key that changes its meaning gives the schema another number.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from malade_ref.report.seeds import seed_results
 from malade_ref.statistics import wilson
 from malade_ref.storage import Record, to_json
 
+SCHEMA, SCHEMA_NAME = "schema", "malade-results-1"
 GRID = ("num_steps", "a", "delta", "clean", "attacked")
 
 
@@ -30,15 +35,16 @@ def results_of(inputs: ReportInput) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON-able: that of `malade_ref.evaluation.derive_results`, and ``audit``, ``convergence``, ``models``,
-        ``settings``, ``search``, ``certified`` if anything was, ``plates`` if there are, ``seeds`` if there are
-        replicas, and what `exhibit_results` gives.
+        JSON-able: ``schema``, that of `malade_ref.evaluation.derive_results`, and ``audit``, ``convergence``,
+        ``models``, ``settings``, ``search``, ``certified`` if anything was, ``plates`` if there are, ``seeds`` if
+        there are replicas, and what `exhibit_results` gives.
     """
     records = inputs.records
     checks = records["audit"].meta if "audit" in records else None
     statistics = derive_results(inputs.cells, inputs.config)
     try:
         return {
+            SCHEMA: SCHEMA_NAME,
             **statistics,
             "convergence": {key: convergence(inputs.cells, key) for key in ("num_steps", "num_draws")},
             "audit": [finding._asdict() for finding in audit(inputs.cells, checks)],

@@ -145,8 +145,8 @@ def walk(
     ops, stream = settings.ops, Stream(settings.seed, f"theorem/{name}")
     at = ops.asarray(start)
     if burn_in:
-        at = walk_on_backend(at, density, chain, num_steps=burn_in, stream=stream).position
+        at = walk_on_backend(at, density, chain, num_steps=burn_in, seed=stream).position
     found = walk_on_backend(
-        at, density, chain, num_steps=num_steps, stream=stream, first_step=burn_in, keep_every=keep_every
+        at, density, chain, num_steps=num_steps, seed=stream, first_step=burn_in, keep_every=keep_every
     )
     return Walked(ops.to_host(found.kept), float(ops.to_host(found.num_accepted).mean()) / num_steps)

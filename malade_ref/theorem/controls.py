@@ -62,7 +62,7 @@ def _ten_is_six(settings: Settings) -> Claim:
     for world in WORLDS:
         mixture = random_mixture(world, settings, 100)
         host = Host(mixture)
-        x, _ = host.sample(points, stream=(settings.seed, f"theorem/ten/{world.label}"))
+        x, _ = host.sample(points, seed=(settings.seed, f"theorem/ten/{world.label}"))
         score = host.score(x)
         ten = np.einsum("nk,nkd->nd", np.exp(host.class_log_posteriors(x)), host.class_scores(x))
         largest = max(largest, float(np.max(np.abs(ten - score) / (1 + np.abs(score)))))
@@ -114,7 +114,7 @@ def _wrong_sign(settings: Settings) -> Claim:
     points = settings.pick(full=1000, quick=300, tiny=50)
     # Two classes of different widths: the cross entropy of the wrong class grows as the square of the distance.
     narrow = isotropic([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.4, 0.8], [0, 1], settings=settings)
-    u, _ = Host(narrow).sample(points, stream=(settings.seed, "theorem/wrong-sign"))
+    u, _ = Host(narrow).sample(points, seed=(settings.seed, "theorem/wrong-sign"))
     away = np.array([1.0, 0.0])
     distances = 10.0 ** np.arange(5)
     sigma = 0.8
@@ -124,7 +124,7 @@ def _wrong_sign(settings: Settings) -> Claim:
     bounded = np.array([wrong_sign_objective(equal, 1.0, u, u + t * away, sigma).mean() for t in distances])
     # Where it has a stationary point, for small sigma, the label term is reversed.
     world = three_islands(settings)
-    x, _ = Host(world).sample(points, stream=(settings.seed, "theorem/wrong-sign"))
+    x, _ = Host(world).sample(points, seed=(settings.seed, "theorem/wrong-sign"))
     slopes = {sign: _slope_of_sign(world, x, sign) for sign in (1, -1)}
     classifier = world.tempered(0.5)
     right = minimise(world, classifier, world.ops.asarray(x), 0.05)
@@ -191,7 +191,7 @@ def _mean_for_sum(settings: Settings) -> Claim:
     sigma, measures = 0.01, []
     for dimensions in MEAN_DIMENSIONS:
         mixture = random_mixture(World(dimensions, 3, OVERLAPPING), settings, 200)
-        x, _ = Host(mixture).sample(points, stream=(settings.seed, f"theorem/mean/{dimensions}"))
+        x, _ = Host(mixture).sample(points, seed=(settings.seed, f"theorem/mean/{dimensions}"))
         classifier, u = mixture.tempered(0.5), mixture.ops.asarray(x)
         terms = []
         for weight in (1.0, float(dimensions)):
@@ -255,7 +255,7 @@ def _clipped(settings: Settings) -> Claim:
     # Pixels like MNIST's: dark and bright, few between.
     pixels = isotropic([0.7, 0.3], [[0.08], [0.9]], [0.05, 0.08], settings=settings)
     rng = settings.rng("controls/clipped")
-    x, _ = Host(pixels).sample(points, stream=(settings.seed, "theorem/clipped"))
+    x, _ = Host(pixels).sample(points, seed=(settings.seed, "theorem/clipped"))
     x = x[(x > 0) & (x < 1)]
     noisy = x + CLIP_SIGMA * rng.normal(size=len(x))
     clipped = np.clip(noisy, 0, 1)

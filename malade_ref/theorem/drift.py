@@ -148,7 +148,7 @@ def drift_claims(settings: Settings, out: Path, progress: Progress) -> list[Clai
     main = parts.index(PARTS[MAIN])
     mixture = three_islands(settings)
     host = Host(mixture)
-    x, y = host.sample(points, stream=(settings.seed, "theorem/drift"))
+    x, y = host.sample(points, seed=(settings.seed, "theorem/drift"))
     right = host.predict(x) == y  # a classifier's errors are not the chain's
     x, y = x[right], y[right]
     ends: dict[str, list[NDArray[np.int64]]] = {name: [] for name in TITLES}

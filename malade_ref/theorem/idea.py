@@ -85,7 +85,7 @@ def idea_claims(settings: Settings, out: Path, progress: Progress) -> list[Claim
     host = Host(mixture)
     count = settings.pick(full=2000, quick=1000, tiny=60)
     steps, batch_size = settings.pick(full=(1500, 1024), quick=(320, 512), tiny=(30, 128))
-    x, y = host.sample(count, stream=(settings.seed, "theorem/idea"))
+    x, y = host.sample(count, seed=(settings.seed, "theorem/idea"))
     right = host.predict(x) == y
     x, y = x[right], y[right]
     start = x + PART * 1.3 * np.where(y == 0, -1.0, 1.0)[:, None] * [0.0, 1.0]

@@ -73,7 +73,7 @@ def dae_claims(settings: Settings, out: Path, progress: Progress) -> list[Claim]
             progress((number + seed / seeds) / len(worlds), world.label)
             mixture = random_mixture(world, settings, seed)
             x, _ = Host(mixture).sample(
-                _points(world, points), stream=(settings.seed, f"theorem/dae/{world.label}/{seed}")
+                _points(world, points), seed=(settings.seed, f"theorem/dae/{world.label}/{seed}")
             )
             truth = Host(mixture).score(x)
             for i, sigma in enumerate(SIGMAS):
@@ -254,7 +254,7 @@ def sdae_claims(settings: Settings, out: Path, progress: Progress) -> list[Claim
             progress(0.8 * (number + seed / seeds) / len(worlds), world.label)
             mixture = random_mixture(world, settings, seed)
             x, _ = Host(mixture).sample(
-                _points(world, points), stream=(settings.seed, f"theorem/sdae/{world.label}/{seed}")
+                _points(world, points), seed=(settings.seed, f"theorem/sdae/{world.label}/{seed}")
             )
             for beta in BETAS:
                 results.setdefault((world.label, beta), []).append(measure_errors(mixture, beta, x))
@@ -458,8 +458,8 @@ def _drift(settings: Settings) -> list[Claim]:
     points = settings.pick(full=4000, quick=1000, tiny=100)
     two, three = line(settings), three_islands(settings)
     name = (settings.seed, "theorem/sdae/drift")
-    x2, _ = Host(two).sample(points, stream=name)
-    x3, _ = Host(three).sample(points, stream=name)
+    x2, _ = Host(two).sample(points, seed=name)
+    x3, _ = Host(three).sample(points, seed=name)
     return [_gradient_of_kl(three, x3), _sweep(two, three, x2, x3)]
 
 

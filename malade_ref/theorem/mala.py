@@ -74,7 +74,7 @@ def _balance(settings: Settings) -> Claim:
     largest, broken = 0.0, 0.0
     for alpha in (0.01, 0.1, 0.5):
         delta = (2 * alpha) ** 0.5
-        x, _ = host.sample(pairs, stream=(settings.seed, f"theorem/balance/{alpha}"))
+        x, _ = host.sample(pairs, seed=(settings.seed, f"theorem/balance/{alpha}"))
         # Proposals, and points that no proposal reaches.
         y = np.where(
             rng.random((pairs, 1)) < 0.5,
@@ -131,7 +131,7 @@ def _two_samples(settings: Settings, advance: Callable[[float], None]) -> list[C
     for seed in range(seeds):
         advance(seed / seeds)
         rng = settings.rng("mala/mmd", seed)
-        truth, _ = host.sample(walkers, stream=(settings.seed, f"theorem/mmd/{seed}"))
+        truth, _ = host.sample(walkers, seed=(settings.seed, f"theorem/mmd/{seed}"))
         for name, chain in chains.items():
             start = 2 * rng.normal(size=(walkers, 2))
             options = {"num_steps": steps, "keep_every": steps, "settings": settings, "name": f"mmd/{name}/{seed}"}
@@ -292,7 +292,7 @@ def _targets(settings: Settings) -> dict[str, Target]:
     host = Host(mixture)
 
     def draw(rng: np.random.Generator, count: int) -> Floats:
-        return np.asarray(host.sample(count, stream=int(rng.integers(2**32)))[0][:, 0])
+        return np.asarray(host.sample(count, seed=int(rng.integers(2**32)))[0][:, 0])
 
     def each(function: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
         return lambda x: function(x.reshape(-1, 1)).reshape(x.shape)

@@ -93,11 +93,13 @@ def results_of(claims: Mapping[str, Sequence[Claim]]) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON-able: ``count`` of claims by verdict, and ``claims`` in order.
+        JSON-able: ``schema`` (that of ``results.schema.json`` beside this file), ``count`` of claims by verdict, and
+        ``claims`` in order.
     """
     all_claims = [claim for found in claims.values() for claim in found]
     verdicts: list[str] = [claim.verdict for claim in all_claims]
     return {
+        "schema": "malade-theorem-results-1",
         "count": {verdict: verdicts.count(verdict) for verdict in MARKS},
         "claims": [{**_entry(claim), "part": part} for part, found in claims.items() for claim in found],
     }
@@ -222,6 +224,8 @@ def check_report(bundle: Bundle) -> list[str]:
         stored = load_json(bundle.path / RESULTS)
         text = (bundle.path / REPORT).read_text(encoding="utf-8")
         derived = from_json(RESULTS, to_json(RESULTS, results_of(read_claims(bundle))))
+        if "schema" not in stored:  # of an earlier version
+            derived.pop("schema")
     except InputError as error:
         return [str(error)]
     except (OSError, UnicodeDecodeError) as error:

@@ -254,7 +254,7 @@ def data_set(mixture: GaussianMixture, n: int, seed: int) -> tuple[Floats, NDArr
     y : ndarray of shape (n,)
         Their classes.
     """
-    x, y = mixture.sample(n, stream=(seed, "training"))
+    x, y = mixture.sample(n, seed=(seed, "training"))
     return mixture.ops.to_host(x), mixture.ops.to_host(y)
 
 
@@ -280,7 +280,7 @@ def noisy_points(mixture: GaussianMixture, n: int, sigma: float, rng: np.random.
     x, u : ndarray of shape (n, d)
         Clean and noisy points, on the host.
     """
-    clean, _ = mixture.sample(n, stream=(int(rng.integers(1 << 62)), "test"))
+    clean, _ = mixture.sample(n, seed=(int(rng.integers(1 << 62)), "test"))
     x = mixture.ops.to_host(clean)
     # What a network in float32 sees is what the oracle is asked about.
     u = (x + sigma * rng.normal(size=x.shape)).astype(np.float32).astype(np.float64)

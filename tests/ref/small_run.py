@@ -89,7 +89,7 @@ def arrays() -> Iterator[tuple[str, Any]]:
                 yield f"{name}, {kind}, {field}", value
     yield "ascent", attacks.ascent(defended, x, y, eps=0.2, num_steps=3, num_draws=2, seed=4).x_adv
     for name, settings in (("mala", mala(0.5)), ("ula", ula(0.1))):
-        moved = walk(x[:, 0, 0], Normal(), settings, num_steps=9, stream=Stream(1, "walk"))
+        moved = walk(x[:, 0, 0], Normal(), settings, num_steps=9, seed=Stream(1, "walk"))
         yield f"{name}, position", moved.position
         yield f"{name}, num_accepted", moved.num_accepted
 

@@ -447,5 +447,5 @@ def test_bad_calls() -> None:
 
 
 def test_representation() -> None:
-    assert repr(defended()) == "MALADE(ChainSettings(num_steps=3, a=0.3, delta=0.2, clip=True), seed=1)"
+    assert repr(defended()) == "MALADE((1, 28, 28) -> 10 classes: num_steps=3, a=0.3, delta=0.2, clip=True, seed=1)"
     assert defended().stochastic

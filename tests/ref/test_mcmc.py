@@ -154,7 +154,7 @@ def test_one_walk_in_many_ways(settings: Langevin, dtype: str) -> None:
     parameters = random_parameters(3, 2)
     mixture = parameters.mixture(dtype=dtype)
     x = points_around(parameters, 5, distance=2).astype(dtype)
-    how: dict[str, Any] = {"stream": STREAM, "draw": 2, "sample_index": np.array([3, 1, 4, 15, 9])}
+    how: dict[str, Any] = {"seed": STREAM, "draw": 2, "sample_index": np.array([3, 1, 4, 15, 9])}
     with assert_not_mutated(x, *mixture.arrays):
         whole = walk(x, mixture, settings, num_steps=12, **how)
     assert whole.kept is None
@@ -181,11 +181,11 @@ def test_no_steps_and_no_walkers() -> None:
     mixture = random_parameters(3, 2).mixture()
     x = np.ones((4, 2))
     for density in (mixture, Plain(mixture)):
-        still = walk(x, density, mala(0.1), num_steps=0, stream=STREAM)
+        still = walk(x, density, mala(0.1), num_steps=0, seed=STREAM)
         assert np.array_equal(still.position, x)
         assert still.num_accepted.tolist() == [0] * 4
-        assert walk(x, density, ula(0.1), num_steps=0, stream=STREAM, keep_every=2).kept.shape == (0, 4, 2)
-        assert walk(x[:0], density, mala(0.1), num_steps=3, stream=STREAM).position.shape == (0, 2)
+        assert walk(x, density, ula(0.1), num_steps=0, seed=STREAM, keep_every=2).kept.shape == (0, 4, 2)
+        assert walk(x[:0], density, mala(0.1), num_steps=3, seed=STREAM).position.shape == (0, 2)
 
 
 # What the chains converge to -------------------------------------------------------------------------------
@@ -195,18 +195,18 @@ def test_mala_keeps_the_density_and_ula_does_not() -> None:
     """From independent points: with the test the distribution stays, with the same step and no test it does not."""
     parameters = random_parameters(3, 1, spread=2.0)
     mixture = parameters.mixture()
-    x, _ = mixture.sample(4000, stream=3)
+    x, _ = mixture.sample(4000, seed=3)
 
     def below(points: Any) -> Any:
         parts = zip(*parameters[:3], strict=True)
         return sum(w * stats.norm.cdf(points, mean[0], c[0, 0] ** 0.5) for w, mean, c in parts)
 
-    with_test = walk(x, mixture, mala(3.0), num_steps=50, stream=STREAM)
+    with_test = walk(x, mixture, mala(3.0), num_steps=50, seed=STREAM)
     assert 0.5 < with_test.num_accepted.mean() / 50 < 0.95
     assert stats.kstest(with_test.position[:, 0], below).pvalue > 0.01
-    without = walk(x, mixture, ula(3.0), num_steps=50, stream=STREAM)
+    without = walk(x, mixture, ula(3.0), num_steps=50, seed=STREAM)
     assert stats.kstest(without.position[:, 0], below).pvalue < 1e-6
-    colder = walk(x, mixture, Langevin(3.0, 1.0, True), num_steps=50, stream=STREAM)  # exact for any delta
+    colder = walk(x, mixture, Langevin(3.0, 1.0, True), num_steps=50, seed=STREAM)  # exact for any delta
     assert stats.kstest(colder.position[:, 0], below).pvalue > 0.01
 
 
@@ -218,7 +218,7 @@ def test_variance_of_ula(alpha: float, temperature: float) -> None:
     assert settings.delta**2 / (2 * alpha) == pytest.approx(temperature)
     variance = temperature / (1 - alpha / 2)
     start = variance**0.5 * ops.normal((1,), key=(1, 2), sample_index=np.arange(40_000), dtype="float64")
-    kept = walk(start, standard, settings, num_steps=50, stream=STREAM, keep_every=50).kept
+    kept = walk(start, standard, settings, num_steps=50, seed=STREAM, keep_every=50).kept
     error = variance * np.sqrt(2 / kept.size)
     assert abs(kept.var() - variance) < 4 * error
     assert abs(kept.var() - 1) > 4 * error or temperature == 1 - alpha / 2
@@ -240,19 +240,19 @@ class Quartic:
 
 def test_ula_diverges_where_mala_does_not() -> None:
     x = np.full((50, 1), 3.0)
-    moved = walk(x, Quartic(), mala(0.3), num_steps=300, stream=STREAM)
+    moved = walk(x, Quartic(), mala(0.3), num_steps=300, seed=STREAM)
     assert np.abs(moved.position).max() < 4
     with np.errstate(invalid="ignore"):
-        assert not np.isfinite(walk(x, Quartic(), ula(0.3), num_steps=300, stream=STREAM).position).all()
+        assert not np.isfinite(walk(x, Quartic(), ula(0.3), num_steps=300, seed=STREAM).position).all()
 
 
 def test_a_denoisers_score_drives_ula_alone() -> None:
     x = np.full((2, 1, 28, 28), 0.5, dtype="float32")
     density = DenoiserScore(sdae("small"), sigma=0.5)
-    moved = walk(x, density, ula(0.01), num_steps=2, stream=STREAM)
+    moved = walk(x, density, ula(0.01), num_steps=2, seed=STREAM)
     assert moved.position.shape == x.shape
     with pytest.raises(InputError, match="density: the Metropolis test needs a log_density"):
-        walk(x, density, mala(0.01), num_steps=2, stream=STREAM)
+        walk(x, density, mala(0.01), num_steps=2, seed=STREAM)
 
 
 def test_keys_are_different() -> None:
@@ -275,7 +275,7 @@ def test_complaints(plain: bool) -> None:
         (ula(0.1), {"sample_index": np.array([0, 1, 2, -3])}, "sample_index: -3"),
     ):
         with pytest.raises(InputError, match=message):
-            walk(x, density, settings, **{"num_steps": 4, "stream": STREAM, **more})
+            walk(x, density, settings, **{"num_steps": 4, "seed": STREAM, **more})
     for bad in (-0.1, float("nan")):
         with pytest.raises(InputError, match="alpha: expected"):
             mcmc.ula(bad)

@@ -57,7 +57,7 @@ def test_other_equations_are_not_solved() -> None:
     """The check above sees a wrong sign, a wrong weight and the DAE's minimiser."""
     parameters = random_parameters(6, 2, num_classes=3)
     mixture, sigma, bias = parameters.mixture(), 0.3, np.zeros(3)
-    u, _ = mixture.sample(20, stream=0)
+    u, _ = mixture.sample(20, seed=0)
     found = minimise(mixture, mixture.tempered(0.5), u, sigma)
     assert np.abs(residual_of(parameters, found.position, u, sigma, 0.5, bias)).max() < 1e-13
     for weight in (-1, 1.001, 0):
@@ -69,7 +69,7 @@ def test_other_equations_are_not_solved() -> None:
 def test_without_labels_it_is_the_denoiser() -> None:
     parameters = random_parameters(6, 3, num_classes=2)
     mixture = parameters.mixture()
-    u, _ = mixture.sample(20, stream=0)
+    u, _ = mixture.sample(20, seed=0)
     found = minimise(mixture, mixture, u, 0.3, ce_weight=0)
     np.testing.assert_allclose(found.position, mixture.posterior_mean(u, 0.3), rtol=1e-15)
     assert (found.num_minima == 1).all()
@@ -101,7 +101,7 @@ def test_slopes() -> None:
     """The score's error falls with sigma squared; the label term vanishes like it if calibrated, and stays if not."""
     parameters = random_parameters(6, 2, num_classes=3, condition=3.0, seed=1)
     mixture = parameters.mixture()
-    u, _ = mixture.sample(300, stream=0)
+    u, _ = mixture.sample(300, seed=0)
     sigmas = np.array([0.1, 0.05, 0.025, 0.0125])
     slopes = {}
     for beta in (1.0, 0.5, 2.0):
@@ -125,7 +125,7 @@ def test_noisy_labels_move_the_minimiser() -> None:
     """All labels replaced: all classes pull alike."""
     parameters = random_parameters(4, 2, num_classes=2)
     mixture = parameters.mixture()
-    u, _ = mixture.sample(20, stream=0)
+    u, _ = mixture.sample(20, seed=0)
     noisy = minimise(mixture, mixture, u, 0.3, label_noise=1.0)
     _, gradients = classifier_of(parameters, noisy.position, 1.0, np.zeros(2))
     np.testing.assert_allclose(noisy.position - noisy.posterior_mean, 0.09 * gradients.mean(axis=1), atol=1e-12)
@@ -134,7 +134,7 @@ def test_noisy_labels_move_the_minimiser() -> None:
 
 def test_blocks_and_no_points() -> None:
     mixture = random_parameters(3, 10, num_classes=2).mixture()
-    u, _ = mixture.sample(900, stream=0)
+    u, _ = mixture.sample(900, seed=0)
     whole = minimise(mixture, mixture, u, 0.2)
     some = minimise(mixture, mixture, u[700:702], 0.2)
     np.testing.assert_allclose(whole.position[700:702], some.position, rtol=1e-12)

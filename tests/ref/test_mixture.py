@@ -190,7 +190,7 @@ def test_tweedie_to_the_last_digits() -> None:
     """At ordinary points no scale is needed."""
     parameters = random_parameters(6, 2, num_classes=3)
     mixture = parameters.mixture()
-    u, _ = mixture.sample(500, stream=0)
+    u, _ = mixture.sample(500, seed=0)
     for sigma in (0.05, 0.3, 1.0):
         mean = mixture.posterior_mean(u, sigma)
         np.testing.assert_allclose(mean, u + sigma**2 * mixture.smoothed(sigma).score(u), rtol=0, atol=2e-14)
@@ -267,7 +267,7 @@ def test_no_points() -> None:
     assert mixture.class_scores(x).shape == (0, 2, 2)
     assert mixture.posterior_mean(x, 0.1).shape == (0, 2)
     assert mixture.posterior_covariance(x, 0.1).shape == (0, 2, 2)
-    assert [len(array) for array in mixture.sample(0, stream=0)] == [0, 0]
+    assert [len(array) for array in mixture.sample(0, seed=0)] == [0, 0]
 
 
 def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ def test_samples_have_the_moments() -> None:
     parameters = random_parameters(4, 3, num_classes=2)
     mixture = parameters.mixture()
     n = 40_000
-    x, y = mixture.sample(n, stream=(5, "test"))
+    x, y = mixture.sample(n, seed=(5, "test"))
     weights, means, covariances, _ = parameters
     mean = weights @ means
     apart = means - mean
@@ -307,7 +307,7 @@ def test_samples_have_the_moments() -> None:
 
 def test_samples_of_one_dimension_have_the_distribution() -> None:
     parameters = random_parameters(3, 1, spread=3.0)
-    x, y = parameters.mixture().sample(5000, stream=1)
+    x, y = parameters.mixture().sample(5000, seed=1)
 
     def below(points: Any) -> Any:
         parts = zip(*parameters[:3], strict=True)
@@ -322,13 +322,13 @@ def test_samples_of_one_dimension_have_the_distribution() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_samples_are_addressed(dtype: str) -> None:
     mixture = random_parameters(4, 3).mixture(dtype=dtype)
-    x, y = mixture.sample(50, stream=3)
+    x, y = mixture.sample(50, seed=3)
     numbers = np.array([41, 7, 7, 0])
-    some, labels = mixture.sample(4, stream=3, sample_index=numbers)
+    some, labels = mixture.sample(4, seed=3, sample_index=numbers)
     assert np.array_equal(some, x[numbers])
     assert np.array_equal(labels, y[numbers])
     assert str(x.dtype) == dtype
-    for other in ({"stream": 4}, {"stream": (3, "another")}, {"stream": 3, "draw": 1}):
+    for other in ({"seed": 4}, {"seed": (3, "another")}, {"seed": 3, "draw": 1}):
         assert not np.array_equal(mixture.sample(50, **other)[0], x)
 
 
@@ -379,8 +379,8 @@ def test_complaints_of_methods() -> None:
         (lambda: mixture.posterior_mean(x, 0), "sigma: expected"),
         (lambda: mixture.tempered(0), "beta: expected"),
         (lambda: mixture.tempered(1, [0.0]), "bias: expected shape"),
-        (lambda: mixture.sample(-1, stream=0), "n: expected"),
-        (lambda: mixture.sample(2, stream=0, sample_index=np.array([0, -1])), "sample_index: -1"),
+        (lambda: mixture.sample(-1, seed=0), "n: expected"),
+        (lambda: mixture.sample(2, seed=0, sample_index=np.array([0, -1])), "sample_index: -1"),
     ):
         with pytest.raises(InputError, match=message):
             call()

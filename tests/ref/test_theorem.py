@@ -149,7 +149,7 @@ def test_divergence_of_gaussians() -> None:
 def test_worlds_are_as_they_say(world: Any) -> None:
     mixture = random_mixture(world, TINY, 0)
     assert (mixture.num_dimensions, mixture.num_classes) == (world.dimensions, world.classes)
-    x, y = Host(mixture).sample(2000, stream=1)
+    x, y = Host(mixture).sample(2000, seed=1)
     bayes = np.mean(Host(mixture).predict(x) == y)
     assert bayes < 0.97 if "overlapping" in world.label else bayes > 0.8
     assert not np.array_equal(random_mixture(world, TINY, 1).means, mixture.means)
@@ -237,7 +237,7 @@ def test_a_control_that_finds_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> 
 def test_clipped_noise_by_simulation() -> None:
     pixels = GaussianMixture([0.7, 0.3], [[0.1], [0.8]], [[[0.01]], [[0.02]]])
     rng = np.random.default_rng(0)
-    x, _ = pixels.sample(400_000, stream=0)
+    x, _ = pixels.sample(400_000, seed=0)
     x = x[(x > 0) & (x < 1)]
     noisy = x + 0.4 * rng.normal(size=len(x))
     for u, which in ((0.0, noisy <= 0), (1.0, noisy >= 1), (0.5, np.abs(noisy - 0.5) < 0.01)):
@@ -257,7 +257,7 @@ def test_guidance_comes_from_knowing_the_label() -> None:
 
 def test_fields_agree_with_what_they_are_called() -> None:
     mixture = three_islands(TINY)
-    x, y = Host(mixture).sample(50, stream=3)
+    x, y = Host(mixture).sample(50, seed=3)
     found = drift.fields(mixture, y)
     scores = {name: field(x) for name, field in found.items()}
     guided = scores["marginal"] + drift.GUIDANCE * (scores["oracle"] - scores["marginal"])
