@@ -7,7 +7,8 @@ failed is a warning, what there were no data for is "not run".
 Two accuracies are compared on the samples they have in common, and a rise counts when the interval of the mean paired
 difference, at `RISE_CONFIDENCE`, lies above zero.
 
-`gradient_check` and `eot_check` look into a model; `audit` judges what they found, and the outcomes of the attacks.
+`gradient_check` and `eot_check` look into a model, and so do `malade_ref.binarisation.binarisation_check` and
+`malade_ref.convergence.convergence_check`; `audit` judges what they found, and the outcomes of the attacks.
 
 References
 ----------
@@ -22,6 +23,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from . import binarisation, convergence
 from .arrays import Array
 from .checks import InputError, check_model, check_number, check_work
 from .defence import MALADE
@@ -270,12 +272,14 @@ def audit(cells: Sequence[Cell], checks: Mapping[str, Any] | None = None) -> lis
         All outcomes of an experiment.
     checks : mapping, optional
         What was found by looking into the models: ``{"gradient": {defence: GradientCheck as a dict}, "eot": {defence:
-        {mode: EotCheck as a dict}}}``.
+        {mode: EotCheck as a dict}}}``, and perhaps ``{"binarisation": {defence: Binarisation as a dict},
+        "convergence": {name: Convergence as a dict}}``; then the attacks' own ladders of steps are judged, too.
 
     Returns
     -------
     list of Finding
-        Always the same checks, in the same order.
+        Always the same checks, in the same order; those of the binarisation test and of convergence come last, if their
+        key is there.
     """
     checks = checks or {}
     # Those that look for the nearest wrong image are compared where their finds are cut off.
@@ -317,6 +321,8 @@ def audit(cells: Sequence[Cell], checks: Mapping[str, Any] | None = None) -> lis
         _ball(cells),
         _counts_agree(cells),
         _compute(cells),
+        *([_binarised(checks["binarisation"])] if "binarisation" in checks else []),
+        *([_converged(cells, checks["convergence"])] if "convergence" in checks else []),
     ]
 
 
@@ -376,18 +382,12 @@ def _along_eps(cells: Iterable[Cell]) -> list[Comparison]:
 
 def _along(cells: Iterable[Cell], key: str) -> list[Comparison]:
     """Attacks that differ in nothing but one setting: the larger against the next smaller."""
-    groups: dict[Any, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        if key in cell.settings:
-            others = sorted((name, str(value)) for name, value in cell.settings.items() if name != key)
-            groups[cell.defence, cell.method, cell.threat, cell.transferred, str(others)].append(cell)
     found = []
-    for (defence, _, threat, _, _), group in groups.items():
-        ladder = sorted(group, key=lambda cell: (float(cell.settings[key]), cell.attack))
+    for ladder in convergence.ladders(cells, key):
         for fewer, more in pairwise(ladder):
             if more.settings[key] > fewer.settings[key]:
                 numbers = f"{more.settings[key]} and {fewer.settings[key]} {key.removeprefix('num_')}"
-                found += _compare(more, fewer, f"{defence}, {threat}, {more.method}, {numbers}")
+                found += _compare(more, fewer, f"{more.defence}, {more.threat}, {more.method}, {numbers}")
     return found
 
 
@@ -513,6 +513,25 @@ def _compute(cells: Sequence[Cell]) -> Finding:
     if failed:
         return Finding(name, WARNING, "; ".join(failed))
     return Finding(name, OK, f"exact attacks had at least {min(ratios):.2g} times the gradients of BPDA")
+
+
+def _binarised(checks: Mapping[str, Mapping[str, Any]]) -> Finding:
+    found = {defence: binarisation.Binarisation(**check) for defence, check in sorted(checks.items())}
+    message = "; ".join(f"{defence}: {check}" for defence, check in found.items())
+    failed = any(not check.sound for check in found.values())
+    return Finding("attack finds what is known to exist", WARNING if failed else OK, message)
+
+
+def _converged(cells: Sequence[Cell], checks: Mapping[str, Mapping[str, Any]]) -> Finding:
+    name = "attacks have converged"
+    found = {name: convergence.Convergence(**check) for name, check in sorted(checks.items())}
+    found |= convergence.of_cells([cell for cell in cells if not cell.transferred and cell.kind in ITERATIVE])
+    if not found:
+        return Finding(name, NOT_RUN, "needs an attack with two numbers of steps")
+    failed = {label: one for label, one in found.items() if not one.converged}
+    shown = failed or found
+    message = "; ".join(f"{label}: {one}" for label, one in shown.items())
+    return Finding(name, WARNING if failed else OK, message)
 
 
 def _percent(share: float) -> str:

@@ -35,7 +35,8 @@ LAYERS = (
     ("draws",),
     ("defence",),
     ("attacks",),
-    ("objectives", "augmentation", "robust_training", "training_options", "training", "evaluation", "audit", "certify"),
+    ("objectives", "augmentation", "robust_training", "training_options", "training", "evaluation"),
+    ("convergence", "binarisation", "audit", "certify"),
     ("interop",),
     ("",),
     ("experiment", "report", "figures", "theorem"),
@@ -59,6 +60,7 @@ DRIVERS = {
     "training_options",
     "training",
     "evaluation",
+    "convergence",
     "audit",
     "certify",
 }

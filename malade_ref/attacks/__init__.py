@@ -13,12 +13,13 @@ any batch: what rounding could undo is no success.
 """
 
 from .apgd import apgd
+from .ascent import Ascent, ascent
 from .auto import auto_attack
 from .boundary import boundary
 from .cards import Cost, card
 from .expectation import bpda, bpda_eot, eot
 from .fab import fab
-from .gradient import Ascent, Ball, ascent, fgm, fgsm, pgd
+from .gradient import Ball, fgm, fgsm, pgd
 from .mim import mim
 from .noise import salt_and_pepper, uniform_noise
 from .oracle import AttackResult, Model, Oracle, Verdict

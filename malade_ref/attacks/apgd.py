@@ -1,6 +1,6 @@
 r"""Auto-PGD: gradient ascent in a ball that chooses its own step sizes.
 
-With momentum, P the projection onto the ball and [0, 1], and L the cross entropy or the difference of logits ratio,
+With momentum, P the projection onto the ball and [0, 1], and L the cross entropy or another loss,
 
     z = P(x_t + s_t direction(grad L(x_t))),    x_{t+1} = P(x_t + .75 (z - x_t) + .25 (x_t - x_{t-1})).
 
@@ -21,14 +21,17 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 from ..arrays import Array
-from ..checks import InputError, check_choice, check_number, check_work
+from ..checks import InputError, check_number, check_work
+from ..network import losses_of
 from .cards import Cost, card, setting
 from .gradient import Ball, Record, best_of_runs, climb_cost, starts
 from .oracle import Asking, AttackResult, Model, Oracle, Verdict, select
+from .standing import retiring
 
 MOMENTUM = 0.75
 
@@ -47,11 +50,13 @@ def apgd(
     *,
     eps: float = 0.3,
     num_steps: int = 100,
-    loss: str = "ce",
+    loss: str | Sequence[str] = "ce",
+    targets: Array | None = None,
     num_targets: int = 0,
     rho: float = 0.75,
     norm: str = "linf",
     num_restarts: int = 1,
+    retire: bool = False,
     transfer_start: bool = False,
     mode: str = "exact",
     expectation: str = "loss",
@@ -62,15 +67,14 @@ def apgd(
     sample_index: Array | None = None,
     record: Record | None = None,
 ) -> AttackResult:
-    """Auto-PGD on the cross entropy or the difference of logits ratio, in the maximum or the Euclidean norm.
+    """Auto-PGD on the cross entropy or another loss, in the maximum or the Euclidean norm.
 
     Parameters
     ----------
-    loss : {"ce", "dlr"}
-        What is raised: the cross entropy, or the ratio, which no scale of the logits can saturate.
     num_targets : int
         0, or how many of the other classes to go for one after the other, those first that score highest on the clean
-        image; at most all. For the ratio only, of at least four classes; without targets it needs three.
+        image; at most all. Any wrong class is a success. For the margin and for the ratio; that one needs three
+        classes, with targets four.
     rho : float
         Share of rising steps below which the step size is halved, in [0, 1].
 
@@ -78,10 +82,10 @@ def apgd(
     -------
     AttackResult
         For a deterministic model ``num_gradients`` = R num_steps, where R = num_restarts max(1, num_targets) runs, and
-        ``num_queries`` = 1 + R (num_steps + 1), and for the ratio R more (its finds are judged by the cross entropy),
-        and one more with targets. For a stochastic one R num_steps num_draws, and num_judge_draws + R ((num_steps + 1)
-        num_draws + 2 num_judge_draws), with targets num_draws more. A transfer start adds num_steps, and num_steps + 2,
-        for the ratio num_steps + 3.
+        ``num_queries`` = 1 + R (num_steps + 1), and for other losses than the cross entropy R more (their finds are
+        judged by it), and one more with targets. For a stochastic one R num_steps num_draws, and
+        num_judge_draws + R ((num_steps + 1) num_draws + 2 num_judge_draws), with targets num_draws more. A transfer
+        start adds num_steps, and num_steps + 2, for other losses num_steps + 3.
 
     Notes
     -----
@@ -93,28 +97,31 @@ def apgd(
     best point and the last one are judged on draws that the search did not see, all of them, while their code looks at
     the last draw's logits.
     """
-    asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
-    oracle = asking.oracle(model, x, y)
+    asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index, targets)
+    oracle = asking.oracle(retiring(model) if retire else model, x, y)
     ball = Ball(model.ops, x, eps=eps, norm=norm)
-    check_choice("loss", loss, ("ce", "dlr"))
+    losses = losses_of(loss)
     check_number("rho", rho, minimum=0, maximum=1)
     check_work("num_steps", num_steps)
     check_work("num_targets", num_targets, minimum=0)
     check_work("num_restarts", num_restarts)
-    if num_targets and loss != "dlr":
-        raise InputError(f"num_targets: expected 0 for the cross entropy, got {num_targets}; set loss to dlr")
-    targets: list[Array | None] = [None]
+    if num_targets and "ce" in losses:
+        raise InputError(f"num_targets: expected 0 for the cross entropy, got {num_targets}; set loss to dlr or margin")
+    if num_targets and targets is not None:
+        raise InputError(f"num_targets: expected 0 together with targets, got {num_targets}; leave one of them out")
+    others: list[Array | None] = [None]
     if num_targets:
-        others = oracle.other_classes(x)
-        targets = [others[:, rank] for rank in range(min(num_targets, model.num_classes - 1))]
+        ranked = oracle.other_classes(x)
+        others = [ranked[:, rank] for rank in range(min(num_targets, model.num_classes - 1))]
 
-    def search(oracle: Oracle, start: Array, targets: Array | None = None) -> Iterator[Verdict]:
-        return _iterates(oracle, ball, start, loss=loss, targets=targets, num_steps=num_steps, rho=rho)
+    def search(oracle: Oracle, start: Array, loss: str = losses[0], other: Array | None = None) -> Iterator[Verdict]:
+        return _iterates(oracle, ball, start, loss=loss, targets=other, num_steps=num_steps, rho=rho)
 
     transfer = search if transfer_start else None
-    begin = starts(oracle, ball, num_restarts=num_restarts, random_start=True, transfer=transfer, loss=loss)
-    runs = (search(oracle, start, of_run) for start in begin for of_run in targets)
-    return best_of_runs(oracle, ball, runs, loss=loss, record=record)
+    begin = starts(oracle, ball, num_restarts=num_restarts, random_start=True, transfer=transfer, loss=losses)
+    in_turn = zip(begin, cycle(losses), strict=False)
+    runs = (search(oracle, start, of_run, other) for start, of_run in in_turn for other in others)
+    return best_of_runs(oracle, ball, runs, loss=losses, record=record)
 
 
 def checkpoints(num_steps: int) -> dict[int, int]:

@@ -19,6 +19,8 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..arrays import Array
 from ..checks import check_choice
 from .cards import card, setting
@@ -37,8 +39,11 @@ def bpda(
     eps: float = 0.3,
     step_size: float = 0.01,
     num_steps: int = 100,
+    loss: str | Sequence[str] = "ce",
+    targets: Array | None = None,
     norm: str = "linf",
     num_restarts: int = 1,
+    retire: bool = False,
     random_start: bool = True,
     transfer_start: bool = False,
     mode: str = "bpda",
@@ -60,8 +65,8 @@ def bpda(
     The others, what is returned and what is complained of are those of `pgd`.
     """
     check_choice("mode", mode, BPDA_MODES)
-    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
-    asking = Asking(mode, "loss", 1, common_draws, num_judge_draws, seed, sample_index)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start, loss, retire)
+    asking = Asking(mode, "loss", 1, common_draws, num_judge_draws, seed, sample_index, targets)
     return climb(model, x, y, settings, asking, pgd_iterates, record=record)
 
 
@@ -74,8 +79,11 @@ def eot(
     eps: float = 0.3,
     step_size: float = 0.01,
     num_steps: int = 100,
+    loss: str | Sequence[str] = "ce",
+    targets: Array | None = None,
     norm: str = "linf",
     num_restarts: int = 1,
+    retire: bool = False,
     random_start: bool = True,
     transfer_start: bool = False,
     expectation: str = "loss",
@@ -101,8 +109,8 @@ def eot(
     By default the mean is over losses. Athalye et al. average the log-likelihoods, which is the same for the cross
     entropy. The loss of the mean logits is an alternative of later attacks; by these logits success is judged here.
     """
-    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
-    asking = Asking("exact", expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start, loss, retire)
+    asking = Asking("exact", expectation, num_draws, common_draws, num_judge_draws, seed, sample_index, targets)
     return climb(model, x, y, settings, asking, pgd_iterates, record=record)
 
 
@@ -115,8 +123,11 @@ def bpda_eot(
     eps: float = 0.3,
     step_size: float = 0.01,
     num_steps: int = 100,
+    loss: str | Sequence[str] = "ce",
+    targets: Array | None = None,
     norm: str = "linf",
     num_restarts: int = 1,
+    retire: bool = False,
     random_start: bool = True,
     transfer_start: bool = False,
     mode: str = "bpda",
@@ -141,6 +152,6 @@ def bpda_eot(
     Srinivasan et al. run it with 1000 steps and 30 draws.
     """
     check_choice("mode", mode, BPDA_MODES)
-    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
-    asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start, loss, retire)
+    asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index, targets)
     return climb(model, x, y, settings, asking, pgd_iterates, record=record)

@@ -45,6 +45,7 @@ def fab(
     *,
     eps: float | None = None,
     num_steps: int = 100,
+    targets: Array | None = None,
     num_targets: int = 0,
     alpha_max: float = 0.1,
     overshoot: float = 1.05,
@@ -67,6 +68,9 @@ def fab(
         the clean image is returned, without success, and the distance of the find.
     num_steps : int
         Steps of each run.
+    targets : array of shape (n,), integer, optional
+        The class that the model is to take each image for, unlike its label; nothing else is a find then, and the plane
+        looked at is that between it and the strongest other class.
     num_targets : int
         0 to look at all other classes in each step, or how many of them to go for one after the other, those first that
         score highest on the clean image; at most all. The latter costs one gradient a step.
@@ -83,9 +87,9 @@ def fab(
     -------
     AttackResult
         Where nothing wrong was found the clean image is returned, at distance 0 and without success. With
-        P = num_restarts max(1, num_targets) runs of num_steps, and c = k - 1 other classes without targets,
-        ``num_gradients`` = (P num_steps + 1) c num_draws, with targets (P num_steps + num_targets) num_draws; and
-        ``num_queries`` that and (P num_steps + num_final_steps + 4) num_draws and 2 num_judge_draws (num_draws and
+        P = num_restarts max(1, num_targets) runs of num_steps, and c = k - 1 other classes (1 with ``targets``),
+        ``num_gradients`` = (P num_steps + 1) c num_draws, with ``num_targets`` (P num_steps + num_targets) num_draws;
+        and ``num_queries`` that and (P num_steps + num_final_steps + 4) num_draws and 2 num_judge_draws (num_draws and
         num_judge_draws count 1 for a deterministic model).
 
     Notes
@@ -99,7 +103,7 @@ def fab(
     What only rounding makes wrong is no find (their code: finds on the boundary, right or wrong by the size of the
     batch). A stochastic model is wrong if it is by the mean logits of an evaluation's draws; see `cw`.
     """
-    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index, targets)
     oracle, ops = asking.oracle(model, x, y), model.ops
     reach = 1.0 if norm == "linf" else math.sqrt(math.prod(x.shape[1:]))  # nothing in [0, 1] is further away
     ball = Ball(ops, x, eps=reach if eps is None else eps, norm=norm)
@@ -113,9 +117,13 @@ def fab(
 
     if model.num_classes < 2:
         raise InputError(f"model: expected at least 2 classes, got {model.num_classes}")
+    if num_targets and targets is not None:
+        raise InputError(f"num_targets: expected 0 together with targets, got {num_targets}; leave one of them out")
 
     others = oracle.other_classes(x)
-    columns = [others[:, rank] for rank in range(model.num_classes - 1)]
+    columns: list[Array | None] = [None]  # the lead of the target
+    if targets is None:
+        columns = [others[:, rank] for rank in range(model.num_classes - 1)]
     runs = [[column] for column in columns[:num_targets]] or [columns]
     clean, _ = oracle.judge(x)
     zero = ops.zeros(oracle.y.shape, "float64")
@@ -147,11 +155,11 @@ def fab(
     return finds.result(ball.distance)
 
 
-def _nearest_plane(oracle: Oracle, ball: Ball, x_t: Array, classes: list[Array]) -> tuple[Array, Array]:
+def _nearest_plane(oracle: Oracle, ball: Ball, x_t: Array, classes: list[Array | None]) -> tuple[Array, Array]:
     """Lead of a class and its gradient, of the class whose lead is nearest to 0 if it is linear."""
     ops = oracle.ops
 
-    def of_class(targets: Array) -> tuple[Array, Array, Array]:
+    def of_class(targets: Array | None) -> tuple[Array, Array, Array]:
         verdict, slope = oracle.gradient(x_t, loss="margin", targets=targets)
         return verdict.loss, slope, abs(verdict.loss) / (ball.dual_length(slope) + 1e-12)
 

@@ -25,15 +25,17 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count, cycle
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..arrays import Array
 from ..checks import check_choice, check_eps, check_number, check_work
+from ..network import Losses, losses_of
 from .cards import Cost, card, setting
 from .oracle import START, Asking, AttackResult, Model, Oracle, Verdict, costlier, select, stronger
+from .standing import retiring
 
 NORMS = ("linf", "l2")
 
@@ -139,6 +141,8 @@ class Climb(NamedTuple):
     num_restarts: int = 1
     random_start: bool = True
     transfer_start: bool = False
+    loss: Any = "ce"  # of a run, one of those of the attack
+    retire: bool = False
 
 
 def climb_cost(s: Any) -> Cost:
@@ -151,7 +155,8 @@ def climb_cost(s: Any) -> Cost:
     """
     runs, steps, more = s.num_restarts, s.num_steps, getattr(s, "transfer_start", False) and s.stochastic
     extra = steps if more else 0  # evaluations of the bare classifier, counted like those of the whole model
-    return Cost(runs * steps * s.draws + extra, runs * (steps + 1) * s.draws + extra + bool(more))
+    again = 0 if s.stochastic or getattr(s, "loss", "ce") == "ce" else runs  # what is judged by the cross entropy
+    return Cost(runs * steps * s.draws + extra, runs * (steps + 1) * s.draws + extra + bool(more) + again)
 
 
 def climb(
@@ -179,20 +184,20 @@ def climb(
     -----
     The others, and what is returned, are those of `pgd`.
     """
-    oracle = asking.oracle(model, x, y)
+    oracle = asking.oracle(retiring(model) if settings.retire else model, x, y)
     ball = Ball(model.ops, x, eps=settings.eps, norm=settings.norm)
+    losses = losses_of(settings.loss)
     check_number("step_size", settings.step_size, minimum=0)
     check_work("num_steps", settings.num_steps)
     check_work("num_restarts", settings.num_restarts)
 
-    def search(oracle: Oracle, start: Array) -> Iterator[Verdict]:
-        return iterates(oracle, ball, start, settings)
+    def search(oracle: Oracle, start: Array, loss: str = losses[0]) -> Iterator[Verdict]:
+        return iterates(oracle, ball, start, settings._replace(loss=loss))
 
-    transfer = search if settings.transfer_start else None
-    begin = starts(
-        oracle, ball, num_restarts=settings.num_restarts, random_start=settings.random_start, transfer=transfer
-    )
-    return best_of_runs(oracle, ball, (search(oracle, start) for start in begin), record=record)
+    more: dict[str, Any] = {"transfer": search if settings.transfer_start else None, "loss": losses}
+    begin = starts(oracle, ball, num_restarts=settings.num_restarts, random_start=settings.random_start, **more)
+    runs = (search(oracle, start, loss) for start, loss in zip(begin, cycle(losses), strict=False))
+    return best_of_runs(oracle, ball, runs, loss=losses, record=record)
 
 
 @card(title="PGD", norm=setting("norm"), cost=climb_cost)
@@ -204,8 +209,11 @@ def pgd(
     eps: float = 0.3,
     step_size: float = 0.01,
     num_steps: int = 100,
+    loss: str | Sequence[str] = "ce",
+    targets: Array | None = None,
     norm: str = "linf",
     num_restarts: int = 1,
+    retire: bool = False,
     random_start: bool = True,
     transfer_start: bool = False,
     mode: str = "exact",
@@ -217,7 +225,7 @@ def pgd(
     sample_index: Array | None = None,
     record: Record | None = None,
 ) -> AttackResult:
-    """Projected gradient ascent on the cross entropy (PGD).
+    """Projected gradient ascent on the cross entropy or another loss (PGD).
 
     Parameters
     ----------
@@ -233,10 +241,21 @@ def pgd(
         Length of a step in the ball's norm, in pixel units, >= 0.
     num_steps : int
         Steps of one restart.
+    loss : {"ce", "margin", "dlr"} or sequence of these
+        What is raised: the cross entropy, the lead of the strongest other class, or the difference of logits ratio,
+        which no scale of the logits can saturate; see `malade_ref.network.loss_ops`. Of several the restarts take one
+        each, in turn.
+    targets : array of shape (n,), integer, optional
+        The class that the model is to take each image for, unlike its label; nothing else is a success then. Raised is
+        minus the cross entropy of the target, its lead over all other classes, or the targeted ratio.
     norm : {"linf", "l2"}
         Which ball.
     num_restarts : int
         How often to start anew. The first k restarts are the same for every larger number.
+    retire : bool
+        Whether an image that has fallen is left alone from then on: one that a deterministic model is wrong about, or a
+        stochastic one with every judging draw. It makes no other image fall, and images that stand are attacked alike;
+        what is returned of a fallen one is its first fall. See `malade_ref.attacks.standing`.
     random_start : bool
         Whether to start at a random point of the ball, or at the clean image.
     transfer_start : bool
@@ -273,7 +292,9 @@ def pgd(
         num_judge_draws + num_restarts ((num_steps + 1) num_draws + 2 num_judge_draws), and
         num_restarts num_steps num_draws. A transfer start adds num_steps + 2 and num_steps: evaluations of the bare
         classifier are counted like those of the whole model, one draw each. Every sample is charged for every
-        evaluation of its batch.
+        evaluation of its batch; with ``retire``, of a stochastic model, for those before it fell. A deterministic
+        model's finds by another loss than the cross entropy alone are judged anew: num_restarts queries, and one with
+        a transfer start.
 
     Notes
     -----
@@ -302,8 +323,8 @@ def pgd(
     >>> bool((abs(result.x_adv - x) <= 0.1).all())
     True
     """
-    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start)
-    asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, transfer_start, loss, retire)
+    asking = Asking(mode, expectation, num_draws, common_draws, num_judge_draws, seed, sample_index, targets)
     return climb(model, x, y, settings, asking, pgd_iterates, record=record)
 
 
@@ -331,11 +352,11 @@ def pgd_iterates(
         x_0..x_T, each with what the model makes of it.
     """
     for _ in range(settings.num_steps):
-        verdict, gradient = oracle.gradient(x_t)
+        verdict, gradient = oracle.gradient(x_t, loss=settings.loss)
         yield verdict
         slope = gradient if pull is None else gradient + pull(x_t)
         x_t = ball.step(x_t, slope, step_size=settings.step_size)
-    yield oracle.query(x_t)
+    yield oracle.query(x_t, loss=settings.loss)
 
 
 def _one_step_cost(s: Any) -> Cost:
@@ -350,6 +371,8 @@ def fgsm(
     y: Array,
     *,
     eps: float = 0.3,
+    loss: str = "ce",
+    targets: Array | None = None,
     mode: str = "exact",
     num_draws: int = 1,
     num_judge_draws: int = 10,
@@ -374,8 +397,8 @@ def fgsm(
     ----------
     .. [1] Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
     """
-    settings = Climb(eps, eps, 1, "linf", random_start=False)
-    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    settings = Climb(eps, eps, 1, "linf", random_start=False, loss=loss)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index, targets)
     return climb(model, x, y, settings, asking, pgd_iterates)
 
 
@@ -386,6 +409,8 @@ def fgm(
     y: Array,
     *,
     eps: float = 0.3,
+    loss: str = "ce",
+    targets: Array | None = None,
     mode: str = "exact",
     num_draws: int = 1,
     num_judge_draws: int = 10,
@@ -410,69 +435,9 @@ def fgm(
     ----------
     .. [1] Miyato, Dai, Goodfellow, "Adversarial training methods for semi-supervised text classification", ICLR 2017.
     """
-    settings = Climb(eps, eps, 1, "l2", random_start=False)
-    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    settings = Climb(eps, eps, 1, "l2", random_start=False, loss=loss)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index, targets)
     return climb(model, x, y, settings, asking, pgd_iterates)
-
-
-class Ascent(NamedTuple):
-    """Where an ascent ended.
-
-    Attributes
-    ----------
-    x_adv : array of shape (n, c, h, w)
-        Last iterates, in the ball and in [0, 1]; not judged.
-    losses : list of arrays of shape (n,)
-        Losses before each step, in nats.
-    """
-
-    x_adv: Array
-    losses: list[Array]
-
-
-@card(title="ascent", norm=setting("norm"), training_only=True, cost=lambda s: Cost(*[s.num_steps * s.draws] * 2))
-def ascent(
-    model: Model,
-    x: Array,
-    y: Array,
-    *,
-    eps: float = 0.3,
-    step_size: float = 0.01,
-    num_steps: int = 40,
-    norm: str = "linf",
-    random_start: bool = True,
-    mode: str = "exact",
-    num_draws: int = 1,
-    seed: int = 0,
-    sample_index: Array | None = None,
-) -> Ascent:
-    """Inner maximisation of adversarial training: `pgd` without a verdict.
-
-    Every image is moved, wrong to begin with or not, nothing is evaluated but gradients, and the last iterate is
-    returned. With ``num_steps=1`` and a random start this is the fast variant (FGSM-RS).
-
-    Notes
-    -----
-    The others are those of `pgd`.
-
-    References
-    ----------
-    .. [1] Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, eq. (2.1).
-    .. [2] Wong, Rice, Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020.
-    """
-    oracle = Asking(mode=mode, num_draws=num_draws, seed=seed, sample_index=sample_index).oracle(model, x, y)
-    ball = Ball(model.ops, x, eps=eps, norm=norm)
-    check_number("step_size", step_size, minimum=0)
-    check_work("num_steps", num_steps)
-    x_t = x
-    if random_start:
-        x_t = ball.start(key=model.ops.derive_key(seed, START), sample_index=oracle.sample_index)
-    losses = []
-    for _ in range(num_steps):
-        verdict, gradient = oracle.gradient(x_t)
-        losses.append(verdict.loss)
-        x_t = ball.step(x_t, gradient, step_size=step_size)
-    return Ascent(x_t, losses)
 
 
 # What iterative attacks in a ball share.
@@ -485,7 +450,7 @@ def starts(
     num_restarts: int,
     random_start: bool,
     transfer: Search | None = None,
-    loss: str = "ce",
+    loss: Losses = "ce",
 ) -> Iterator[Array]:
     """Give the starting points of the restarts.
 
@@ -498,8 +463,8 @@ def starts(
     transfer : callable, optional
         The iterates of a search. The first restart then starts at the best of those that it has on the bare classifier,
         if there is one; what that costs is added to the oracle's counts.
-    loss : str
-        What that search's losses are.
+    loss : str or sequence of str
+        What that search's losses are; of several it is the first.
 
     Yields
     ------
@@ -515,15 +480,16 @@ def starts(
         key = oracle.ops.derive_key(oracle.seed, START, restart)
         start = ball.start(key=key, sample_index=oracle.sample_index) if random_start else ball.centre
         if restart == 0 and transfer is not None and classifier is not None:
-            bare = Oracle(classifier, ball.centre, oracle.y, seed=oracle.seed, sample_index=oracle.sample_index)
-            start = best_of_runs(bare, ball, [transfer(bare, start)], loss=loss).x_adv
+            own: dict[str, Any] = {"seed": oracle.seed, "sample_index": oracle.sample_index, "targets": oracle.targets}
+            bare = Oracle(classifier, ball.centre, oracle.y, **own)
+            start = best_of_runs(bare, ball, [transfer(bare, start)], loss=losses_of(loss)[0]).x_adv
             oracle.num_queries += bare.num_queries
             oracle.num_gradients += bare.num_gradients
         yield start
 
 
 def best_of_runs(
-    oracle: Oracle, ball: Ball, runs: Iterable[Iterator[Verdict]], *, loss: str = "ce", record: Record | None = None
+    oracle: Oracle, ball: Ball, runs: Iterable[Iterator[Verdict]], *, loss: Losses = "ce", record: Record | None = None
 ) -> AttackResult:
     """Keep the best iterate of each run, sample by sample, and the best run.
 
@@ -535,8 +501,8 @@ def best_of_runs(
         With the clean images as its centre.
     runs : iterable of iterators of Verdict
         For each run its iterates.
-    loss : str
-        What the verdicts' losses are. What was found by another loss than the cross entropy is judged anew.
+    loss : str or sequence of str
+        What the verdicts' losses are. Unless it is the cross entropy alone, finds are judged anew.
 
     Notes
     -----
@@ -555,7 +521,7 @@ def best_of_runs(
         if stochastic:
             # With few draws the best of many losses is best by luck; the last iterate has gone the whole way.
             found = stronger(ops, oracle.judge(iterate.x)[0], oracle.judge(found.x)[0])
-        elif loss != "ce":
+        elif losses_of(loss) != ("ce",):
             found = oracle.judge(found.x)[0]
         best = stronger(ops, found, best)
     best = select(ops, always_wrong, clean, best)

@@ -13,7 +13,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from ..arrays import Array
@@ -33,8 +33,11 @@ def mim(
     step_size: float = 0.01,
     num_steps: int = 100,
     decay: float = 1.0,
+    loss: str | Sequence[str] = "ce",
+    targets: Array | None = None,
     norm: str = "linf",
     num_restarts: int = 1,
+    retire: bool = False,
     random_start: bool = False,
     mode: str = "exact",
     num_draws: int = 1,
@@ -62,16 +65,16 @@ def mim(
     al. lacks the recursion, the projection and the step; what is meant is this.
     """
     check_number("decay", decay, minimum=0)
-    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start)
-    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, False, loss, retire)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index, targets)
     return climb(model, x, y, settings, asking, partial(_iterates, decay=decay), record=record)
 
 
 def _iterates(oracle: Oracle, ball: Ball, x_t: Array, settings: Climb, *, decay: float) -> Iterator[Verdict]:
     momentum = oracle.ops.zeros(x_t.shape, str(x_t.dtype))
     for _ in range(settings.num_steps):
-        verdict, gradient = oracle.gradient(x_t)
+        verdict, gradient = oracle.gradient(x_t, loss=settings.loss)
         yield verdict
         momentum = oracle.ops.momentum_step(momentum, gradient, decay=decay)
         x_t = ball.step(x_t, momentum, step_size=settings.step_size)
-    yield oracle.query(x_t)
+    yield oracle.query(x_t, loss=settings.loss)

@@ -4,7 +4,7 @@ For a model whose logits z(x, w) depend on its own noise w, an attack works with
 *attacker's* noise:
 
     loss     (1/D) sum_d J(z(x, w_d), y),        J the cross entropy (expectation over transformation, EOT),
-    success  argmax_k (1/D) sum_d z_k(x, w_d) != y.
+    success  argmax_k (1/D) sum_d z_k(x, w_d) != y,    with a target t: = t.
 
 Instead of the mean loss the search may raise the loss of the mean logits, J((1/D) sum_d z(x, w_d), y). Logits that are
 NaN name no class and are no verdict: such an image is neither rightly classified nor a success.
@@ -111,6 +111,7 @@ class Asking(NamedTuple):
     num_judge_draws: int = 10
     seed: int = 0
     sample_index: Array | None = None
+    targets: Array | None = None
 
     def oracle(self, model: Model, x: Array, y: Array) -> Oracle:
         """As `Oracle`, with these keywords, or as the model's own oracle, if it brings one."""
@@ -144,6 +145,9 @@ class Oracle:
         Of the attacker's noise.
     sample_index : array of shape (n,), integer, optional
         Numbers of the samples in their data set; 0..n-1 by default.
+    targets : array of shape (n,), integer, optional
+        The class that each image is to be taken for, unlike its label. Nothing else is a success then, and what the
+        search raises is minus the loss of the target, were it the true label; of the ratio, the targeted form.
     """
 
     def __init__(
@@ -159,6 +163,7 @@ class Oracle:
         num_judge_draws: int = 10,
         seed: int = 0,
         sample_index: Array | None = None,
+        targets: Array | None = None,
     ) -> None:
         ops = model.ops
         ops.check_images("x", x, model.input_shape)
@@ -176,7 +181,11 @@ class Oracle:
         ops.derive_key(seed, START)  # complains about a seed out of range
         self.model = model
         self.ops = ops
-        self.y = y
+        if targets is not None:
+            ops.check_labels("targets", targets, len(x), model.num_classes)
+            if (targets == y).any():
+                raise InputError("targets: expected classes other than the labels; leave out the images that have them")
+        self.y, self.targets = y, targets
         self.mode = mode
         self.expectation = expectation
         self.common_draws = common_draws
@@ -197,7 +206,7 @@ class Oracle:
         loss : {"ce", "margin", "dlr"}
             Which loss, see `network.loss_ops`; the verdict's is this one.
         targets : array of shape (n,), integer, optional
-            The classes to reach.
+            The classes to go for, whatever is a success.
 
         Returns
         -------
@@ -208,10 +217,12 @@ class Oracle:
         """
         expected = {"mode": self.mode, "expectation": self.expectation, "num_draws": self.num_draws}
         noise = {"first_draw": self._search_draws().start, **self._noise(SEARCH)}
-        result = self.model.loss_and_gradient(x, self.y, loss=loss, targets=targets, **expected, **noise)
+        labels, targets, sign = self._goal(loss, targets)
+        result = self.model.loss_and_gradient(x, labels, loss=loss, targets=targets, **expected, **noise)
         self.num_queries += self.num_draws
         self.num_gradients += self.num_draws
-        return Verdict(x, self._wrong(result.logits, ties=loss != "margin"), result.loss), result.gradient
+        verdict = Verdict(x, self._wrong(result.logits, ties=loss != "margin"), sign * result.loss)
+        return verdict, sign * result.gradient
 
     def query(self, x: Array, *, loss: str = "ce", targets: Array | None = None, again: bool = False) -> Verdict:
         """Ask for logits, on the next draws of the search.
@@ -228,9 +239,10 @@ class Oracle:
         """
         draws = self.last_draws() if again else self._search_draws()
         loss_of, _ = loss_ops(self.ops, loss)
-        mean_loss, logits = mean((loss_of(z, self.y, targets), z) for z in self._logits(x, SEARCH, draws))
-        of_all = mean_loss if self.expectation == "loss" else loss_of(logits, self.y, targets)
-        return Verdict(x, self._wrong(logits, ties=loss != "margin"), of_all)
+        labels, targets, sign = self._goal(loss, targets)
+        mean_loss, logits = mean((loss_of(z, labels, targets), z) for z in self._logits(x, SEARCH, draws))
+        of_all = mean_loss if self.expectation == "loss" else loss_of(logits, labels, targets)
+        return Verdict(x, self._wrong(logits, ties=loss != "margin"), sign * of_all)
 
     def other_classes(self, x: Array) -> Array:
         """Rank the classes but the true one, on the next draws of the search, as `gradient`.
@@ -256,18 +268,30 @@ class Oracle:
         verdict : Verdict
             Of these draws.
         always : array of shape (n,), bool
-            Whether the model is wrong on every single draw.
+            Whether every single draw is a success.
         """
-        ops, y = self.ops, self.y
+        ops, (labels, _, sign) = self.ops, self._goal("ce", None)
         draws = self._logits(x, JUDGE, range(self.num_judge_draws))
-        loss, logits, right = mean((ops.softmax_cross_entropy(z, y), z, (ops.argmax(z) == y) * 1) for z in draws)
-        return Verdict(x, self._wrong(logits), loss), right == 0
+        loss, logits, failed = mean((ops.softmax_cross_entropy(z, labels), z, ~self._hit(z) * 1) for z in draws)
+        return Verdict(x, self._wrong(logits), sign * loss), failed == 0
+
+    def _goal(self, loss: str, targets: Array | None) -> tuple[Array, Array | None, int]:
+        """Labels and targets of a loss to ask the model for, and the sign with which it is raised."""
+        if self.targets is None or targets is not None:
+            return self.y, targets, 1
+        return (self.y, self.targets, 1) if loss == "dlr" else (self.targets, None, -1)
+
+    def _hit(self, logits: Array) -> Array:
+        """Whether the class with the largest logit, of equals the first, is a success, (n,)."""
+        found = self.ops.argmax(logits)
+        return found != self.y if self.targets is None else found == self.targets
 
     def _wrong(self, logits: Array, *, ties: bool = True) -> Array:
-        """Whether logits are wrong by more than rounding, (n,); in a tie, if ties count, the first class wins."""
-        ops, margin = self.ops, self.ops.margin_loss(logits, self.y)
+        """Whether logits are a success by more than rounding, (n,); in a tie, if ties count, the first class wins."""
+        labels, _, sign = self._goal("margin", None)
+        margin = sign * self.ops.margin_loss(logits, labels)
         clear = margin > ROUNDING[self.model.dtype] * abs(logits).max(axis=1)
-        return clear | ((margin == 0) & (ops.argmax(logits) != self.y)) if ties else clear
+        return clear | ((margin == 0) & self._hit(logits)) if ties else clear
 
     def _logits(self, x: Array, stream: str, draws: range) -> Iterator[Array]:
         """Logits, draw by draw."""

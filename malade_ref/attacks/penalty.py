@@ -79,6 +79,7 @@ def cw(
     num_search_steps: int = 9,
     initial_weight: float = 1e-3,
     abort_early: bool = False,
+    targets: Array | None = None,
     mode: str = "exact",
     num_draws: int = 1,
     num_judge_draws: int = 10,
@@ -103,6 +104,9 @@ def cw(
         Whether an image stays where it is, for the rest of a weight's steps, once a tenth of them has not brought its
         objective down by 0.01%. It makes results comparable with implementations that do so; it saves no time, for
         other images go on.
+    targets : array of shape (n,), integer, optional
+        The class that the model is to take each image for, unlike its label: the margin is its lead over all others,
+        and nothing else is a find.
 
     Returns
     -------
@@ -124,7 +128,7 @@ def cw(
     is wrong by luck, and fails the judging draws. A confidence above 0 makes up for that. With a confidence of 0 a find
     has a margin above what rounding can do, still.
     """
-    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index, targets)
     oracle, ops = asking.oracle(model, x, y), model.ops
     check_number("step_size", step_size, minimum=0)
     start = ops.to_tanh_space(x)
@@ -171,6 +175,7 @@ def ead(
     num_search_steps: int = 9,
     initial_weight: float = 1e-3,
     abort_early: bool = False,
+    targets: Array | None = None,
     mode: str = "exact",
     num_draws: int = 1,
     num_judge_draws: int = 10,
@@ -207,7 +212,7 @@ def ead(
     Deviation, as in ART: with the rule l1 a step from a wrong image (with the confidence asked for) is the shrinkage
     alone. The squared distance would pull the larger differences back, which is no way to a small sum.
     """
-    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index, targets)
     oracle, ops = asking.oracle(model, x, y), model.ops
     check_number("beta", beta, minimum=0)
     check_number("step_size", step_size, minimum=0)

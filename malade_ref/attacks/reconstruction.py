@@ -45,8 +45,11 @@ def r_pgd(
     step_size: float = 0.01,
     num_steps: int = 100,
     weight: float = 1.0,
+    loss: str | Sequence[str] = "ce",
+    targets: Array | None = None,
     norm: str = "linf",
     num_restarts: int = 1,
+    retire: bool = False,
     random_start: bool = True,
     mode: str = "exact",
     num_draws: int = 1,
@@ -74,8 +77,8 @@ def r_pgd(
     check_number("weight", weight, minimum=0)
     denoiser = getattr(model, "denoiser", None)
     pull = None if denoiser is None else lambda x_t: -weight * error_gradient(denoiser, x_t)
-    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start)
-    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, False, loss, retire)
+    asking = Asking(mode, "loss", num_draws, False, num_judge_draws, seed, sample_index, targets)
     return climb(model, x, y, settings, asking, partial(pgd_iterates, pull=pull), record=record)
 
 
@@ -93,8 +96,11 @@ def drift_pgd(
     step_size: float = 0.01,
     num_steps: int = 100,
     weight: float = 0.001,
+    loss: str | Sequence[str] = "ce",
+    targets: Array | None = None,
     norm: str = "linf",
     num_restarts: int = 1,
+    retire: bool = False,
     random_start: bool = True,
     num_draws: int = 1,
     num_judge_draws: int = 10,
@@ -132,8 +138,8 @@ def drift_pgd(
 
         return pgd_iterates(oracle, ball, x_t, settings, pull=None if defended is None else pull)
 
-    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start)
-    asking = Asking("exact", "loss", num_draws, False, num_judge_draws, seed, sample_index)
+    settings = Climb(eps, step_size, num_steps, norm, num_restarts, random_start, False, loss, retire)
+    asking = Asking("exact", "loss", num_draws, False, num_judge_draws, seed, sample_index, targets)
     return climb(model, x, y, settings, asking, iterates, record=record)
 
 

@@ -19,10 +19,12 @@ class AttackResult(NamedTuple):
     x_adv : array of shape (n, c, h, w), the images' dtype
         Adversarial images, in the ball and in [0, 1].
     success : array of shape (n,), bool
-        Whether the model is wrong about x_adv; for a stochastic model, by the mean logits of the judging draws. What
-        rounding could undo is no success: it holds for the image alone and in any batch.
+        Whether the model is wrong about x_adv, or takes it for the target, if it has one; for a stochastic model, by
+        the mean logits of the judging draws. What rounding could undo is no success: it holds for the image alone and
+        in any batch.
     loss : array of shape (n,)
-        Cross entropy at x_adv, in nats; for a stochastic model, the mean over the judging draws.
+        Cross entropy at x_adv, in nats, with a target minus that of the target; for a stochastic model, the mean over
+        the judging draws.
     distance : array of shape (n,), float64
         Distance of x_adv from the clean image in the attack's norm, in pixel units. Where an attack that looks for the
         nearest wrong image found one only beyond the ``eps`` it was given, x_adv is the clean image, without success,

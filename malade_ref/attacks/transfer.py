@@ -47,7 +47,7 @@ def transfer(
     attack : callable
         Any attack of this package; called with the surrogate.
     **settings
-        For the attack: eps, norm, ...
+        For the attack: eps, norm, ...; ``targets`` are the model's too.
 
     Returns
     -------
@@ -71,7 +71,8 @@ def transfer(
             f"surrogate: expected {model.dtype} images of shape {model.input_shape} as the model takes, "
             f"got {surrogate.dtype}, {surrogate.input_shape}"
         )
-    asking = Asking(num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index)
+    targets = settings.get("targets")
+    asking = Asking(num_judge_draws=num_judge_draws, seed=seed, sample_index=sample_index, targets=targets)
     oracle = asking.oracle(model, x, y)
     clean, always_wrong = oracle.judge(x)
     found = attack(surrogate, x, y, seed=seed, sample_index=sample_index, **settings)

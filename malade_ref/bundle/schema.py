@@ -394,6 +394,16 @@ _SHEET = _table(
 _CHAIN = _table(num_steps=_count(), a=_positive(), delta=_number(minimum=0))
 
 # Of records that stages keep: kind of the JSON by name, of those in folders by folder.
+_KNOWN = _table(
+    found=_SHARE,
+    found_by_search=_SHARE,
+    num_problems=_count(),
+    num_images=_count(),
+    eps=_positive(),
+    norm=_text,
+)
+_LADDER = _table(num_steps=_list_of(_count(minimum=1)), accuracy=_list_of(_SHARE), slope=_number(), converged=_flag)
+
 _RECORD_SCHEMAS = {
     "quality": _table_of(_QUALITY, keys=_slug),
     "settings": _table_of(_SETTINGS, keys=_slug),
@@ -409,6 +419,8 @@ _RECORD_SCHEMAS = {
             _table_of(_table(relative_error=_number(), zero_share=_SHARE, num_samples=_count()), keys=_slug)
         ),
         eot=_optional(_table_of(_table_of(_NOISE), keys=_slug)),
+        binarisation=_optional(_table_of(_KNOWN, keys=_slug)),
+        convergence=_optional(_table_of(_LADDER)),
     ),
 }
 

@@ -504,7 +504,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """``[audit]``: checks of the gradients that attacks are given.
+    """``[audit]``: checks of the gradients that attacks are given, and of what attacks make of them.
 
     Attributes
     ----------
@@ -514,11 +514,21 @@ class Audit:
         Images at which the variance of the gradient over draws is measured.
     eot_draws : int
         Draws for that.
+    binarisation_images : int
+        Images around which an attack is to find what is known to exist, see `malade_ref.binarisation`; 0 for no such
+        test. It needs classifiers whose last layer is linear.
+    binarisation_eps : float
+        Radius for that, in L-infinity.
+    convergence : bool
+        Whether attacks at several numbers of steps are held to have converged, see `malade_ref.convergence`.
     """
 
     gradient_images: int = setting(4, minimum=1)
     eot_images: int = setting(16, minimum=1)
     eot_draws: int = setting(32, minimum=2)
+    binarisation_images: int = setting(0, minimum=0)
+    binarisation_eps: float = setting(0.3, above=0, maximum=1)
+    convergence: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1027,7 +1037,8 @@ def check_method(method: Method, where: str, *, training: bool = False) -> None:
             known = ["method", *(own if isinstance(method, Attack) else []), *kinds]
             raise InputError(f"{where}.{key}: unknown key; {nearest(key, known)}")
         kind = kinds[key]
-        if type(value) is not kind and not (kind is float and type(value) is int):
+        several = type(value) is list and "Sequence" in str(method.card.parameters[key].annotation)
+        if not several and type(value) is not kind and not (kind is float and type(value) is int):
             raise InputError(f"{where}.{key}: expected {kind.__name__} as in {method.method}'s default, got {value!r}")
         if kind is int:
             check_count(f"{where}.{key}", value, minimum=0, maximum=MOST_WORK)

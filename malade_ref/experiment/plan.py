@@ -223,4 +223,5 @@ class _Work(NamedTuple):
         gradient = classifier[1] + self.num_steps(defence) * denoiser[1]
         audit = self.experiment.audit
         draws = 2 * audit.eot_images * audit.eot_draws if defence.denoiser is not None else 0
-        return gradient * (8 * audit.gradient_images + draws)
+        binary = audit.binarisation_images * (40 * gradient + 700 * self.forward(defence))
+        return gradient * (8 * audit.gradient_images + draws) + binary

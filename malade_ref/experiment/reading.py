@@ -143,6 +143,10 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         del settings["evaluation"]["early_stop"]
     if experiment.evaluation.quality_images is None:
         del settings["evaluation"]["quality_images"]
+    if not experiment.audit.binarisation_images:
+        del settings["audit"]["binarisation_images"], settings["audit"]["binarisation_eps"]
+    if not experiment.audit.convergence:
+        del settings["audit"]["convergence"]
     for key in ("tables", "figures", *KINDS):
         if not settings[key]:
             del settings[key]

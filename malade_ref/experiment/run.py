@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from malade_ref import ops as reference_ops
 from malade_ref.arrays import Array
 from malade_ref.audit import eot_check, gradient_check
+from malade_ref.binarisation import binarisation_check
 from malade_ref.bundle import Bundle
 from malade_ref.bundle.layout import MODELS
 from malade_ref.checkpoint import load_state, save_state
@@ -521,6 +522,12 @@ class _Run(Outcomes):
             options = {"num_draws": draws, "mode": mode, "sample_index": index, "seed": self.seed}
             return Record({}, eot_check(model, *self.images(index), **options)._asdict())
 
+        def solve() -> Record:
+            progress(0.9, "finding what is known to exist")
+            index = self.order[: audit.binarisation_images]
+            options = {"eps": audit.binarisation_eps, "sample_index": index, "seed": self.seed}
+            return Record({}, binarisation_check(model, self.images(index)[0], **options)._asdict())
+
         self.audited += 1
         found = dict(self.bundle.stage(f"audit/{name}/gradient", compare).meta)
         if "why_not" in found:
@@ -533,6 +540,11 @@ class _Run(Outcomes):
                 mode: dict(self.bundle.stage(f"audit/{name}/eot-{mode}", partial(measure, mode, draws)).meta)
                 for mode, draws in self.draws_of_attacks(name).items()
             }
+        if audit.binarisation_images and not foreign:  # it looks into the last layer
+            known = self.findings.setdefault("binarisation", {})
+            known[name] = dict(self.bundle.stage(f"audit/{name}/binarisation", solve).meta)
+        if audit.convergence:
+            self.findings["convergence"] = {}  # the attacks' own ladders
         if self.audited == len(self.experiment.defences):
             self.bundle.stage("audit", lambda: Record({}, self.findings), keep=True)
 

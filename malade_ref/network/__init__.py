@@ -6,7 +6,7 @@ Layers, parameters, images and labels that do not fit each other raise `InputErr
 from .builders import build, cnn, madry, mlp, sdae
 from .colour import STATISTICS, channel_statistics, cifar_resnet, madry_wide_resnet, resnet_v2
 from .denoisers import conv_sdae, dncnn, unet
-from .losses import LOSSES, LossGradient, join, loss_ops
+from .losses import LOSSES, Losses, LossGradient, join, loss_ops, losses_of
 from .network import Network, check_finite, fingerprint
 from .registry import BUILDERS, PRESETS, fitting, make, parameters_of
 from .resnets import resnet, wide_resnet
@@ -17,6 +17,7 @@ __all__ = [
     "PRESETS",
     "STATISTICS",
     "LossGradient",
+    "Losses",
     "Network",
     "build",
     "channel_statistics",
@@ -29,6 +30,7 @@ __all__ = [
     "fitting",
     "join",
     "loss_ops",
+    "losses_of",
     "madry",
     "madry_wide_resnet",
     "make",

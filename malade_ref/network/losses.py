@@ -7,11 +7,33 @@ from types import ModuleType
 from typing import NamedTuple
 
 from ..arrays import Array
-from ..checks import check_choice
+from ..checks import InputError, check_choice
 from ..showing import shortly
 
 # What an attack may ask the gradient of.
 LOSSES = ("ce", "margin", "dlr")
+Losses = str | Sequence[str]
+
+
+def losses_of(loss: Losses) -> tuple[str, ...]:
+    """The losses that the restarts of an attack take in turn.
+
+    Parameters
+    ----------
+    loss : {"ce", "margin", "dlr"} or sequence of these
+        As an attack is given it.
+
+    Returns
+    -------
+    tuple of str
+        At least one.
+    """
+    losses = (loss,) if isinstance(loss, str) else tuple(loss)
+    if not losses:
+        raise InputError(f"loss: expected at least one of {', '.join(LOSSES)}; got none")
+    for one in losses:
+        check_choice("loss", one, LOSSES)
+    return losses
 
 
 def loss_ops(ops: ModuleType, loss: str) -> tuple[Callable[..., Array], Callable[..., Array]]:

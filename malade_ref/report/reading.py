@@ -13,7 +13,7 @@ search/<defence>
 certify/<smoothed classifier>
     Arrays ``label`` (n,), ``selection`` and ``counts`` (n, classes), see `malade_ref.certify.Certificates`.
 audit
-    ``meta``: ``gradient`` and ``eot``, see `malade_ref.audit.audit`.
+    ``meta``: ``gradient``, ``eot`` and perhaps others, see `malade_ref.audit.audit`.
 paths
     Arrays ``clean`` (k, c, h, w) and ``clean_probability`` (k, classes), ``steps`` (t,), ``label`` (k,), and for each
     chain ``<chain>/position`` (t, k, c, h, w) and ``<chain>/probability`` (t, k, classes); ``meta["chains"]``: titles.

@@ -250,7 +250,7 @@ def test_eot_judges_on_all_draws() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss": "margin"}, "loss: expected one of ce, dlr"),
+        ({"loss": "ratio"}, "loss: expected one of ce, margin, dlr"),
         ({"num_targets": 2}, "num_targets: expected 0 for the cross entropy"),
         ({"num_targets": -1}, "num_targets: expected an integer >= 0"),
         ({"rho": 1.5}, "rho: expected a finite number >= 0 and <= 1"),

@@ -36,6 +36,7 @@ DECIDES = (
     "network/*.py",
     "layers/*.py",
     "experiment/models.py",
+    "attacks/ascent.py",
     "attacks/gradient.py",
     "attacks/oracle.py",
 )
