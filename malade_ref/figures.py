@@ -48,6 +48,8 @@ class Curve(NamedTuple):
         Accuracies and the limits of their intervals, as shares.
     emphasized : bool
         Whether it is the line to look at: the worst case.
+    joined : list of list of int, optional
+        Numbers of the points that a line joins, one list a line; all of them by default.
     """
 
     label: str
@@ -56,6 +58,7 @@ class Curve(NamedTuple):
     low: Sequence[float]
     high: Sequence[float]
     emphasized: bool = False
+    joined: list[list[int]] | None = None
 
 
 def require() -> None:
@@ -145,24 +148,26 @@ def accuracy_curves(
                 color = BLACK if curve.emphasized else COLORS[number % len(COLORS)]
                 marker = "o" if curve.emphasized else MARKERS[number % len(MARKERS)]
                 low, value, high = (100 * np.asarray(part) for part in (curve.low, curve.value, curve.high))
-                axes.fill_between(curve.eps, low, high, color=color, alpha=0.15, linewidth=0)
-                if len(curve.eps) == 1:
-                    axes.vlines(curve.eps, low, high, color=color, linewidth=1)
-                (handles[curve.label],) = axes.plot(
-                    curve.eps,
-                    value,
-                    color=color,
-                    marker=marker,
-                    # A ring and dashes, through which the attack below can be seen.
-                    markersize=12 if curve.emphasized else 5,
-                    markerfacecolor="none" if curve.emphasized else "white" if again else color,
-                    markeredgewidth=1.5 if curve.emphasized else 1,
-                    linewidth=2 if curve.emphasized else 1.2,
-                    linestyle=(0, (3, 3)) if curve.emphasized else (0, (6, 2)) if again else "-",
-                    label=curve.label,
-                    clip_on=False,
-                    zorder=3 if curve.emphasized else 2,
-                )
+                eps = np.asarray(curve.eps)
+                for group in [list(range(len(eps)))] if curve.joined is None else curve.joined:
+                    axes.fill_between(eps[group], low[group], high[group], color=color, alpha=0.15, linewidth=0)
+                    if len(group) == 1:
+                        axes.vlines(eps[group], low[group], high[group], color=color, linewidth=1)
+                    (handles[curve.label],) = axes.plot(
+                        eps[group],
+                        value[group],
+                        color=color,
+                        marker=marker,
+                        # A ring and dashes, through which the attack below can be seen.
+                        markersize=12 if curve.emphasized else 5,
+                        markerfacecolor="none" if curve.emphasized else "white" if again else color,
+                        markeredgewidth=1.5 if curve.emphasized else 1,
+                        linewidth=2 if curve.emphasized else 1.2,
+                        linestyle=(0, (3, 3)) if curve.emphasized else (0, (6, 2)) if again else "-",
+                        label=curve.label,
+                        clip_on=False,
+                        zorder=3 if curve.emphasized else 2,
+                    )
             axes.set_title(title, loc="left")
             axes.set_ylim(0, 100)
             axes.set_xlim(left=0)
@@ -181,6 +186,67 @@ def accuracy_curves(
         return content.getvalue()
 
 
+class Dot(NamedTuple):
+    """Accuracy of one defence under one attack, at one size.
+
+    Attributes
+    ----------
+    label : str
+        The attack.
+    value, low, high : float
+        Accuracy and the limits of its interval, as shares.
+    emphasized : bool
+        Whether it is no attack: clean images, or the worst case.
+    """
+
+    label: str
+    value: float
+    low: float
+    high: float
+    emphasized: bool = False
+
+
+def accuracy_dots(panels: Mapping[str, Sequence[Dot]], *, xlabel: str) -> bytes:
+    """Draw accuracies under many attacks of one size: a panel a defence, a row an attack.
+
+    Parameters
+    ----------
+    panels : mapping of str to sequence of Dot
+        By title, from the top down.
+    xlabel : str
+        What is drawn.
+    """
+    if not panels or not all(panels.values()):
+        raise InputError("accuracy dots: expected at least one panel, and a dot in each")
+    heights = [len(dots) for dots in panels.values()]
+    with drawing(width=7.2, height=0.27 * sum(heights) + 0.5 * len(panels) + 0.5) as (figure, content):
+        grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})
+        for axes, (title, dots) in zip(grid[:, 0], panels.items(), strict=True):
+            for row, dot in enumerate(dots):
+                color = BLACK if dot.emphasized else BLUE
+                axes.hlines(row, 100 * dot.low, 100 * dot.high, color=color, linewidth=1.5)
+                axes.plot(
+                    [100 * dot.value],
+                    [row],
+                    color=color,
+                    marker="D" if dot.emphasized else "o",
+                    markersize=6,
+                    clip_on=False,
+                )
+            axes.set_yticks(range(len(dots)), [dot.label for dot in dots], fontsize=8)
+            for text, dot in zip(axes.get_yticklabels(), dots, strict=True):
+                text.set_fontweight("bold" if dot.emphasized else "normal")
+            axes.set_ylim(len(dots) - 0.4, -0.6)
+            axes.set_xlim(0, 100)
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.tick_params(left=False, labelbottom=True)
+            axes.set_title(title, loc="left")
+            axes.grid(alpha=0.3, linewidth=0.5)
+        grid[-1, 0].set_xlabel(xlabel)
+        figure.savefig(content, **png_settings())
+        return content.getvalue()
+
+
 class Line(NamedTuple):
     """Accuracy of one defence under one attack, or under the worst for each image.
 
@@ -194,6 +260,8 @@ class Line(NamedTuple):
         Where it was measured; accuracies and the limits of their intervals, as shares.
     worst : bool
         Whether it is of the worst attack: drawn dashed.
+    joined : list of list of int, optional
+        As of `Curve`.
     """
 
     label: str
@@ -203,9 +271,10 @@ class Line(NamedTuple):
     low: Sequence[float]
     high: Sequence[float]
     worst: bool = False
+    joined: list[list[int]] | None = None
 
 
-def line_figure(lines: Sequence[Line], *, title: str, xlabel: str) -> bytes:
+def line_figure(lines: Sequence[Line], *, title: str, xlabel: str, from_zero: bool = False) -> bytes:
     """Draw accuracies against one quantity in one panel.
 
     Parameters
@@ -216,6 +285,8 @@ def line_figure(lines: Sequence[Line], *, title: str, xlabel: str) -> bytes:
         Above the panel.
     xlabel : str
         What accuracy is drawn against.
+    from_zero : bool
+        Whether the horizontal axis begins at zero.
     """
     if not lines:
         raise InputError("line figure: expected at least one line, got none")
@@ -230,22 +301,28 @@ def line_figure(lines: Sequence[Line], *, title: str, xlabel: str) -> bytes:
             # The worst case of the only defence is black; of several, each has the colour of its defence.
             color = BLACK if line.worst and len(set(groups)) < 2 else COLORS[number % len(COLORS)]
             marker = MARKERS[number % len(MARKERS)]
+            x = np.asarray(line.x)
             low, value, high = (100 * np.asarray(part) for part in (line.low, line.value, line.high))
-            axes.fill_between(line.x, low, high, color=color, alpha=0.12, linewidth=0)
-            axes.plot(
-                line.x,
-                value,
-                color=color,
-                marker=marker,
-                markersize=9 if line.worst else 5,
-                markerfacecolor="none" if line.worst else color,
-                linewidth=1.6,
-                linestyle=(0, (3, 2)) if line.worst else "-",
-                label="\n".join(textwrap.wrap(line.label, 30)),
-                clip_on=False,
-                zorder=3 if line.worst else 2,
-            )
+            for part, group in enumerate([list(range(len(x)))] if line.joined is None else line.joined):
+                axes.fill_between(x[group], low[group], high[group], color=color, alpha=0.12, linewidth=0)
+                if len(group) == 1:
+                    axes.vlines(x[group], low[group], high[group], color=color, linewidth=1)
+                axes.plot(
+                    x[group],
+                    value[group],
+                    color=color,
+                    marker=marker,
+                    markersize=9 if line.worst else 5,
+                    markerfacecolor="none" if line.worst else color,
+                    linewidth=1.6,
+                    linestyle=(0, (3, 2)) if line.worst else "-",
+                    label="_" if part else "\n".join(textwrap.wrap(line.label, 30)),
+                    clip_on=False,
+                    zorder=3 if line.worst else 2,
+                )
         axes.set_ylim(0, 100)
+        if from_zero:
+            axes.set_xlim(left=0)
         axes.set_title(title, loc="left")
         axes.set_xlabel(xlabel)
         axes.set_ylabel("accuracy (%)")

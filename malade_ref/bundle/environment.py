@@ -6,6 +6,7 @@ It is the only file in which two equal runs differ, so it is not in the manifest
      "timings": {"<step>": seconds, ...},
      "warnings": ["...", ...],
      "networks": {"<name>": {"from": "training", "store" or "file", "fingerprint": ..., ...}, ...},
+     "command": "malade run ...",                                              if it was a command
      "sha256": "..."}
 """
 
@@ -32,7 +33,7 @@ from malade_ref.bundle.schema import check_log
 from malade_ref.checks import InputError
 from malade_ref.storage import atomic_write, differences, load_json, to_json
 
-_PACKAGES = ("numpy", "scipy", "h5py", "threadpoolctl", "matplotlib", "pillow")
+_PACKAGES = ("numpy", "scipy", "h5py", "threadpoolctl", "matplotlib", "pillow", "jinja2")
 _ROOT = Path(__file__).parents[1]
 
 
@@ -79,6 +80,8 @@ class Log:
         What the reader of the results should know.
     networks : dict of str to dict, optional
         Where each network is from, and its fingerprint.
+    command : str, optional
+        What began the run, without folders.
     """
 
     def __init__(
@@ -87,9 +90,11 @@ class Log:
         timings: dict[str, float],
         warnings: list[str],
         networks: dict[str, dict[str, Any]] | None = None,
+        command: str | None = None,
     ) -> None:
         self.sessions, self.timings, self.warnings = sessions, timings, warnings
         self.networks = networks if networks is not None else {}
+        self.command = command
 
     def begin_session(self, device: Mapping[str, Any] | None = None) -> None:
         """Add a session, and a warning for everything that changed since the last one.
@@ -137,6 +142,7 @@ class Log:
             "timings": self.timings,
             "warnings": self.warnings,
             "networks": self.networks,
+            **({"command": self.command} if self.command is not None else {}),
         }
         atomic_write(path / ENVIRONMENT, to_json(ENVIRONMENT, {**log, "sha256": _sha256(log)}) + "\n")
 
@@ -156,7 +162,7 @@ def read_log(path: Path) -> Log:
     check_log(str(file), log)
     sessions = [{key: session.get(key) for key in ("began", "ended", "environment")} for session in log["sessions"]]
     networks = {str(name): dict(origin) for name, origin in (log.get("networks") or {}).items()}
-    return Log(sessions, dict(log["timings"]), list(log["warnings"]), networks)
+    return Log(sessions, dict(log["timings"]), list(log["warnings"]), networks, log.get("command"))
 
 
 def _sha256(log: dict[str, Any]) -> str:

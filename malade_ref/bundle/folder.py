@@ -48,6 +48,7 @@ from malade_ref.bundle.layout import (
     LOCK,
     MANIFEST,
     OUTCOMES,
+    PAGE,
     REPORT,
     RESULTS,
     WORK,
@@ -489,12 +490,13 @@ class Bundle:
         Parameters
         ----------
         files : mapping of str to str or bytes
-            Contents of ``report.md``, ``results.json``, ``croissant.json`` and ``figures/*``, by name.
+            Contents of ``report.md``, ``report.html``, ``results.json``, ``croissant.json`` and ``figures/*``, by name.
         """
         if not self.finished:
             raise InputError(f"{self.path}: is not finished; malade run --resume finishes it")
         for name in files:
-            if check_name("file", name) not in (REPORT, RESULTS, CROISSANT) and not name.startswith(f"{FIGURES}/"):
+            derived = check_name("file", name) in (REPORT, PAGE, RESULTS, CROISSANT) or name.startswith(f"{FIGURES}/")
+            if not derived:
                 raise InputError(f"{name}: is not derived from the outcomes; only report and figures can be redrawn")
         manifest = read_manifest(self.path)
         # A kill on the way leaves files that do not match the manifest; drawing again mends it.

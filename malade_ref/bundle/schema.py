@@ -193,6 +193,7 @@ _ENVIRONMENT_SCHEMA = _table(
     timings=_table_of(_number(minimum=0)),
     warnings=_list_of(_text),
     networks=_optional(_table_of(_table(fingerprint=_text))),
+    command=_optional(_text),
 )
 
 # config.json of an experiment -----------------------------------------------------------------------------------------
@@ -467,7 +468,14 @@ RECORD_ARRAYS = {
         "marginal/position": ("u", "etkdhw"),
         "marginal/probability": ("f", "etkc"),
     },
-    "pictures": {"label": ("iu", "k"), "*/x_adv": ("f", "kdhw"), "*/probability": ("f", "kc")},
+    "pictures": {
+        "label": ("iu", "k"),
+        "*/x_adv": ("f", "kdhw"),
+        "*/probability": ("f", "kc"),
+        "*/steps": ("iu", "t"),
+        "*/position": ("u", "tkdhw"),
+        "*/position_probability": ("f", "tkc"),
+    },
 }
 # Of a walk that has no second chain.
 OPTIONAL_ARRAYS = tuple(

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from malade_ref import __version__
 from malade_ref.bundle.layout import WORK
 from malade_ref.checks import InputError
-from malade_ref.cli import certify, data, info, judge, models, report, run, single, stopping, theorem
+from malade_ref.cli import certify, compare, data, info, judge, models, report, run, single, stopping, theorem
 from malade_ref.cli.console import lost, say, write
 from malade_ref.experiment import suite_state
 from malade_ref.storage.files import cannot_read
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     # Of a command: where its result is to be found, if not in what it says.
     top.set_defaults(command=_no_command, out=None)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (run, judge, theorem, report, data, models, single, certify, info):
+    for module in (run, judge, theorem, report, compare, data, models, single, certify, info):
         module.add_commands(commands)
     return top
 

@@ -11,6 +11,7 @@ from typing import Any
 from malade_ref import report, theorem
 from malade_ref.bundle import Bundle, verify
 from malade_ref.bundle.layout import CONFIG, MANIFEST, MODELS, is_old_record
+from malade_ref.bundle.layout import PAGE as HTML
 from malade_ref.bundle.manifest import LeftOut, is_record, read_left_out
 from malade_ref.bundle.record import keep_record, keep_records
 from malade_ref.bundle.schema import check_config
@@ -37,8 +38,8 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "report",
         help="draw the tables and figures of a bundle again, or verify it",
-        description="Derive results.json, report.md and figures of a finished bundle from its outcomes again, verify "
-        "it, or keep a record of it. A record stays as it is; --out draws it again in another folder.",
+        description="Derive results.json, report.md, report.html and figures of a finished bundle from its outcomes "
+        "again, verify it, or keep a record of it. A record stays as it is; --out draws it again in another folder.",
         allow_abbrev=False,
     )
     command.add_argument("bundle", metavar="BUNDLE", help="folder of a malade run")
@@ -129,7 +130,8 @@ def _suite(arguments: argparse.Namespace) -> int:
         problems = [problem for name in names for problem in _problems(str(path / name))] + [page_differs(path)]
         if any(problems):
             raise InputError(f"{path}: is not whole ({next(filter(None, problems))}); malade report --verify says more")
-        keep_records({name: path / name for name in names}, [path / SUITE_FILE, path / PAGE], arguments.record)
+        pages = [path / page for page in (PAGE, HTML) if (path / page).exists()]
+        keep_records({name: path / name for name in names}, [path / SUITE_FILE, *pages], arguments.record)
         return _suite(
             argparse.Namespace(**{**vars(arguments), "bundle": arguments.record, "record": None, "verify": True})
         )

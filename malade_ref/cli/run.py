@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from malade_ref.bundle.layout import PAGE
 from malade_ref.checks import InputError, OutOfMemoryError, check_number
 from malade_ref.cli.backends import add_backend, ready_backend, split_changes
 from malade_ref.cli.console import Meter, duration, number, say
@@ -119,10 +121,13 @@ def _run_one(arguments: argparse.Namespace, workers: Workers | None) -> int:
                 resume=arguments.resume,
                 ops=ops,
                 watcher=watcher,
+                command=command_of(arguments.experiment, arguments.changes, arguments.backend),
                 workers=workers,
             )
     watcher.close()
     say(f"results: {bundle.path / 'report.md'}")
+    if (bundle.path / PAGE).exists():
+        say(f"to look at: {bundle.path / PAGE}")
     for line in headlines(bundle):
         say(line)
     return 0
@@ -161,6 +166,25 @@ def _run_suite(
     say(f"done in {duration(time.monotonic() - began)}")
     say(f"page: {page}")
     return 0
+
+
+def command_of(experiment: str, changes: Sequence[str], backend: str) -> str:
+    """Write the command that runs an experiment, without folders: they are of one machine only.
+
+    Parameters
+    ----------
+    experiment : str
+        Its name, or a file.
+    changes : sequence of str
+        As given by ``--set``.
+    backend : str
+        ``"ref"`` or ``"gpu"``.
+    """
+    words = ["malade", "run", Path(experiment).name]
+    for change in changes:
+        key, equals, value = change.partition("=")
+        words += ["--set", f"{key}{equals}{Path(value).name if key.endswith('file') else value}"]
+    return shlex.join([*words, *(["--backend", backend] if backend != "ref" else [])])
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from malade_ref.bundle.layout import MODELS
 from malade_ref.checkpoint import load_state, save_state
 from malade_ref.checks import InputError
 from malade_ref.datasets import Dataset, load_dataset
-from malade_ref.defence import MODES
+from malade_ref.defence import MALADE, MODES
 from malade_ref.experiment.ahead import Cell, Workers, compute_ahead
 from malade_ref.experiment.config import CLEAN, Attack, Defence, Experiment, Victim
 from malade_ref.experiment.models import (
@@ -51,12 +51,12 @@ from malade_ref.experiment.reading import Reading, settings_of
 from malade_ref.experiment.rehearsal import check_sizes, rehearse
 from malade_ref.experiment.search import Chains, Images, search_by_halving, search_settings
 from malade_ref.experiment.sharing import Sharing
-from malade_ref.experiment.stages import Arrays, chain_paths, run_attack
+from malade_ref.experiment.stages import Arrays, chain_paths, picture_positions, run_attack
 from malade_ref.experiment.store import Store, store_folder
 from malade_ref.experiment.workers import Job
 from malade_ref.figures import require
 from malade_ref.network import Network
-from malade_ref.report import write_report
+from malade_ref.report import require_page, write_report
 from malade_ref.storage import Record, to_json
 from malade_ref.training import Progress
 
@@ -113,6 +113,7 @@ def run_experiment(
     data: Dataset | None = None,
     networks: Mapping[str, Network] | None = None,
     seconds: Mapping[str, Passes] | None = None,
+    command: str | None = None,
     workers: Workers | None = None,
 ) -> Bundle:
     """Run an experiment, or go on with it.
@@ -140,6 +141,8 @@ def run_experiment(
         bundle names and does not keep.
     seconds : mapping of str to tuple, optional
         As of `plan_of`.
+    command : str, optional
+        What began the run, for its report.
     workers : callable, optional
         Gives a context manager with an executor whose workers attack and judge; by default this process does.
 
@@ -171,6 +174,7 @@ def run_experiment(
     begin = Bundle.resume if resume else Bundle.create
     with begin(out, reading.text, config, device=device) as bundle:
         if not bundle.finished:
+            bundle.log.command = bundle.log.command or command
             _Run(bundle, experiment, data, ops, watcher, given, shared, data_dir, workers, seconds).run()
     return Bundle.open(out)
 
@@ -494,6 +498,8 @@ class _Run(Outcomes):
         settings = {"sample_index": index[part]} if model.stochastic else {}
         probability = np.exp(self.ops.to_host(self.ops.log_softmax(model.logits(x_adv[part], **settings))))
         arrays = {"x_adv": self.ops.to_host(x_adv[part]), "probability": probability}
+        if isinstance(model, MALADE):
+            arrays |= picture_positions(model, x_adv[part], sample_index=index[part])
         save_state(self.bundle.partial(f"pictures/{cell}"), arrays, {})
 
     # Looking into the models -----------------------------------------------------------------------------------------
@@ -634,15 +640,18 @@ class _Run(Outcomes):
         progress(0.0, "")
         self.bundle.merge()
         # Nothing that was computed is to be lost for want of a library that only draws.
-        drawable = True
-        try:
-            require()
-        except InputError as error:
-            drawable = False
-            warning = f"figures were left out ({error}); malade report draws them"
-            if warning not in self.bundle.log.warnings:
-                self.bundle.log.warnings.append(warning)
-        write_report(self.bundle, figures=drawable)
+        drawable = {}
+        for what, check in (("figures", require), ("page", require_page)):
+            try:
+                check()
+                drawable[what] = True
+            except InputError as error:
+                drawable[what] = False
+                left_out = "figures were" if what == "figures" else "report.html was"
+                warning = f"{left_out} left out ({error}); malade report draws them"
+                if warning not in self.bundle.log.warnings:
+                    self.bundle.log.warnings.append(warning)
+        write_report(self.bundle, **drawable)
         self.bundle.finish()
 
 

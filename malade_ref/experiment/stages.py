@@ -28,6 +28,8 @@ Arrays = dict[str, NDArray[Any]]
 
 # Most positions of a chain that a picture shows.
 MAX_POSITIONS = 9
+# Positions of a chain in the gallery.
+NUM_SHOWN = 6
 
 
 def run_attack(
@@ -193,3 +195,31 @@ def chain_paths(chains: Mapping[str, MALADE], clean: Array, attacked: Array, *, 
         arrays[f"{name}/position"] = np.stack([to_host(positions[step]) for step in shown])
         arrays[f"{name}/probability"] = np.stack([probability(positions[step]) for step in shown])
     return arrays
+
+
+def picture_positions(defence: MALADE, x: Array, *, sample_index: Array) -> Arrays:
+    """Images on their way through a chain, for a gallery.
+
+    Parameters
+    ----------
+    defence : MALADE
+        The defence.
+    x : array of shape (k, c, h, w)
+        Images as attacked.
+    sample_index : array of shape (k,), integer
+        Numbers of the samples in their data set.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``steps`` (`NUM_SHOWN`,), of a short chain some of them twice; ``position`` (t, k, c, h, w), bytes, what is
+        outside of [0, 1] cut off; ``position_probability`` (t, k, classes), what the bare classifier makes of them.
+    """
+    ops, num_steps = defence.ops, defence.chain.num_steps
+    steps = np.rint(np.linspace(0, num_steps, NUM_SHOWN)).astype(np.int64)
+    path = defence.path(x, sample_index=sample_index)
+    positions = [path[step] for step in steps]
+    shown = [np.rint(255 * np.clip(ops.to_host(position), 0, 1)).astype(np.uint8) for position in positions]
+    logits = [defence.classifier.logits(position) for position in positions]
+    probability = [np.exp(ops.to_host(ops.log_softmax(one))) for one in logits]
+    return {"steps": steps, "position": np.stack(shown), "position_probability": np.stack(probability)}

@@ -6,7 +6,7 @@
     DIR/theorem/                 what the page shows of `malade theorem`
     DIR/<experiment>/            the bundle of each experiment
     DIR/shared/                  what they have in common, until all are finished
-    DIR/report.md                the page
+    DIR/report.md, report.html   the page
 
 Each bundle is complete without the others, and one that is finished is taken as it is: a page can be put together from
 bundles that were made one by one.
@@ -14,9 +14,12 @@ bundles that were made one by one.
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -25,12 +28,15 @@ from types import ModuleType
 from malade_ref import ops as reference_ops
 from malade_ref import theorem
 from malade_ref.bundle import Bundle
+from malade_ref.bundle.layout import PAGE as HTML
 from malade_ref.bundle.manifest import is_record
 from malade_ref.checks import InputError
 from malade_ref.experiment.ahead import Workers
 from malade_ref.experiment.reading import read_experiment
 from malade_ref.experiment.run import Watcher, run_experiment
 from malade_ref.experiment.tables import read_table
+from malade_ref.report import require_page
+from malade_ref.report.html import page_html
 from malade_ref.report.page import PAGE, page_text
 from malade_ref.storage import atomic_write, load_json, make_folder, one_line, to_json
 from malade_ref.storage.files import open_regular
@@ -196,6 +202,7 @@ def run_suite(
             ops=ops,
             watcher=watcher(reading.experiment.title, number),
             shared=out / SHARED_FOLDER,
+            command=shlex.join(["malade", "run", name, *(word for one in changes for word in ("--set", one))]),
             workers=workers,
         )
     page = rewrite_page(out)
@@ -266,8 +273,23 @@ def rewrite_page(path: Path) -> Path:
     Path
         The page.
     """
-    atomic_write(path / PAGE, _page(path))
+    text = _page(path)
+    # The one that counts comes last: a suite that has it is finished.
+    with suppress(InputError):
+        require_page()
+        atomic_write(path / HTML, _html(path, text))
+    atomic_write(path / PAGE, text)
     return path / PAGE
+
+
+def _html(path: Path, text: str) -> str:
+    """The page for a browser; figures that are too many for it stay in the bundles."""
+    names = dict.fromkeys(re.findall(r"^!\[.*\]\(([\w./+=,-]+)\)$", text, flags=re.MULTILINE))
+    figures = {}
+    for name in names:
+        with suppress(OSError), open_regular(path / name) as file:
+            figures[name] = file.read()
+    return page_html(re.sub(r"\]\(([\w+=,-]+)/report\.md\)", r"](\1/report.html)", text), figures=figures)
 
 
 def _page(path: Path) -> str:

@@ -3,6 +3,7 @@
 ::
 
     outcomes.h5, *.h5, histories/*.h5  ->  results.json  ->  report.md
+                                                         ->  report.html
                                                          ->  figures/*.png
                                                          ->  croissant.json
 
@@ -12,18 +13,19 @@ A bundle that lacks what they need raises `InputError`, and so do figures withou
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from malade_ref.bundle import Bundle
-from malade_ref.bundle.layout import CROISSANT, FIGURES, MODELS, REPORT, RESULTS, is_old_record
+from malade_ref.bundle.layout import CROISSANT, FIGURES, MODELS, PAGE, REPORT, RESULTS, is_old_record
 from malade_ref.bundle.manifest import is_record, read_left_out, read_manifest
 from malade_ref.bundle.schema import MAX_NUMBER
 from malade_ref.checks import InputError, printable
 from malade_ref.report.croissant import croissant
 from malade_ref.report.drawing import draw_figures
+from malade_ref.report.html import report_html, require_page, unpainted
 from malade_ref.report.markdown import named
 from malade_ref.report.reading import ReportInput, open_bundle, read_bundle
 from malade_ref.report.results import SCHEMA, results_of
@@ -31,7 +33,17 @@ from malade_ref.report.text import report_text
 from malade_ref.storage import from_json, load_json, one_line, to_json
 from malade_ref.storage.files import open_regular
 
-__all__ = ["ReportInput", "check_report", "fitting", "read_bundle", "report_text", "results_of", "write_report"]
+__all__ = [
+    "ReportInput",
+    "check_report",
+    "fitting",
+    "read_bundle",
+    "report_html",
+    "report_text",
+    "require_page",
+    "results_of",
+    "write_report",
+]
 
 # Sums may be taken in another order by another version of NumPy or SciPy.
 TOLERANCE = 1e-9
@@ -52,7 +64,7 @@ DERIVED = (
 MAX_SHOWN = 200
 
 
-def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[str]:
+def write_report(bundle: Bundle | str | Path, *, figures: bool = True, page: bool = True) -> list[str]:
     """Write results, report and figures into a bundle.
 
     Parameters
@@ -61,24 +73,26 @@ def write_report(bundle: Bundle | str | Path, *, figures: bool = True) -> list[s
         One whose outcomes are merged, being computed or finished.
     figures : bool
         Whether to draw; without figures matplotlib is not needed.
+    page : bool
+        Whether to write report.html; without it jinja2 is not needed.
 
     Raises
     ------
     InputError
-        If the bundle is incomplete or damaged, cannot be written, or matplotlib is missing for figures.
+        If the bundle is incomplete or damaged, cannot be written, or what draws figures or page is missing.
     """
     bundle = open_bundle(bundle)
     with fitting(bundle):
         inputs = read_bundle(bundle)
         results = results_of(inputs)
         drawn = draw_figures(inputs._replace(config=named(inputs.config, printable)), results) if figures else {}
+        kept = {name: _bytes_of(bundle.path / name) for name in (kept_figures(bundle, drawn) if figures else ())}
         text = to_json(RESULTS, results) + "\n"
         files: dict[str, str | bytes] = {
             RESULTS: text,
             CROISSANT: croissant(bundle.path, text, inputs.config, inputs.environment),
-            REPORT: report_text(
-                results, inputs.config, inputs.environment, [*drawn, *(kept_figures(bundle, drawn) if figures else ())]
-            ),
+            REPORT: report_text(results, inputs.config, inputs.environment, [*drawn, *kept]),
+            **({PAGE: report_html(inputs, results, {**drawn, **kept})} if page else {}),
             **drawn,
         }
     if bundle.finished:
@@ -99,12 +113,17 @@ def kept_figures(bundle: Bundle, drawn: Collection[str]) -> list[str]:
     drawn : collection of str
         Names of the figures that can be drawn.
     """
-    if not bundle.finished or not is_record(bundle.path):
-        return []
-    lacking = [name for name in read_left_out(bundle.path) or {} if not (bundle.path / name).exists()]
-    if all(name.startswith(f"{MODELS}/") for name in lacking):
+    if not _lacks_images(bundle):
         return []
     return [name for name in sorted(read_manifest(bundle.path)) if name.startswith(f"{FIGURES}/") and name not in drawn]
+
+
+def _lacks_images(bundle: Bundle) -> bool:
+    """Whether it is a record that was kept without what some figures, and the gallery, show."""
+    if not bundle.finished or not is_record(bundle.path) or is_old_record(bundle.path):
+        return False
+    left_out = read_left_out(bundle.path) or {}
+    return any(not name.startswith(f"{MODELS}/") and not (bundle.path / name).exists() for name in left_out)
 
 
 def check_report(bundle: Bundle | str | Path) -> list[str]:
@@ -134,6 +153,7 @@ def check_report(bundle: Bundle | str | Path) -> list[str]:
                 derived.pop(SCHEMA)
             figures = sorted(f"{FIGURES}/{path.name}" for path in (bundle.path / FIGURES).glob("*.png"))
             expected = report_text(derived, inputs.config, inputs.environment, figures)
+            page = _page_problem(bundle, inputs, derived, figures)
     except InputError as error:
         return [str(error)]
     except (OSError, UnicodeDecodeError) as error:
@@ -158,7 +178,27 @@ def check_report(bundle: Bundle | str | Path) -> list[str]:
         except InputError as error:
             return [str(error)]
         found = [f"{CROISSANT}: {line}" for line in mismatches(there, from_json(CROISSANT, described))]
-    return found
+    return [*found, *([page] if page and not found else [])]
+
+
+def _page_problem(
+    bundle: Bundle, inputs: ReportInput, results: Mapping[str, Any], figures: Sequence[str]
+) -> str | None:
+    """What is wrong with report.html, where there is one and it can be written again; its images are not compared."""
+    if not (bundle.path / PAGE).exists() or bundle.of_another_version or _lacks_images(bundle):
+        return None
+    try:
+        require_page()
+    except InputError:
+        return None
+    stored = unpainted(_text_of(bundle.path / PAGE)).splitlines()
+    contents = {name: _bytes_of(bundle.path / name) for name in figures}
+    derived = unpainted(report_html(inputs, results, contents)).splitlines()
+    if stored == derived:
+        return None
+    pairs = zip([*stored, None], [*derived, None], strict=False)
+    number, (old, new) = next((i, pair) for i, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    return f"{PAGE}: line {number} is {_shown(old)}, derived is {_shown(new)}"
 
 
 @contextmanager
@@ -186,8 +226,12 @@ def fitting(bundle: Bundle) -> Iterator[None]:
 
 
 def _text_of(path: Path) -> str:
+    return _bytes_of(path).decode()
+
+
+def _bytes_of(path: Path) -> bytes:
     with open_regular(path) as file:
-        return file.read().decode()
+        return file.read()
 
 
 def mismatches(stored: Any, derived: Any, key: str = "") -> Iterator[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from malade_ref.evaluation import CLEAN
 from malade_ref.report.labels import NONE, NORMS, Labels, count_of, percent, points, table, threat_label
 
 Result = Mapping[str, Any]
 
 
 def accuracy_tables(results: Result, config: Mapping[str, Any], labels: Labels) -> list[str]:
-    """Both readings: attacks by defences, clean images first, worst cases last, the paper's figures below.
+    """Attacks by defences, clean images first, then by strength, worst cases in both readings, the paper's figures.
 
     Parameters
     ----------
@@ -36,24 +37,19 @@ def accuracy_tables(results: Result, config: Mapping[str, Any], labels: Labels) 
     fewer = " n is given where it was another." if len(set(sizes)) > 1 else ""
     lines = [
         f"Percent of {count_of(usual, 'test image')} that are classified rightly, with 95% intervals (Wilson). Attacks "
-        f"are of {threat_label(main['norm'], main['eps'])}.{fewer}",
+        f"are of {threat_label(main['norm'], main['eps'])}, the weakest first.{fewer}",
         "",
-        "**The paper's reading**: one draw of each defence; the worst case is the smallest of the accuracies.",
-        "",
-    ]
-    smallest = [_bold(found["paper"], found["paper"]["n"], usual) if found else NONE for found in worst.values()]
-    rows = [*_attack_rows(cells, labels, "first_draw", usual), ["**worst case**", *smallest]]
-    lines += table(head, [*rows, *_published(config, labels, main)])
-
-    lines += [
         f"**The honest reading**: the probability of being right, from {count_of(draws, 'fresh draw')} of a random "
         "defence that no attack saw; the worst case takes the worst attack for each image (chosen by one half of the "
-        "draws, judged by the other).",
+        "draws, judged by the other). **The paper's reading**: one draw of each defence; the worst case is the "
+        "smallest of the accuracies.",
         "",
     ]
     honest = [found["honest"] if found else None for found in worst.values()]
     per_image = [_bold(found["mean"], found["n"], usual) if found else NONE for found in honest]
+    smallest = [_bold(found["paper"], found["paper"]["n"], usual) if found else NONE for found in worst.values()]
     rows = [*_attack_rows(cells, labels, "mean", usual), ["**worst case for each image**", *per_image]]
+    rows += [["**worst case, the paper's reading**", *smallest], *_published(config, labels, main)]
     return lines + table(head, rows)
 
 
@@ -64,12 +60,15 @@ def _main_cells(results: Result) -> dict[tuple[str, str], Result]:
 
 
 def _attack_rows(cells: Mapping[tuple[str, str], Result], labels: Labels, key: str, usual: int) -> list[list[str]]:
-    rows = []
+    rows: list[tuple[float, list[str]]] = []
     for attack, title in labels.attacks.items():
         found = [cells.get((attack, defence)) for defence in labels.defences]
+        # Its place is by the defence that stands up best: under what is strong for the others, all may be at zero.
+        most = max((cell[key]["value"] for cell in found if cell), default=0.0)
         if any(found):
-            rows.append([title, *(_share(cell[key], cell["n"], usual) if cell else NONE for cell in found)])
-    return rows
+            row = [title, *(_share(cell[key], cell["n"], usual) if cell else NONE for cell in found)]
+            rows.append((2.0 if attack == CLEAN else most, row))
+    return [row for _, row in sorted(rows, key=lambda pair: -pair[0])]
 
 
 def _share(estimate: Mapping[str, float], size: int, usual: int) -> str:
@@ -98,7 +97,7 @@ def _threat_of(entry: Mapping[str, Any], main: Mapping[str, Any]) -> tuple[str, 
 
 
 def size_tables(results: Result, config: Mapping[str, Any], labels: Labels) -> list[str]:
-    """Every attack at every size, one table a norm, the paper's figures among them.
+    """Every attack at every other size, one table a norm, the paper's figures among them.
 
     The parameters are those of `accuracy_tables`.
 
@@ -108,13 +107,19 @@ def size_tables(results: Result, config: Mapping[str, Any], labels: Labels) -> l
         Lines; none if there is one size only.
     """
     main = results["main"]
-    cells = [cell for cell in results["cells"].values() if cell["attack"] != "clean" and "nearest" not in cell]
+    cells = [cell for cell in results["cells"].values() if cell["attack"] != CLEAN and "nearest" not in cell]
+    # Those of the main threat are in the table of accuracies.
+    cells = [cell for cell in cells if cell["threat"] != main["threat"]]
     by_norm: dict[str, set[float]] = {}
     for cell in cells:
         by_norm.setdefault(cell["threat"].partition(" ")[0], set()).add(cell["eps"])
-    if sum(map(len, by_norm.values())) < 2:
+    if not by_norm:
         return []
-    lines = ["Percent right, mean over draws, with 95% intervals; n differs between attacks, see results.json.", ""]
+    lines = [
+        f"As above, at the sizes other than {threat_label(main['norm'], main['eps'])}; n differs between attacks, see "
+        "results.json.",
+        "",
+    ]
     for norm, sizes in sorted(by_norm.items(), key=lambda pair: (pair[0] != main["norm"], pair[0])):
         columns, rows = sorted(sizes), []
         for defence, name in labels.defences.items():
@@ -128,7 +133,7 @@ def size_tables(results: Result, config: Mapping[str, Any], labels: Labels) -> l
             quoted: dict[str, dict[float, str]] = {}
             for entry in config.get("paper") or []:
                 of_norm, eps = _threat_of(entry, main)
-                if (entry["defence"], of_norm) == (defence, norm):
+                if (entry["defence"], of_norm) == (defence, norm) and eps in columns:
                     row = quoted.setdefault(f"*the paper, {entry['table']}: {entry['attack']}*", {})
                     row[eps] = f"*{entry['accuracy']:.2f}*"
             rows += [[name, title, *(row.get(eps, NONE) for eps in columns)] for title, row in quoted.items()]
@@ -184,15 +189,14 @@ def draws_table(results: Result, labels: Labels) -> list[str]:
     if not rows:
         return []
     text = (
-        "A random defence can be asked several times: by its owner, who takes a majority (here more than half of the "
-        "draws, a lower bound for a vote among many classes), and by an attacker, who submits an image until a draw is "
-        "wrong. No attack was made against majorities."
+        "A random defence can be asked several times: by its owner, who takes a majority (more than half of the draws, "
+        "a lower bound for a vote among many classes), and by an attacker, who submits an image until a draw is wrong. "
+        "No attack was made against majorities."
     )
     return [text, "", *table(["defence", "images", "right in", "percent of images"], rows)]
 
 
 def _draw_rows(found: Result) -> Iterator[list[str]]:
-    yield ["one draw", percent(found["mean"], "")]
     for kind, words in (("vote", "a majority of {} draws"), ("survival", "all of {} draws")):
         for number in sorted(map(int, found[kind])):
             if number > 1:
@@ -234,7 +238,7 @@ def comparison_table(results: Result, labels: Labels) -> list[str]:
 
 
 def eps_table(results: Result, labels: Labels) -> list[str]:
-    """Worst cases at every size, the main norm first.
+    """Worst cases at every size but the main one, the main norm first.
 
     The parameters are those of `accuracy_tables`.
 
@@ -249,10 +253,12 @@ def eps_table(results: Result, labels: Labels) -> list[str]:
     for norm, eps in sorted(
         ((norm, float(eps)) for norm, _, eps in parts), key=lambda pair: (pair[0] != results["main"]["norm"], pair)
     ):
+        if f"{norm} {eps:g}" == results["main"]["threat"]:
+            continue
         found = [results["defences"][name]["worst"].get(f"{norm} {eps:g}") for name in labels.defences]
         texts = [f"{percent(one['honest']['mean'], '')} ({len(one['attacks'])})" if one else NONE for one in found]
         rows.append([threat_label(norm, eps), *texts])
-    text = "Worst case for each image, and in parentheses the number of attacks it is taken over:"
+    text = "Worst case for each image at other sizes, and in parentheses the number of attacks it is taken over:"
     return [text, "", *table(["threat", *labels.defences.values()], rows)] if rows else []
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from malade_ref.report.labels import NONE, Labels, count_of, percent, table
+from malade_ref.report.markdown import spoken
 
 # Settings of a grid that are shown; all are in the search's record.
-MAX_ROWS = 10
+MAX_ROWS = 5
 CHAIN = ("num_steps", "a", "delta")
 
 
@@ -198,6 +199,7 @@ def provenance(config: Mapping[str, Any], environment: Mapping[str, Any]) -> lis
     lines = [
         f"- Experiment {config.get('name', '')}{scale}, seed {config.get('seed', 0)}, "
         f"backend {config.get('backend', '')}.",
+        *_command(environment),
         f"- Data: {data.get('name', 'unknown')}, seed {data.get('seed', 0)}; images: {sizes}; SHA-256: {hashes}.",
         f"- Versions: malade {code}, {versions.get('python')}, {', '.join(packages)}.",
         *_device(versions.get("device") or {}),
@@ -205,6 +207,12 @@ def provenance(config: Mapping[str, Any], environment: Mapping[str, Any]) -> lis
         "- All settings: config.json. Every number: results.json. Machine, dates and durations: environment.json.",
     ]
     return [*lines, ""]
+
+
+def _command(environment: Mapping[str, Any]) -> list[str]:
+    """What began the run, if it is known."""
+    command = spoken(str(environment.get("command") or "")).replace("`", "'")
+    return [f"- Command: `{command}`."] if command else []
 
 
 def _device(device: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from malade_ref.figures import Curve, accuracy_curves, certified_curves, picture_table, training_curves
-from malade_ref.report.exhibits import draw_exhibits
+from malade_ref.figures import (
+    Curve,
+    Dot,
+    accuracy_curves,
+    accuracy_dots,
+    certified_curves,
+    picture_table,
+    training_curves,
+)
+from malade_ref.report.charts import Chart, joined_by, training_charts
+from malade_ref.report.exhibits import draw_exhibits, exhibit_charts
 from malade_ref.report.labels import NORMS, Labels, method_label, threat_label
 from malade_ref.report.pictures import draw_plates
 from malade_ref.report.reading import ReportInput
@@ -18,6 +27,7 @@ from malade_ref.report.searching import draw_searches
 from malade_ref.storage import Record
 
 WORST = "worst attack\nfor each image"
+DOTS, TRAINING, CERTIFIED = "figures/attacks.png", "figures/training.png", "figures/certified.png"
 LABEL_WIDTH = 26
 NAME_WIDTH = 16
 TITLE_WIDTH = 12
@@ -48,6 +58,101 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
     """
     labels = Labels(inputs.config, results)
     files = {}
+    panels = dots_of(results, labels)
+    if panels:
+        main = results["main"]
+        xlabel = f"accuracy (%), {threat_label(main['norm'], main['eps'])}"
+        files[DOTS] = accuracy_dots(panels, xlabel=xlabel)
+    for name, chart in size_charts(results, labels).items():
+        files[name] = accuracy_curves(chart.panels, xlabel=chart.xlabel, clean=chart.clean)
+    trained = {name: history for name, history in inputs.histories.items() if history}
+    if trained:
+        files[TRAINING] = training_curves(trained, labels=labels.models)
+    files |= draw_exhibits(results, labels)
+    files |= draw_searches(results, labels)
+    if "certified" in results:
+        found = results["certified"]
+        settings = {key: found[key] for key in ("sigma", "alpha")}
+        files[CERTIFIED] = certified_curves(
+            certified_lines(found), num_draws=found["num_estimation"], largest=found["largest_radius"], **settings
+        )
+    if "paths" in inputs.records:
+        files |= _paths(inputs.records["paths"], labels)
+    files |= draw_plates(inputs, labels)
+    if "pictures" in inputs.records:
+        files |= _pictures(inputs.records["pictures"], inputs, results, labels)
+    return files
+
+
+def charts_of(inputs: ReportInput, results: Mapping[str, Any], labels: Labels) -> dict[str, Chart]:
+    """Gather the charts of a report as data; those of `draw_figures` that are no pictures.
+
+    Parameters
+    ----------
+    inputs, results
+        As in `draw_figures`.
+    labels : Labels
+        Names for readers.
+
+    Returns
+    -------
+    dict of str to Chart
+        By the name of the PNG file that shows the same.
+    """
+    charts = {**size_charts(results, labels), **exhibit_charts(results, labels)}
+    trained = {name: history for name, history in inputs.histories.items() if history}
+    if trained:
+        charts[TRAINING] = training_charts(trained, labels.models)
+    if "certified" in results:
+        charts[CERTIFIED] = Chart(
+            {"": certified_lines(results["certified"])},
+            "certified L2 radius (pixels in [0, 1])",
+            ylabel="certified accuracy (%)",
+        )
+    return charts
+
+
+def dots_of(results: Mapping[str, Any], labels: Labels) -> dict[str, list[Dot]]:
+    """Gather accuracies under all attacks of the main threat, the weakest first.
+
+    Parameters
+    ----------
+    results, labels
+        As in `charts_of`.
+
+    Returns
+    -------
+    dict of str to list of Dot
+        By the name of the defence; only those under two attacks or more.
+    """
+    threat, panels = results["main"]["threat"], {}
+    for name, title in labels.defences.items():
+        own = [cell for cell in results["cells"].values() if cell["defence"] == name]
+        attacks = [cell for cell in own if cell["threat"] == threat]
+        if len(attacks) < 2:
+            continue
+        dots = [_dot(labels.attacks[cell["attack"]], cell["mean"]) for cell in attacks]
+        dots.sort(key=lambda dot: (-dot.value, dot.label))
+        clean = [_dot(labels.attacks["clean"], cell["mean"], True) for cell in own if cell["threat"] == "clean"]
+        worst = results["defences"][name]["worst"].get(threat)
+        end = [_dot(WORST.replace("\n", " "), worst["honest"]["mean"], True)] if worst else []
+        panels[title] = [*clean, *dots, *end]
+    return panels
+
+
+def _dot(label: str, share: Mapping[str, float], emphasized: bool = False) -> Dot:
+    return Dot(label, share["value"], share["low"], share["high"], emphasized)
+
+
+def size_charts(results: Mapping[str, Any], labels: Labels) -> dict[str, Chart]:
+    """Gather curves of accuracy against the size of a perturbation, and against an attacker's effort.
+
+    Parameters
+    ----------
+    results, labels
+        As in `charts_of`.
+    """
+    charts = {}
     clean = {
         labels.defences[name]: results["cells"][defence["clean"]]["mean"]
         for name, defence in results["defences"].items()
@@ -56,21 +161,17 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
     main, curved = results["main"]["norm"], curved_norms(results)
     if len(curved) > 1:
         titles = {f"({letter}) {NORMS[norm]}": norm for letter, norm in zip(ascii_lowercase, curved, strict=False)}
-        files["figures/norms.png"] = accuracy_curves(
+        charts["figures/norms.png"] = Chart(
             {title: _worst_curves(results, labels, norm, clean) for title, norm in titles.items()},
-            xlabel={title: _SIZES[norm] for title, norm in titles.items()},
-            clean={},
+            {title: _SIZES[norm] for title, norm in titles.items()},
         )
     for norm in curved:
         lines = {title: _curves(results, labels, name, norm) for name, title in labels.defences.items()}
         lines = {title: curves for title, curves in lines.items() if curves}
         if lines:
-            files[f"figures/accuracy{'' if norm == main else f'-{norm}'}.png"] = accuracy_curves(
-                lines, xlabel=_SIZES.get(norm, norm), clean={title: share["value"] for title, share in clean.items()}
+            charts[f"figures/accuracy{'' if norm == main else f'-{norm}'}.png"] = Chart(
+                lines, _SIZES.get(norm, norm), {title: share["value"] for title, share in clean.items()}
             )
-    trained = {name: history for name, history in inputs.histories.items() if history}
-    if trained:
-        files["figures/training.png"] = training_curves(trained, labels=labels.models)
     for key, effort in EFFORTS.items():
         ladders = results["convergence"][key]
         panels = {}
@@ -79,19 +180,8 @@ def draw_figures(inputs: ReportInput, results: Mapping[str, Any]) -> dict[str, b
             if own:
                 panels[title] = [_ladder(ladder) for ladder in own]
         if panels:
-            files[f"figures/convergence-{key.removeprefix('num_')}.png"] = accuracy_curves(
-                panels, xlabel=effort, clean={}
-            )
-    files |= draw_exhibits(results, labels)
-    files |= draw_searches(results, labels)
-    if "certified" in results:
-        files["figures/certified.png"] = _certified(results["certified"])
-    if "paths" in inputs.records:
-        files |= _paths(inputs.records["paths"], labels)
-    files |= draw_plates(inputs, labels)
-    if "pictures" in inputs.records:
-        files |= _pictures(inputs.records["pictures"], inputs, results, labels)
-    return files
+            charts[f"figures/convergence-{key.removeprefix('num_')}.png"] = Chart(panels, effort)
+    return charts
 
 
 def curved_norms(results: Mapping[str, Any]) -> list[str]:
@@ -122,10 +212,11 @@ def _worst_curves(
     """Accuracy of each defence under the worst attack for each image, from the clean images on."""
     curves = []
     for name, title in labels.defences.items():
-        found = _worst(results, name, norm)
+        found, attacks = _worst(results, name, norm)
         if found:
             start = [(0.0, clean[title])] if title in clean else []
-            curves.append(_curve("\n".join(textwrap.wrap(title, LABEL_WIDTH)), [*start, *found]))
+            curve = _curve("\n".join(textwrap.wrap(title, LABEL_WIDTH)), [*start, *found])
+            curves.append(curve._replace(joined=joined_by([*([None] * len(start)), *attacks])))
     return curves
 
 
@@ -172,7 +263,7 @@ def _pictures(record: Record, inputs: ReportInput, results: Mapping[str, Any], l
 
 
 def _curves(results: Mapping[str, Any], labels: Labels, defence: str, norm: str) -> list[Curve]:
-    """Accuracy against eps: one curve for each attack on a defence, and the worst case."""
+    """Accuracy against eps: one curve for each attack of several sizes on a defence, and the worst case."""
     curves = []
     for attack, title in labels.attacks.items():
         cells = [
@@ -180,20 +271,26 @@ def _curves(results: Mapping[str, Any], labels: Labels, defence: str, norm: str)
             for cell in results["cells"].values()
             if (cell["defence"], cell["attack"]) == (defence, attack) and cell["threat"].startswith(f"{norm} ")
         ]
-        if cells:
+        # What was made at one size only is in the plot of that size.
+        if len({cell["eps"] for cell in cells}) > 1:
             found = sorted(((cell["eps"], cell["mean"]) for cell in cells), key=lambda pair: pair[0])
             curves.append(_curve("\n".join(textwrap.wrap(title, LABEL_WIDTH)), found))
-    return [*curves, _curve(WORST, _worst(results, defence, norm))._replace(emphasized=True)] if curves else []
+    found, attacks = _worst(results, defence, norm)
+    worst = _curve(WORST, found)._replace(emphasized=True, joined=joined_by(attacks))
+    return [*curves, worst] if curves else []
 
 
-def _worst(results: Mapping[str, Any], defence: str, norm: str) -> list[tuple[float, Mapping[str, float]]]:
-    """Sizes in a norm, and what a defence keeps under the worst attack of each for each image."""
+def _worst(
+    results: Mapping[str, Any], defence: str, norm: str
+) -> tuple[list[tuple[float, Mapping[str, float]]], list[frozenset[str]]]:
+    """Sizes in a norm, what a defence keeps under the worst attack of each for each image, and which attacks."""
     worst = {
-        float(threat.removeprefix(f"{norm} ")): found["honest"]["mean"]
+        float(threat.removeprefix(f"{norm} ")): (found["honest"]["mean"], frozenset(found["attacks"]))
         for threat, found in results["defences"][defence]["worst"].items()
         if threat.startswith(f"{norm} ")
     }
-    return sorted(worst.items(), key=lambda pair: pair[0])
+    order = sorted(worst)
+    return [(eps, worst[eps][0]) for eps in order], [worst[eps][1] for eps in order]
 
 
 def _curve(label: str, found: list[tuple[float, Mapping[str, float]]]) -> Curve:
@@ -201,13 +298,18 @@ def _curve(label: str, found: list[tuple[float, Mapping[str, float]]]) -> Curve:
     return Curve(label, [eps for eps, _ in found], value, low, high)
 
 
-def _certified(found: Mapping[str, Any]) -> bytes:
-    curves = [
+def certified_lines(found: Mapping[str, Any]) -> list[Curve]:
+    """Curves of certified accuracy.
+
+    Parameters
+    ----------
+    found : mapping
+        ``certified`` of the results.
+    """
+    return [
         Curve(smoothed["title"], *(smoothed["curve"][key] for key in ("radius", "value", "low", "high")))
         for smoothed in found["smoothed"].values()
     ]
-    settings = {key: found[key] for key in ("sigma", "alpha")}
-    return certified_curves(curves, num_draws=found["num_estimation"], largest=found["largest_radius"], **settings)
 
 
 def _paths(record: Record, labels: Labels) -> dict[str, bytes]:

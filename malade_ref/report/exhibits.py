@@ -11,7 +11,8 @@ from typing import Any
 
 from malade_ref.checks import printable
 from malade_ref.evaluation import CLEAN, Cell, cut_cells, summary, worst_outcomes
-from malade_ref.figures import Line, line_figure
+from malade_ref.figures import Curve, Line, line_figure
+from malade_ref.report.charts import Chart, joined_by
 from malade_ref.report.labels import EPS, NONE, WORST, Labels, percent, table
 from malade_ref.report.markdown import deep
 
@@ -281,18 +282,64 @@ def draw_exhibits(results: Result, labels: Labels) -> dict[str, bytes]:
     """
     files = {}
     for name, found in results.get("figures", {}).items():
-        lines = []
-        for line in found["lines"]:
-            worst = line["attack"] == WORST
-            defence = labels.defences.get(line["defence"], line["defence"])
-            attack = "worst attack for each image" if worst else labels.attacks.get(line["attack"], line["attack"])
-            title = line["title"] or f"{defence}, {attack}"
-            points = [point for point in line["points"] if not found["log"] or point["x"] > 0]
-            if points:
-                x = [math.log10(point["x"]) if found["log"] else point["x"] for point in points]
-                value, low, high = ([point["mean"][key] for point in points] for key in ("value", "low", "high"))
-                lines.append(Line(title, line["defence"], x, value, low, high, worst))
+        lines = _lines(found, results, labels)
         if lines:
-            xlabel = found["xlabel"] or (f"log10 {found['x']}" if found["log"] else found["x"])
-            files[f"figures/{name}.png"] = line_figure(lines, title=found["title"], xlabel=xlabel)
+            files[f"figures/{name}.png"] = line_figure(
+                lines, title=found["title"], xlabel=_xlabel(found), from_zero=not found["log"]
+            )
     return files
+
+
+def exhibit_charts(results: Result, labels: Labels) -> dict[str, Chart]:
+    """Gather the same figures as data.
+
+    Parameters
+    ----------
+    results, labels
+        As in `draw_exhibits`.
+
+    Returns
+    -------
+    dict of str to Chart
+        By the names of the files.
+    """
+    charts = {}
+    for name, found in results.get("figures", {}).items():
+        lines = _lines(found, results, labels)
+        curves = [Curve(line.label, line.x, line.value, line.low, line.high, line.worst, line.joined) for line in lines]
+        if curves:
+            charts[f"figures/{name}.png"] = Chart({"": curves}, _xlabel(found), from_zero=not found["log"])
+    return charts
+
+
+def _xlabel(found: Result) -> str:
+    return str(found["xlabel"] or (f"log10 {found['x']}" if found["log"] else found["x"]))
+
+
+def _lines(found: Result, results: Result, labels: Labels) -> list[Line]:
+    lines = []
+    for line in found["lines"]:
+        worst = line["attack"] == WORST
+        defence = labels.defences.get(line["defence"], line["defence"])
+        attack = "worst attack for each image" if worst else labels.attacks.get(line["attack"], line["attack"])
+        title = line["title"] or f"{defence}, {attack}"
+        points = [point for point in line["points"] if not found["log"] or point["x"] > 0]
+        if points:
+            x = [math.log10(point["x"]) if found["log"] else point["x"] for point in points]
+            value, low, high = ([point["mean"][key] for point in points] for key in ("value", "low", "high"))
+            joined = _joined(results["defences"].get(line["defence"], {}), points) if worst else None
+            lines.append(Line(title, line["defence"], x, value, low, high, worst, joined))
+    return lines
+
+
+def _joined(defence: Result, points: Sequence[Result]) -> list[list[int]]:
+    """Which points of a worst case a line joins: those that the same attacks were made at."""
+    attacks: list[object] = []
+    for number, point in enumerate(points):
+        same = [
+            frozenset(worst["attacks"])
+            for threat, worst in defence.get("worst", {}).items()
+            if float(threat.rpartition(" ")[2]) == point["x"] and worst["honest"]["mean"] == point["mean"]
+        ]
+        attacks.append(None if point["x"] == 0 else same[0] if same else number)
+    return joined_by(attacks)

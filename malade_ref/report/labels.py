@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from malade_ref.attacks.cards import CARDS
+
+# Parts of what the audit says: a defence, a threat, two attacks, an attack along sizes, a method along settings.
+_NAME = re.compile(r"[\w+=,-]+?(?=[: ]|, )")
+_THREAT = re.compile(r", (linf|l2|l1|l0) ([0-9.e-]+)(?=,)")
+_TWO = re.compile(r", ([\w+=-]+) and ([\w+=-]+):")
+_ONE = re.compile(r", ([\w+=-]+), eps")
+_METHOD = re.compile(r", (\w+), (\d+ and \d+ (?:steps|draws))")
 
 NONE = "–"
 # What a figure's line may be of, beside an attack: the attack that is worst for each image.
@@ -51,6 +59,38 @@ class Labels:
         """
         name = str(self._classes[number]) if 0 <= number < len(self._classes) else str(number)
         return name if len(name) <= CLASS_WIDTH else f"{name[: CLASS_WIDTH - 1]}…"
+
+
+def spelled_out(message: str, labels: Labels) -> str:
+    """Name defences, sizes and attacks in a message of the audit as people do; it has those of the experiment.
+
+    Parameters
+    ----------
+    message : str
+        Such as ``"cnn, linf 0.3, apgd and square: 0.0% against 0.0%"``.
+    labels : Labels
+        Names.
+    """
+
+    def norm(match: re.Match[str]) -> str:
+        return f", {threat_label(match[1], float(match[2]))}"
+
+    def attacks(match: re.Match[str]) -> str:
+        one, other = (labels.attacks.get(name, name) for name in match.groups())
+        return f", {one} and {other}:"
+
+    parts = []
+    for part in message.split("; "):
+        name = _NAME.match(part)
+        title = labels.defences.get(name[0]) if name else None
+        if name and title is not None:
+            rest = _THREAT.sub(norm, part[name.end() :])
+            rest = _TWO.sub(attacks, rest)
+            rest = _ONE.sub(lambda match: f", {labels.attacks.get(match[1], match[1])}, eps", rest)
+            rest = _METHOD.sub(lambda match: f", {method_label(match[1])}, {match[2]}", rest)
+            part = title + rest
+        parts.append(part)
+    return "; ".join(parts)
 
 
 def method_label(method: str) -> str:

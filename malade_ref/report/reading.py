@@ -22,7 +22,8 @@ sheets/<name>, perturbations/<name>, walks/<name>
     What the paper's plates show, see `malade_ref.experiment.plates`.
 pictures
     Arrays ``label`` (k,), and for each cell ``<defence>/<attack>/<eps>/x_adv`` (k, c, h, w) and ``.../probability``
-    (k, classes).
+    (k, classes); of a chain also ``.../steps`` (t,), ``.../position`` (t, k, c, h, w), bytes, and
+    ``.../position_probability`` (t, k, classes).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class ReportInput(NamedTuple):
     records : dict of str to Record
         See `malade_ref.report.reading`.
     environment : dict
-        ``environment`` of the run's first session and ``warnings``.
+        ``environment`` of the run's first session, ``warnings``, and the ``command`` that began it, if it is known.
     """
 
     config: dict[str, Any]
@@ -115,7 +116,11 @@ def read_bundle(bundle: Bundle | str | Path) -> ReportInput:
         cells,
         {name: bundle.history(name) for name in models},
         records,
-        {"environment": sessions[0]["environment"] if sessions else {}, "warnings": list(bundle.log.warnings)},
+        {
+            "environment": sessions[0]["environment"] if sessions else {},
+            "warnings": list(bundle.log.warnings),
+            "command": bundle.log.command,
+        },
     )
 
 

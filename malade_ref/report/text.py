@@ -21,7 +21,7 @@ from malade_ref.report.accuracy import (
 from malade_ref.report.background import model_table, provenance, search_tables, settings_table
 from malade_ref.report.certified import certified_tables
 from malade_ref.report.exhibits import exhibit_sections
-from malade_ref.report.labels import NORMS, Labels, count_of, size_text, table
+from malade_ref.report.labels import NORMS, Labels, count_of, size_text, spelled_out, table, threat_label
 from malade_ref.report.markdown import deep, inert, named, said
 from malade_ref.report.pictures import plate_text
 from malade_ref.report.searching import FRONTS
@@ -58,7 +58,7 @@ def report_text(
         lines += [paragraph, ""]
     lines += _notes(config, labels)
     lines += _section("## As in the paper", exhibit_sections(results, labels, figures))
-    lines += ["## Accuracy", "", *accuracy_tables(results, config, labels)]
+    lines += ["## Accuracy", "", *accuracy_tables(results, config, labels), *_dots(results, figures)]
     lines += _section("### Several draws", draws_table(results, labels))
     lines += _section("### Two defences on the same images", comparison_table(results, labels))
     lines += _section("### Several trainings", seed_table(results, labels))
@@ -74,7 +74,7 @@ def report_text(
     )
     certified = certified_tables(results)
     lines += _section("## Certified radii", [*certified, *certified_figure] if certified else [])
-    lines += _section("## Audit", _audit(results))
+    lines += _section("## Audit", _audit(results, labels))
     lines += _section("## Settings of the defences", settings_table(results, labels))
     lines += _section("### Search", [*search_tables(results, labels), *_fronts(figures)])
     training_figure = _figure(
@@ -93,8 +93,8 @@ def _accuracy_figures(results: Mapping[str, Any], figures: Sequence[str]) -> lis
     """Every defence in one panel a norm, then every attack in one panel a defence, norm by norm."""
     lines = _figure(
         "figures/norms.png",
-        "Accuracy against the size of the perturbation, in each norm: mean over draws under the worst attack for each "
-        "image, with 95% intervals; at 0 the clean images.",
+        "Accuracy against the size of the perturbation, in each norm, under the worst attack for each image; at 0 the "
+        "clean images. A line joins only sizes at which the same attacks were made.",
         figures,
     )
     main = results["main"]["norm"]
@@ -102,11 +102,23 @@ def _accuracy_figures(results: Mapping[str, Any], figures: Sequence[str]) -> lis
         norm = name.removeprefix(ACCURACY).removesuffix(".png") if name.startswith(ACCURACY) else main
         lines += _figure(
             name,
-            f"Accuracy against the size of the perturbation ({NORMS.get(norm, norm)}): mean over draws, with 95% "
-            "intervals. The black line takes the worst attack for each image.",
+            f"Accuracy against the size of the perturbation ({NORMS.get(norm, norm)}), of attacks that were made at "
+            "several sizes. The dashed line takes the worst attack for each image, and joins only sizes at which the "
+            "same attacks were made.",
             figures,
         )
     return lines
+
+
+def _dots(results: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
+    main = results["main"]
+    threat = threat_label(main["norm"], main["eps"]) if main["norm"] else ""
+    return _figure(
+        "figures/attacks.png",
+        f"The same as dots with their intervals ({threat}): for each defence clean images, its attacks from the "
+        "weakest to the strongest, and the worst of them for each image.",
+        figures,
+    )
 
 
 def _section(title: str, lines: list[str]) -> list[str]:
@@ -124,12 +136,15 @@ def _notes(config: Mapping[str, Any], labels: Labels) -> list[str]:
     return [*quoted[:-1], ""] if quoted else []
 
 
-def _audit(results: Mapping[str, Any]) -> list[str]:
+def _audit(results: Mapping[str, Any], labels: Labels) -> list[str]:
     text = (
         "Checks that a sound evaluation passes. A failed one is a warning about the attacks: the accuracies above are "
         "then too high rather than too low."
     )
-    rows = [[finding["name"], MARKS[finding["status"]], finding["message"]] for finding in results["audit"]]
+    rows = [
+        [finding["name"], MARKS[finding["status"]], spelled_out(finding["message"], labels)]
+        for finding in results["audit"]
+    ]
     return [text, "", *table(["check", "result", "numbers"], rows)]
 
 

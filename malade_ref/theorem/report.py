@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from malade_ref.bundle import Bundle
-from malade_ref.bundle.layout import FIGURES, REPORT, RESULTS
+from malade_ref.bundle.layout import FIGURES, PAGE, REPORT, RESULTS
 from malade_ref.bundle.manifest import is_record
 from malade_ref.checks import InputError
 from malade_ref.report import common, mismatches
+from malade_ref.report.html import page_html
 from malade_ref.report.labels import count_of, table
 from malade_ref.storage import from_json, load_json, to_json
 from malade_ref.theorem.claims import Claim, Measure, claims_of
@@ -169,9 +170,11 @@ def write_report(bundle: Bundle) -> list[str]:
     claims = read_claims(bundle)
     results = results_of(claims)
     drawn = draw_figures({claim.name: claim for found in claims.values() for claim in found})
+    text = report_text(results, bundle.config, _environment(bundle), list(drawn))
     files: dict[str, str | bytes] = {
         RESULTS: to_json(RESULTS, results) + "\n",
-        REPORT: report_text(results, bundle.config, _environment(bundle), list(drawn)),
+        REPORT: text,
+        PAGE: page_html(text, figures=drawn),
         **drawn,
     }
     if bundle.finished:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from malade_ref.bundle import Bundle
 from malade_ref.figures import require
+from malade_ref.report import require_page
 from malade_ref.storage import Record
 from malade_ref.theorem.beside import Beside
 from malade_ref.theorem.claims import Progress, Settings
@@ -57,9 +58,10 @@ def run_theorem(
     Raises
     ------
     InputError
-        If the folder cannot be used, or matplotlib is missing; nothing that was there is overwritten.
+        If the folder cannot be used, or what draws its report is missing; nothing that was there is overwritten.
     """
     require()
+    require_page()
     config = {
         "kind": KIND,
         "name": KIND,

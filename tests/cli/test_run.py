@@ -172,10 +172,10 @@ def test_closed_pipe(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_without_extras(tmp_path: Path) -> None:
-    """No matplotlib, no Pillow, no tqdm: the report has no figures, and says so."""
+    """No matplotlib, no Pillow, no tqdm, no Jinja2: the report has no figures and no page, and says so."""
     code = (
         "import sys\n"
-        "for name in ('matplotlib', 'PIL', 'tqdm'): sys.modules[name] = None\n"
+        "for name in ('matplotlib', 'PIL', 'tqdm', 'jinja2'): sys.modules[name] = None\n"
         "from malade_ref.cli import main\n"
         f"sys.exit(main({[*TINY, '--out', 'bundle']!r}))"
     )
@@ -184,7 +184,10 @@ def test_without_extras(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "bundle" / "figures").exists()
-    assert "matplotlib" in (tmp_path / "bundle" / "report.md").read_text()
+    report = (tmp_path / "bundle" / "report.md").read_text()
+    assert "figures were left out (figures: need matplotlib" in report
+    assert "report.html was left out (the page: needs jinja2" in report
+    assert not (tmp_path / "bundle" / "report.html").exists()
 
 
 @pytest.mark.slow
