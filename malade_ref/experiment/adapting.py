@@ -82,6 +82,10 @@ def _onto(table: dict[str, Any], data: Dataset) -> Iterator[str]:
     table["data"] = {key: value for key, value in table["data"].items() if value != counts.get(key)}
     counts |= {split: table["data"].get(split, count) for split, count in counts.items()}
     yield from _cut(table, counts["test"], counts["validation"], data.name)
+    for name, model in _tables(table, "models"):
+        if isinstance(model.get("subset"), int) and model["subset"] > counts["train"] > 0:
+            del model["subset"]
+            yield f"models.{name}.subset: left out, {data.name} has {counts['train']} training images"
     yield from _networks(table, data)
     attacks = _listed(table, "attacks")
     lost = [attack for attack in attacks if data.num_classes < fewest_classes(attack)]
@@ -93,8 +97,7 @@ def _onto(table: dict[str, Any], data: Dataset) -> Iterator[str]:
 
 def _cut(table: dict[str, Any], num_test: int, num_validation: int, name: str) -> Iterator[str]:
     """No more images than there are."""
-    evaluation = table.get("evaluation", {})
-    named = [("evaluation", evaluation), ("certify", table.get("certify", {}))]
+    named = [(key, table.get(key, {})) for key in ("evaluation", "certify", "pictures")]
     named += [(f"attacks.{attack.get('name')}", attack) for attack in _listed(table, "attacks")]
     wanted = [(where, part, num_test, "test") for where, part in named if isinstance(part, dict)]
     for defence, part in _tables(table, "defences"):

@@ -54,18 +54,52 @@ class Run(Protocol):
         """The experiment."""
 
     def cell(self, name: str, attack: Attack | None, eps: float) -> Cell:
-        """What is known of a cell in advance."""
+        """What is known of a cell in advance.
+
+        Parameters
+        ----------
+        name : str
+            Name of the defence.
+        attack, eps
+            As of `Cell`.
+        """
 
     def kept(self, victim: Victim, attack: Attack) -> bool:
-        """Whether images are for more than one."""
+        """Whether images are for more than one: another defence, or another run.
+
+        Parameters
+        ----------
+        victim : Victim
+            Against whom they are made.
+        attack : Attack
+            By what.
+        """
 
     def made_once(
         self, victim: Victim, attack: Attack, eps: float, first: int, last: int, make: Callable[[], Arrays]
     ) -> Arrays:
-        """Attacked images, as they were kept, or made and kept now."""
+        """Attacked images, as they were kept, or made and kept now.
+
+        Parameters
+        ----------
+        victim, attack, eps, first, last
+            As of `Outcomes.images_against`.
+        make : callable
+            Makes them.
+        """
 
     def put_aside(self, cell: Cell, first: int, last: int, outcome: Arrays) -> Arrays:
-        """Put aside what pictures need, and give what is kept."""
+        """Put aside what pictures need of a shard of outcomes, and give what is kept of it.
+
+        Parameters
+        ----------
+        cell : Cell
+            Of which cell.
+        first, last : int
+            Which images of the order.
+        outcome : dict of str to ndarray
+            As of `Outcomes.outcome`.
+        """
 
 
 class _MissingError(Exception):

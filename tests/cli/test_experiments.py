@@ -21,7 +21,7 @@ from malade_ref.experiment.rehearsal import rehearse
 
 @pytest.mark.parametrize("name", built_in_experiments())
 def test_built_in_experiments(name: str) -> None:
-    experiment, text = read_experiment(name)
+    experiment, text, _ = read_experiment(name)
     assert experiment.name == name
     assert "[scales.tiny" in text
     settings = settings_of(experiment)
@@ -181,8 +181,8 @@ def test_the_extending_file_wins(tmp_path: Path) -> None:
         cnn = { epochs = 2 }
         """,
     )
-    mine, text = read_experiment(top)
-    honest, _ = read_experiment("honest")
+    mine, text, _ = read_experiment(top)
+    honest, _, _ = read_experiment("honest")
     assert (mine.name, mine.title) == ("mine", honest.title)
     assert (mine.evaluation.num_images, mine.evaluation.num_draws) == (11, 7)
     assert mine.evaluation.shard_size == honest.evaluation.shard_size

@@ -165,6 +165,8 @@ def test_an_experiment_on_own_pictures(malade: Malade, photos: Path) -> None:
     # There are two classes, and a loss of three.
     assert any("apgd-dlr: left out" in note for note in reading.notes)
     assert "apgd-dlr" not in [attack.name for attack in experiment.attacks]
+    tiny = read_experiment("honest", ["scale=tiny"], Wish(data)).experiment
+    assert (tiny.evaluation.num_images, tiny.models["dae"].subset) == (3, None)
     # What is asked for by hand wins, and digits stay as they are.
     assert read_experiment("honest", ["models.cnn.width=2"], Wish(data)).experiment.models["cnn"].width == 2
     digits = load_dataset("synthetic-digits")
