@@ -44,6 +44,8 @@ from malade_ref.theorem.parts import PARTS
 
 SUITES = "suites"
 SUITE_FILE = "suite.json"
+# Characters of the figures that the page for a browser holds: all plates of a paper.
+MOST_FIGURES = 6_000_000
 SHARED_FOLDER = "shared"
 THEOREM_FOLDER = "theorem"
 
@@ -289,7 +291,8 @@ def _html(path: Path, text: str) -> str:
     for name in names:
         with suppress(OSError), open_regular(path / name) as file:
             figures[name] = file.read()
-    return page_html(re.sub(r"\]\(([\w+=,-]+)/report\.md\)", r"](\1/report.html)", text), figures=figures)
+    linked = re.sub(r"\]\(([\w+=,-]+)/report\.md\)", r"](\1/report.html)", text)
+    return page_html(linked, figures=figures, most=MOST_FIGURES)
 
 
 def _page(path: Path) -> str:

@@ -80,6 +80,7 @@ def page_html(
     gallery: Mapping[str, Any] | None = None,
     summary: Mapping[str, Any] | None = None,
     command: str = "",
+    most: int = MOST_FIGURES,
 ) -> str:
     """Write a page.
 
@@ -97,9 +98,11 @@ def page_html(
         A small table below the verdict, from `malade_ref.report.board.glance`.
     command : str
         What made it all.
+    most : int
+        Characters of the figures that it holds as PNG.
     """
     title, first, sections = _sections(text)
-    room = _Room(figures)
+    room = _Room(figures, most)
     parts = _Parts({name: drawn(chart) for name, chart in (charts or {}).items()}, gallery, room)
     content = {
         "title": title,
@@ -188,8 +191,8 @@ def _sections(text: str) -> tuple[str, list[Block], list[dict[str, Any]]]:
 class _Room:
     """The files that a page holds, as long as there is room for them."""
 
-    def __init__(self, figures: Mapping[str, bytes]) -> None:
-        self._figures, self._left = figures, MOST_FIGURES
+    def __init__(self, figures: Mapping[str, bytes], most: int) -> None:
+        self._figures, self._left = figures, most
 
     def take(self, name: str) -> str:
         """A file in base64; empty if there is no room, or no file."""
