@@ -121,7 +121,13 @@ def _run_one(arguments: argparse.Namespace, workers: Workers | None) -> int:
                 resume=arguments.resume,
                 ops=ops,
                 watcher=watcher,
-                command=command_of(arguments.experiment, arguments.changes, arguments.backend),
+                command=command_of(
+                    arguments.experiment,
+                    arguments.changes,
+                    arguments.backend,
+                    data=arguments.data,
+                    eps=arguments.eps,
+                ),
                 workers=workers,
             )
     watcher.close()
@@ -168,8 +174,10 @@ def _run_suite(
     return 0
 
 
-def command_of(experiment: str, changes: Sequence[str], backend: str) -> str:
-    """Write the command that runs an experiment, without folders: they are of one machine only.
+def command_of(
+    experiment: str, changes: Sequence[str], backend: str, *, data: str | None = None, eps: float | None = None
+) -> str:
+    """Write the command that runs an experiment, without folders and the store: they are of one machine only.
 
     Parameters
     ----------
@@ -179,10 +187,18 @@ def command_of(experiment: str, changes: Sequence[str], backend: str) -> str:
         As given by ``--set``.
     backend : str
         ``"ref"`` or ``"gpu"``.
+    data : str, optional
+        As given by ``--data``.
+    eps : float, optional
+        As given by ``--eps``.
     """
     words = ["malade", "run", Path(experiment).name]
+    words += [] if data is None else ["--data", Path(data).name]
+    words += [] if eps is None else ["--eps", f"{eps:g}"]
     for change in changes:
         key, equals, value = change.partition("=")
+        if key.strip() == "store":
+            continue
         words += ["--set", f"{key}{equals}{Path(value).name if key.endswith('file') else value}"]
     return shlex.join([*words, *(["--backend", backend] if backend != "ref" else [])])
 

@@ -80,7 +80,8 @@ def drawn(chart: Chart) -> dict[str, Any]:
     )
     panels = [_panel(chart, title, list(curves), names) for title, curves in chart.panels.items() if curves]
     legend = [{"label": _one_line(name), "style": _style(number)} for number, name in enumerate(names)]
-    worst = {_one_line(curve.label) for curves in chart.panels.values() for curve in curves if curve.emphasized}
+    curves = [curve for curves in chart.panels.values() for curve in curves]
+    worst = dict.fromkeys(_one_line(curve.label) for curve in curves if curve.emphasized)
     legend += [{"label": name, "style": {"color": "worst", "dashed": True, "marker": MARKERS[0]}} for name in worst]
     if any(title in chart.clean for title in chart.panels):
         legend.append({"label": "clean images", "style": {"color": "clean", "dashed": True, "marker": ""}})

@@ -230,7 +230,7 @@ def test_walks_and_minimisers() -> None:
     ours, theirs = malade_gpu.GaussianMixture(*parameters), parameters.mixture()
     x = points_around(parameters, 30, distance=2)
     for chain in (ula(0.2), mala(0.5)):
-        how: dict[str, Any] = {"num_steps": 12, "stream": Stream(5, "walk"), "keep_every": 4}
+        how: dict[str, Any] = {"num_steps": 12, "seed": Stream(5, "walk"), "keep_every": 4}
         got, wanted = walk(to_device(x), ours, chain, **how), walk(x, theirs, chain, **how)
         assert np.array_equal(gpu.to_host(got.num_accepted), wanted.num_accepted)
         assert_close(gpu.to_host(got.kept), wanted.kept, op="mixture_chain", scale=100.0)
