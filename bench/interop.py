@@ -305,6 +305,17 @@ def write(folder: Path, document: dict[str, Any]) -> None:
     atomic_write(folder / "report.md", "\n\n".join(text) + "\n")
 
 
+def _without_folders(words: Sequence[str]) -> list[str]:
+    """Words of a command, less --out and --data-dir: they are of one machine only."""
+    names = ("--out", "--data-dir")
+    own = zip(["", *words], words, strict=False)
+    return [
+        word
+        for before, word in own
+        if before not in names and word not in names and not word.startswith(("--out=", "--data-dir="))
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison.
 
@@ -360,7 +371,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document: dict[str, Any] = {
         "format": "malade-bench-interop",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m bench.interop", *(sys.argv[1:] if arguments is None else arguments)]),
+        "command": " ".join(
+            ["python -m bench.interop", *_without_folders(sys.argv[1:] if arguments is None else arguments)]
+        ),
         "environment": describe_environment(),
         "versions": versions,
         "settings": {

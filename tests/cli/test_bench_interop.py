@@ -87,3 +87,8 @@ def test_bad_use_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert error.startswith("bench.interop: --num-images: expected an integer >= 1")
     assert error.count("\n") == 1
+
+
+def test_the_recorded_command_names_no_folder() -> None:
+    words = ["--out", "here/there", "--only", "bare", "--data-dir=data", "--data-dir", "data", "--check"]
+    assert bench._without_folders(words) == ["--only", "bare", "--check"]
